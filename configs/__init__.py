@@ -1,0 +1,1 @@
+"""One file for each system; see `mural train --help`."""

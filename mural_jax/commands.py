@@ -1,0 +1,163 @@
+"""What each verb of the command line does, in order."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from mural_jax.checkpoints import (
+    Checkpoints,
+    check_vocabulary,
+    create_workdir,
+    read_config,
+    write_atomic,
+)
+from mural_jax.config import differences, plain
+from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.run import Run, vocabulary_path
+from mural_jax.serving.index import Index, contact_sheet
+from mural_jax.types import UserError
+
+Config = dict[str, Any]
+
+
+def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
+    """Builds the data sets of all streams and evaluators and trains the vocabulary."""
+    run = Run.of(config)
+    create_workdir(data_dir)
+    from mural_jax.data import records, tokenizer
+
+    streams = run.build_streams()
+    evaluated = [evaluator.dataset for evaluator in run.build_evaluators().values()]
+    for dataset in sorted({stream.dataset for stream in streams.values()} | set(evaluated)):
+        records.prepare(dataset, data_dir, sources)
+        print(f'{dataset} is ready in {data_dir}')
+    path = vocabulary_path(data_dir, run)
+    if not path.exists():
+        texts = {text for stream in streams.values() for text in stream.texts(data_dir)}
+        made = tokenizer.train(
+            sorted(texts), run.tokenizer.vocab_size, run.tokenizer.character_coverage
+        )
+        made.save(path)
+        print(f'{made.vocab_size} pieces from {len(texts)} texts')
+    print(f'the vocabulary is {path}')
+
+
+def train(config: Config, workdir: Path, data_dir: Path) -> None:
+    """Trains to the end, from the newest checkpoint where there is one."""
+    run = Run.of(config)
+    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run))
+    _check_config(workdir, config)
+    kept = workdir / 'vocabulary.model'
+    if kept.exists():
+        check_vocabulary(Tokenizer.load(kept).hash, tokenizer.hash, workdir)
+    drawn = {task.stream for task in run.build_tasks().values()}
+    streams = {
+        # Streams differ in their order, runs of another seed too.
+        name: stream.open(data_dir, tokenizer, seed=run.seed * 1009 + number)
+        for number, (name, stream) in enumerate(run.build_streams().items())
+        if name in drawn
+    }
+    create_workdir(workdir)
+    write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
+    tokenizer.save(kept)
+    graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
+    trainer = run.build_trainer(graphdef)
+    state = trainer.place(params, statistics)
+    from mural_jax.training import loop
+
+    loop.train(
+        trainer, state, streams, workdir, tokenizer.hash,
+        check=lambda found: check_vocabulary(found, tokenizer.hash, workdir),
+    )  # fmt: skip
+
+
+def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
+    """Scores a checkpoint, writes `eval/STEP.json` and `index/STEP.npz`, prints the table."""
+    run, step, embedder, vocabulary = _restore(workdir, step)
+    from mural_jax.evaluation import scores
+
+    results, galleries = scores.evaluate(run, step, embedder, workdir, data_dir)
+    if galleries:
+        _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')
+    scores.print_table(results, run.languages, Console())
+
+
+def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:
+    """Prints the k pictures nearest to the query and writes them as one picture."""
+    _, step, embedder, vocabulary = _restore(workdir, step)
+    index = Index.load(workdir / 'index' / f'{step}.npz')
+    check_vocabulary(index.vocabulary, vocabulary, workdir)
+    hits = index.search(embedder.texts(index.task, [query])[0], k)
+    for place, hit in enumerate(hits, 1):
+        print(f'{place:3d}  {hit.score:6.3f}  {hit.name}  ({hit.id}, {hit.split})')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(hits).save(out)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
+        ) from error
+    print(f'as a picture: {out}')
+
+
+def report(workdir: Path, step: int | None) -> None:
+    """Writes `report.html`."""
+    run, step, embedder, _ = _restore(workdir, step)
+    from mural_jax.evaluation import report
+
+    index = Index.load(workdir / 'index' / f'{step}.npz')
+    examples = []
+    for language, item in report.choose_queries(index.names, index.splits, run.languages):
+        query = index.names[item][language]
+        hits = index.search(embedder.texts(index.task, [query])[0], report.FOUND)
+        found = [report.Found(hit.name, hit.png, hit.number == item) for hit in hits]
+        wanted = report.Found(index.names[item].get('en', ''), index.pngs[item], True)
+        examples.append(report.Example(language, query, wanted, found))
+    print(f'the report is {report.write(workdir, step, run.languages, examples)}')
+
+
+def _index(galleries: list[Any], vocabulary: str) -> Index:
+    """One index over the galleries in the space of the first one's task."""
+    task = galleries[0].task
+    galleries = [gallery for gallery in galleries if gallery.task == task]
+    return Index(
+        image_ND=np.concatenate([gallery.image_ND for gallery in galleries]),
+        ids=[item for gallery in galleries for item in gallery.items.ids],
+        names=[names for gallery in galleries for names in gallery.items.names],
+        splits=[gallery.split for gallery in galleries for _ in gallery.items.ids],
+        pngs=[png for gallery in galleries for png in gallery.items.png],
+        task=task,
+        vocabulary=vocabulary,
+    )
+
+
+def _restore(workdir: Path, step: int | None) -> tuple[Run, int, Any, str]:
+    """(run, step, embedder, vocabulary hash) of a checkpoint; the step is the newest for None."""
+    from mural_jax.evaluation.embed import Embedder
+
+    run = Run.of(plain(read_config(workdir)))
+    tokenizer = Tokenizer.load(workdir / 'vocabulary.model')
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.choose(step)
+    check_vocabulary(checkpoints.about(step)['vocabulary'], tokenizer.hash, workdir)
+    graphdef, params, statistics = run.build_model(tokenizer.vocab_size, abstract=True)
+    trees = checkpoints.restore(step, params=params, statistics=statistics)
+    checkpoints.close()
+    embedder = Embedder(graphdef, trees['params'], trees['statistics'], lambda texts: tokenizer(texts, run.text_length))
+    return run, step, embedder, tokenizer.hash
+
+
+def _check_config(workdir: Path, config: Config) -> None:
+    """Raises UserError where the workdir belongs to another config; writes nothing."""
+    if not (workdir / 'config.json').exists():
+        return
+    lines = differences(plain(read_config(workdir)), config)
+    if lines:
+        raise UserError(
+            f'{workdir} belongs to a run of another config. It differs in (there != here):\n  '
+            + '\n  '.join(lines)
+            + '\nGive another --workdir, or the config of that run. Nothing was changed.'
+        )

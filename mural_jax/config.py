@@ -1,0 +1,157 @@
+"""Configs: a file becomes a ConfigDict, and here, and nowhere else, that becomes objects.
+
+A config file has `get_config(arg)` returning an `ml_collections.ConfigDict` of plain values and
+dicts. A dict with a `kind` is one row of a table below; its other keys are arguments.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mural_jax.types import UserError
+
+Node = Mapping[str, Any]
+
+
+def load(argument: str, overrides: list[str]) -> dict[str, Any]:
+    """The config of `FILE[:arg]` with `--config.any.field=value` applied, as plain dicts.
+
+    FILE is a path, or the name of a config that comes with the package: `emoji`,
+    `configs/emoji.py`. Raises UserError for a missing file, an unknown field, a wrong type.
+    """
+    path, _, arg = argument.partition(':')
+    argv = ['mural', f'--config={find(path)}' + (f':{arg}' if arg else '')]
+    known = _flatten(_parse(argv).to_dict())
+    for override in overrides:
+        field = override.split('=', 1)[0].removeprefix('--config.')
+        if field not in known:
+            raise UserError(f'The config {path} has no field {field!r}.{nearest(field, known)}')
+        if '=' not in override:
+            raise UserError(f'{override} gives no value; write {override}=VALUE.')
+    return plain(_parse(argv + overrides).to_dict())
+
+
+def find(path: str) -> Path:
+    """The config file that `path` names."""
+    package = Path(__file__).parent
+    name = f'{Path(path).stem}.py'
+    places = [Path(path), package / 'configs' / name, package.parent / 'configs' / name]
+    for place in places:
+        if place.is_file():
+            return place
+    names = {file.stem for place in places[1:] for file in place.parent.glob('[a-z]*.py')}
+    raise UserError(
+        f'There is no config file {path}. Give a path, or one that comes with the package: '
+        f'{", ".join(sorted(names))}.'
+    )
+
+
+def _parse(argv: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return values.config
+    except (flags.Error, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f'{argv[-1]}: {error}') from error
+
+
+def plain(value: Any) -> Any:
+    """Lists as tuples, all the way down, so that configs compare and hash alike."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def build(table: Mapping[str, Callable], node: Node, where: str, **given: Any) -> Any:
+    """The object that a node with a `kind` names. `where` is its place, for messages.
+
+    `given` are arguments that do not come from the config. Raises UserError for an unknown
+    kind, an unknown or missing key, or a value of another type.
+    """
+    if 'kind' not in node:
+        raise UserError(f'config.{where} needs a kind, one of {sorted(table)}.')
+    kind = node['kind']
+    if kind not in table:
+        raise UserError(
+            f'config.{where}.kind={kind!r} is not known; there are {sorted(table)}.'
+            f'{nearest(kind, table)}'
+        )
+    rest = {key: value for key, value in node.items() if key != 'kind'}
+    return make(table[kind], rest, where, **given)
+
+
+def make(call: Callable, node: Node, where: str, **given: Any) -> Any:
+    """`call` with a node's keys as arguments, each checked by name and by type."""
+    parameters = inspect.signature(call).parameters
+    hints = typing.get_type_hints(call.__init__ if inspect.isclass(call) else call)
+    open_to = [name for name in parameters if name not in given]
+    for key in node:
+        if key not in open_to:
+            raise UserError(f'config.{where} has no key {key!r}.{nearest(key, open_to)}')
+    for name in open_to:
+        if parameters[name].default is inspect.Parameter.empty and name not in node:
+            raise UserError(f'config.{where} lacks the key {name!r}.')
+    arguments = {
+        key: _typed(value, hints.get(key), f'{where}.{key}') for key, value in node.items()
+    }
+    return call(**arguments, **given)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return make(typing.cast(Callable, hint), value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise UserError(
+            f'config.{where}={value!r} is {type(value).__name__}, it must be {hint.__name__}.'
+        )
+    origin = hint if isinstance(hint, type) else typing.get_origin(hint)
+    if origin is tuple and not isinstance(value, tuple):
+        raise UserError(f'config.{where}={value!r} must be a list.')
+    if origin in (dict, Mapping) and not isinstance(value, Mapping):
+        raise UserError(f'config.{where}={value!r} must be a dict.')
+    return value
+
+
+def nearest(name: str, known: Any) -> str:
+    """' Did you mean ...?', or what there is where nothing is near."""
+    known = [str(key) for key in known]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:
+        tails = {key.split('.')[-1]: key for key in known}
+        close = difflib.get_close_matches(name.split('.')[-1], tails, n=1, cutoff=0.5)
+        close = [tails[tail] for tail in close]
+    return f' Did you mean {close[0]!r}?' if close else f' There are: {", ".join(sorted(known))}.'
+
+
+def differences(ours: Node, theirs: Node) -> list[str]:
+    """One line for each field that differs, `field: ours != theirs`."""
+    left, right = _flatten(ours), _flatten(theirs)
+    absent = types.SimpleNamespace()
+    lines = []
+    for key in sorted(left.keys() | right.keys()):
+        a, b = left.get(key, absent), right.get(key, absent)
+        if isinstance(a, Mapping) or isinstance(b, Mapping) or a == b:
+            continue
+        words = ['absent' if value is absent else repr(value) for value in (a, b)]
+        lines.append(f'{key}: {words[0]} != {words[1]}')
+    return lines
+
+
+def _flatten(node: Node, prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat[f'{prefix}{key}'] = value
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f'{prefix}{key}.')
+    return flat

@@ -1,0 +1,1 @@
+"""TensorFlow lives here and nowhere else: data sets, streams, images, text."""

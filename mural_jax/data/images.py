@@ -1,0 +1,80 @@
+"""Pictures in batches: decoding, and augmentation by given random numbers."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+WHITE = 255.0
+
+
+def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
+    """PNG, JPEG or WebP -> uint8 [B, size, size, 3], resized where the side is another."""
+
+    def one(encoded: tf.Tensor) -> tf.Tensor:
+        image_HWC = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image_HWC.set_shape([None, None, 3])
+        if size != tf.shape(image_HWC)[0] or size != tf.shape(image_HWC)[1]:
+            resized = tf.image.resize(image_HWC, [size, size], antialias=True)
+            image_HWC = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+        return tf.ensure_shape(image_HWC, [size, size, 3])
+
+    return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Moves, turns, scales and recolours pictures a little; 0 everywhere changes nothing.
+
+    shift: largest shift, as a share of the side, in [0, 1).
+    zoom: largest change of scale, as a share, in [0, 1).
+    rotate: largest turn, in degrees.
+    colour: largest change of brightness, contrast and saturation, as a share, in [0, 1).
+    """
+
+    shift: float = 0.0
+    zoom: float = 0.0
+    rotate: float = 0.0
+    colour: float = 0.0
+
+    NUM_RANDOM = 7  # numbers in [0, 1) that one picture takes
+
+    def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
+        """uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]; `random_BU` is float32 [B, NUM_RANDOM]."""
+        signed_BU = random_BU * 2 - 1
+        return self._recolour(self._move(image_BHWC, signed_BU), signed_BU)
+
+    def _move(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
+        """Shift, zoom and turn about the middle; what comes into view is white."""
+        side = tf.cast(tf.shape(image_BHWC)[1], tf.float32)
+        turn_B = signed_BU[:, 0] * self.rotate * (np.pi / 180)
+        scale_B = 1 + signed_BU[:, 1] * self.zoom
+        cos_B, sin_B = tf.cos(turn_B) * scale_B, tf.sin(turn_B) * scale_B
+        middle = (side - 1) / 2
+        # Rows of the projective matrix that maps a pixel of the result to one of the source.
+        right_B = middle - middle * cos_B + middle * sin_B + signed_BU[:, 2] * self.shift * side
+        down_B = middle - middle * sin_B - middle * cos_B + signed_BU[:, 3] * self.shift * side
+        zero_B = tf.zeros_like(turn_B)
+        matrix_B8 = tf.stack(
+            [cos_B, -sin_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1
+        )
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=image_BHWC, transforms=matrix_B8, output_shape=tf.shape(image_BHWC)[1:3],
+            interpolation='BILINEAR', fill_mode='CONSTANT', fill_value=WHITE,
+        )  # fmt: skip
+
+    def _recolour(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
+        """Brightness, saturation, and contrast about white, so that the ground stays white."""
+        change_B3 = 1 + self.colour * signed_BU[:, 4:7]
+        bright_B11, contrast_B11, saturation_B11 = (
+            change_B3[:, i, None, None] for i in range(3)
+        )
+        bright_B11 = tf.minimum(bright_B11, 1.0)
+        # All three are linear in the channels, so one 3x3 matrix and one offset do them at once.
+        grey_33 = tf.fill([1, 3, 3], 1 / 3)
+        mix_B33 = grey_33 + saturation_B11 * (tf.eye(3)[None] - grey_33)
+        offset_B11 = WHITE * (1 - contrast_B11) * bright_B11
+        shape = tf.shape(image_BHWC)
+        flat_BPC = tf.cast(tf.reshape(image_BHWC, [shape[0], -1, 3]), tf.float32)
+        flat_BPC = tf.matmul(flat_BPC, mix_B33 * contrast_B11 * bright_B11) + offset_B11 + 0.5
+        return tf.reshape(tf.saturate_cast(flat_BPC, tf.uint8), shape)

@@ -1,0 +1,1 @@
+"""Embedding, scores with their protocol, and the report."""

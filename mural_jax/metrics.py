@@ -1,0 +1,105 @@
+"""Where numbers go: a progress line in the terminal, `metrics.jsonl`, and TensorBoard."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import tensorboardX
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Depend on the machine and its load: what an exact resume cannot repeat.
+TIMINGS = ('step_seconds', 'pairs_per_second', 'data_wait_share')
+
+
+class Metrics:
+    """Writes the metrics of a run. Lines after the step that is resumed from are dropped.
+
+    Each line of `metrics.jsonl` is {'step': int, metric: number, ...}. The metrics in TIMINGS
+    vary from run to run, all others are functions of the config.
+    """
+
+    def __init__(self, workdir: Path, step: int, num_steps: int, write: bool = True):
+        """`write` is True on one host only; the others keep silent."""
+        self._write = write
+        self._console = Console(stderr=True, quiet=not write)
+        if write:
+            self._path = workdir / 'metrics.jsonl'
+            _cut(self._path, step)
+            self._board = tensorboardX.SummaryWriter(
+                str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
+            )
+        self._progress = Progress(
+            TextColumn('training'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[line]}'),
+            TimeElapsedColumn(), TextColumn('ETA'), TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console, disable=not write or not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task('', total=num_steps, completed=step, line='')
+        self._num_steps, self._started, self._first = num_steps, time.monotonic(), step
+
+    def __enter__(self) -> 'Metrics':
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._write:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """A line of its own in the terminal."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._progress.update(self._task, completed=step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the metrics of a step everywhere."""
+        if not self._write:
+            return
+        with self._path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        line = f'loss {values["loss"]:.3f}  {values["pairs_per_second"]:.0f} pairs/s'
+        self._progress.update(self._task, completed=step, line=line)
+        if not self._console.is_terminal:
+            spent = time.monotonic() - self._started
+            left = spent / max(step - self._first, 1) * (self._num_steps - step)
+            self.say(f'step {step}/{self._num_steps}  {line}  ETA {left:.0f} s')
+
+
+def read(workdir: Path) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`; none where there is no such file."""
+    path = workdir / 'metrics.jsonl'
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and one that a killed run left half written."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            if json.loads(line)['step'] <= step:
+                kept.append(line + '\n')
+        except json.JSONDecodeError:
+            break
+    part = path.with_suffix('.part')
+    part.write_text(''.join(kept), encoding='utf-8')
+    part.replace(path)

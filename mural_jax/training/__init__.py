@@ -1,0 +1,1 @@
+"""Optax lives here: the step, the loop, the optimizers."""

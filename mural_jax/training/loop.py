@@ -1,0 +1,217 @@
+"""The training loop: streams in, checkpoints and metrics out."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from mural_jax.checkpoints import Checkpoints
+from mural_jax.metrics import Metrics
+from mural_jax.sharding import Rules, check_batch, global_batch, tree_sharding
+from mural_jax.tasks import Task
+from mural_jax.training import step as training_step
+from mural_jax.training.step import Clamp, State
+from mural_jax.types import Batch, UserError
+
+
+class Stream(Protocol):
+    """What the loop asks of a stream; `data.streams.OpenStream` is one."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+
+    def batches(
+        self, first_step: int, last_step: int, host: int, num_hosts: int
+    ) -> Iterator[Batch]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long a run is and how often it reports and saves, in steps.
+
+    A checkpoint is saved only where a line of metrics ends, so that a resumed run writes the
+    same lines: checkpoint_every is a multiple of log_every.
+    """
+
+    num_steps: int
+    log_every: int
+    checkpoint_every: int
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.num_steps, self.log_every, self.checkpoint_every, self.keep) < 1:
+            raise UserError('config.schedule: all its numbers must be at least 1.')
+        if self.checkpoint_every % self.log_every:
+            raise UserError(
+                f'config.schedule.checkpoint_every={self.checkpoint_every} must be a multiple of '
+                f'log_every={self.log_every}, so that a resumed run writes the same metrics.'
+            )
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.num_steps
+
+    def saves(self, step: int) -> bool:
+        return step % self.checkpoint_every == 0 or step == self.num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What a run trains, all of it fixed before the first step."""
+
+    graphdef: Any
+    tasks: Mapping[str, Task]
+    optimizer: optax.GradientTransformation
+    clamp: Clamp
+    schedule: Schedule
+    seed: int
+    mesh: Mesh
+    rules: Rules
+
+    def place(self, params: Any, statistics: Any) -> State:
+        """The first state, on the mesh."""
+        state = training_step.init(params, statistics, self.optimizer)
+        return jax.device_put(state, tree_sharding(state, self.rules, self.mesh))
+
+    def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
+        """One step; `batches` are this host's slices, without what only the host reads."""
+        placed = {
+            name: global_batch({k: v for k, v in batch.items() if k != 'language'}, self.mesh)
+            for name, batch in batches.items()
+        }
+        return training_step.train_step(
+            self.graphdef, tuple(self.tasks.items()), self.optimizer, self.clamp,
+            np.uint32(self.seed), state, placed,
+        )  # fmt: skip
+
+
+def train(
+    trainer: Trainer, state: State, streams: Mapping[str, Stream], workdir: Path, vocabulary: str,
+    check: Callable[[str], None],
+) -> State:  # fmt: skip
+    """Trains to the last step, from the newest checkpoint in the workdir if there is one.
+
+    `vocabulary` is the hash that checkpoints carry; `check` gets the one of the checkpoint that
+    is resumed from and raises where it does not fit.
+    """
+    for name, stream in streams.items():
+        check_batch(name, stream.batch_size, trainer.mesh)
+    checkpoints = Checkpoints(workdir, trainer.schedule.keep)
+    counts = {name: np.zeros(len(s.languages), np.int64) for name, s in streams.items()}
+    first = 0
+    if checkpoints.steps:
+        first = checkpoints.steps[-1]
+        about = checkpoints.about(first)
+        check(about['vocabulary'])
+        state = State(**checkpoints.restore(first, **state._asdict()))
+        counts = {name: np.array(about['counts'][name], np.int64) for name in streams}
+    writer = jax.process_index() == 0
+    with Metrics(workdir, first, trainer.schedule.num_steps, write=writer) as metrics:
+        for line in _opening(trainer, streams, state.params, first):
+            metrics.say(line)
+
+        def save(step: int, state: State) -> None:
+            positions = {name: step * stream.batch_size for name, stream in streams.items()}
+            about = {
+                'vocabulary': vocabulary,
+                'positions': positions,
+                'counts': {name: count.tolist() for name, count in counts.items()},
+            }
+            checkpoints.save(step, state._asdict(), about)
+
+        state = _loop(trainer, state, streams, counts, first, metrics, save)
+    checkpoints.close()
+    return state
+
+
+def _loop(
+    trainer: Trainer, state: State, streams: Mapping[str, Stream], counts: dict[str, np.ndarray],
+    first: int, metrics: Metrics, save: Callable[[int, State], None],
+) -> State:  # fmt: skip
+    schedule = trainer.schedule
+    hosts = jax.process_index(), jax.process_count()
+    readers = {
+        name: stream.batches(first, schedule.num_steps, *hosts) for name, stream in streams.items()
+    }
+    logs: list[dict[str, Any]] = []
+    recent = {name: np.zeros_like(count) for name, count in counts.items()}
+    waited, started = 0.0, time.perf_counter()
+    for step in range(first + 1, schedule.num_steps + 1):
+        asked = time.perf_counter()
+        batches = {name: next(reader) for name, reader in readers.items()}
+        waited += time.perf_counter() - asked
+        for name, batch in batches.items():
+            recent[name] += np.bincount(batch['language'], minlength=len(recent[name]))
+        state, log = trainer.step(state, batches)
+        logs.append(log)
+        # At most two steps in flight: the host then waits for data only when the device does too.
+        jax.block_until_ready(logs[-2:][0])
+        metrics.advance(step)
+        if schedule.logs(step):
+            values = _means(logs)
+            now = time.perf_counter()
+            pairs = len(logs) * sum(stream.batch_size for stream in streams.values())
+            values |= _add_counts(counts, recent, streams)
+            values |= {
+                'step_seconds': (now - started) / len(logs),
+                'pairs_per_second': pairs / (now - started),
+                'data_wait_share': waited / (now - started),
+            }
+            metrics.write(step, values)
+            logs, waited, started = [], 0.0, now
+        if schedule.saves(step):
+            save(step, state)
+    return state
+
+
+def _means(logs: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the steps since the last line. Raises UserError where the loss is not finite."""
+    fetched = jax.device_get(logs)
+    values = {key: float(np.mean([log[key] for log in fetched])) for key in fetched[0]}
+    if not np.isfinite(values['loss']):
+        raise UserError(
+            'The loss is not finite, so the run cannot go on; its last checkpoint is good. '
+            'Start again in a new workdir with a lower config.optimizer.learning_rate.'
+        )
+    return values
+
+
+def _add_counts(
+    counts: dict[str, np.ndarray], recent: dict[str, np.ndarray], streams: Mapping[str, Stream]
+) -> dict[str, int]:
+    """Adds the examples seen since the last line, of all hosts; returns the totals by language."""
+    values = {}
+    for name, count in recent.items():
+        seen = count.copy()
+        if jax.process_count() > 1:
+            seen = multihost_utils.process_allgather(seen).sum(0)
+        counts[name] += seen
+        count[:] = 0
+        for language, total in zip(streams[name].languages, counts[name]):
+            values[f'examples/{name}/{language}'] = int(total)
+    return values
+
+
+def _opening(
+    trainer: Trainer, streams: Mapping[str, Stream], params: Any, first: int
+) -> Iterator[str]:
+    """What a user wants to know before the first step."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    yield f'{size / 1e6:.2f} M parameters on {jax.device_count()} {jax.default_backend()} device(s)'
+    for name, task in trainer.tasks.items():
+        batch = streams[task.stream].batch_size
+        yield (
+            f'{name}: global batch {batch}, {batch - 1} negatives per anchor (fewer where ids '
+            f'repeat), weight {task.weight:g}'
+        )
+    if first:
+        yield f'resuming from the checkpoint of step {first}'

@@ -1,0 +1,94 @@
+"""Optimizers from optax parts; what differs between parameters goes by path pattern."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from mural_jax.types import UserError
+
+# What turns a gradient into a direction; weight decay and the learning rate come after it.
+DIRECTIONS = {
+    'adamw': lambda b1, b2: optax.scale_by_adam(b1, b2),
+    'lamb': lambda b1, b2: optax.scale_by_adam(b1, b2, eps=1e-6),
+    'adafactor': lambda b1, b2: optax.chain(
+        optax.scale_by_factored_rms(decay_rate=0.8),  # Shazeer & Stern 2018, arXiv:1804.04235
+        optax.clip_by_block_rms(1.0),
+        optax.ema(b1, debias=False) if b1 else optax.identity(),
+    ),
+}
+DECAYS = ('linear', 'cosine')
+
+# Ordered (pattern, value): the first pattern found in a parameter's path gives its value.
+Patterns = tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimizer with its schedule.
+
+    kind: 'adamw', 'lamb' (You et al. 2020, arXiv:1904.00962) or 'adafactor'.
+    learning_rate: the peak. warmup_steps: of a linear rise from 0. decay: 'linear' or 'cosine',
+    to 0 at the last step. clip_norm: largest norm of the gradient, 0 for no limit.
+    weight_decay, multipliers: (pattern, value) lists; a path that nothing matches decays by 0
+    and learns at 1. A multiplier of 0 freezes.
+    """
+
+    kind: str
+    learning_rate: float
+    warmup_steps: int
+    decay: str = 'cosine'
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0
+    weight_decay: Patterns = ()
+    multipliers: Patterns = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in DIRECTIONS:
+            raise UserError(f'No optimizer {self.kind!r}; there are {sorted(DIRECTIONS)}.')
+        if self.decay not in DECAYS:
+            raise UserError(f'No decay {self.decay!r}; there are {DECAYS}.')
+
+    def schedule(self, num_steps: int) -> optax.Schedule:
+        """Step -> learning rate."""
+        warmup = min(self.warmup_steps, num_steps)
+        rest = max(num_steps - warmup, 1)
+        if self.decay == 'linear':
+            fall = optax.linear_schedule(self.learning_rate, 0.0, rest)
+        else:
+            fall = optax.cosine_decay_schedule(self.learning_rate, rest)
+        rise = optax.linear_schedule(0.0, self.learning_rate, max(warmup, 1))
+        return optax.join_schedules([rise, fall], [warmup])
+
+    def build(self, num_steps: int) -> optax.GradientTransformation:
+        """The whole update, gradients to steps."""
+        parts = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
+        parts.append(DIRECTIONS[self.kind](self.b1, self.b2))
+        for value in sorted({value for _, value in self.weight_decay if value}):
+            parts.append(optax.add_decayed_weights(value, self._having(self.weight_decay, value)))
+        if self.kind == 'lamb':
+            parts.append(optax.scale_by_trust_ratio())
+        for value in sorted({value for _, value in self.multipliers if value != 1}):
+            mask = self._having(self.multipliers, value)
+            parts.append(optax.masked(optax.scale(value), mask))
+        parts.append(optax.scale_by_learning_rate(self.schedule(num_steps)))
+        return optax.chain(*parts)
+
+    def _having(self, patterns: Patterns, value: float) -> Any:
+        """params -> tree of bool: whose first match has this value."""
+        return lambda params: jax.tree.map_with_path(
+            lambda path, _: first_match(patterns, path_name(path)) == value, params
+        )
+
+
+def path_name(path: tuple) -> str:
+    """('towers', 'text', 'token_VD') -> 'towers/text/token_VD'."""
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def first_match(patterns: Patterns, name: str) -> float | None:
+    """The value of the first pattern found in `name`, None where there is none."""
+    return next((value for pattern, value in patterns if re.search(pattern, name)), None)

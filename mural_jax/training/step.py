@@ -1,0 +1,64 @@
+"""One step of training: a pure function of the state and the batches."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mural_jax.models.functional import Params, merge, statistics
+from mural_jax.tasks import Task, total_loss
+from mural_jax.types import Array, Batch
+
+
+class State(NamedTuple):
+    """All that training changes. `step` counts finished steps, int32."""
+
+    step: Array
+    params: Params
+    statistics: Params  # of batch norms
+    optimizer: Any
+
+
+class Clamp(NamedTuple):
+    """Where learned temperatures stay. CLIP's bound (arXiv:2103.00020) is 0.01."""
+
+    lowest: float = 0.01
+    highest: float = 1.0
+
+
+def init(
+    params: Params, statistics: Params, optimizer: optax.GradientTransformation
+) -> State:
+    """The state before the first step."""
+    return State(jnp.int32(0), params, statistics, optimizer.init(params))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5,))
+def train_step(
+    graphdef: Any, tasks: tuple[tuple[str, Task], ...], optimizer: optax.GradientTransformation,
+    clamp: Clamp, seed: Array, state: State, batches: Mapping[str, Batch],
+) -> tuple[State, dict[str, Array]]:  # fmt: skip
+    """(state, batches of every stream) -> (next state, scalar logs).
+
+    Randomness is a function of (seed, step), so nothing random is stored. Temperatures are
+    clamped after the update, not in the loss: a clamped one still has a gradient and comes back.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def loss(params: Params) -> tuple[Array, tuple[dict[str, Array], Params]]:
+        model = merge(graphdef, params, state.statistics)
+        total, logs = total_loss(model, dict(tasks), batches, key)
+        return total, (logs, statistics(model))
+
+    gradient, (logs, passed) = jax.grad(loss, has_aux=True)(state.params)
+    update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, update)
+    low, high = jnp.log(clamp.lowest), jnp.log(clamp.highest)
+    params['log_temperature'] = jax.tree.map(
+        lambda value: jnp.clip(value, low, high), params['log_temperature']
+    )
+    logs['gradient_norm'] = optax.global_norm(gradient)
+    return State(state.step + 1, params, passed, optimizer_state), logs

@@ -1,0 +1,49 @@
+"""The words every module speaks: shapes, batches, encodings, and errors for the user.
+
+Letters in tensor names: B batch, L tokens, D embedding, H W C image height, width, channels,
+N ids of an example, K candidates kept, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
+
+# A batch of one stream. Inputs are named by field: an image is uint8 [B, H, W, C], a text is
+# int32 [B, L] (0 is padding). 'ids' is int32 [B, N]: two examples that share an id are never
+# each other's negatives. 'language' is int32 [B], an index into the stream's languages.
+Batch = Mapping[str, Array]
+
+PAD = 0  # The token id of padding.
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong: the message says what, why it matters and what to do."""
+
+
+class Encoding(NamedTuple):
+    """What an encoder returns: the example as one vector, and its tokens."""
+
+    pooled_BD: Array  # float32; unit norm once projected by a head
+    tokens_BLD: Array
+    mask_BL: Array  # bool, True where a token is real
+
+
+class Objective(Protocol):
+    """A loss over the global batch."""
+
+    def __call__(
+        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns (scalar loss, scalar logs)."""
+        ...
+
+
+class Source(Protocol):
+    """Embeddings of named items, as an evaluator wants them."""
+
+    def __call__(self, head: str, texts: list[str]) -> np.ndarray:
+        """Returns float32 [len(texts), D], unit norm."""
+        ...
