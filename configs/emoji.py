@@ -28,6 +28,9 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         raise ValueError(f'emoji:{arg} is not a config; there are mural, align, shuffled, tiny.')
     config = ConfigDict()
     config.seed = 0
+    config.clamp = dict(lowest=0.01, highest=1.0)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.sharding = ()
     config.languages = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
     config.schedule = dict(num_steps=800, log_every=50, checkpoint_every=200, keep=2)
     config.tokenizer = dict(vocab_size=8192)

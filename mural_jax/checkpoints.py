@@ -1,8 +1,8 @@
 """A workdir: the config it belongs to, its vocabulary, and its checkpoints.
 
-    WORKDIR/config.json        the config, checked before anything is written
-    WORKDIR/vocabulary.model   the vocabulary, whose hash is in every checkpoint
-    WORKDIR/checkpoints/STEP   arrays, stream positions, counts, vocabulary hash (orbax)
+WORKDIR/config.json        the config, checked before anything is written
+WORKDIR/vocabulary.model   the vocabulary, whose hash is in every checkpoint
+WORKDIR/checkpoints/STEP   arrays, stream positions, counts, vocabulary hash (orbax)
 """
 
 import json

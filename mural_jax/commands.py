@@ -79,7 +79,10 @@ def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
     run, step, embedder, vocabulary = _restore(workdir, step)
     from mural_jax.evaluation import scores
 
-    results, galleries = scores.evaluate(run, step, embedder, workdir, data_dir)
+    results, galleries = scores.evaluate(
+        run.build_evaluators(), run.languages, embedder, run.image_size, data_dir,
+        workdir / 'eval' / f'{step}.json',
+    )  # fmt: skip
     if galleries:
         _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')
     scores.print_table(results, run.languages, Console())
@@ -146,7 +149,12 @@ def _restore(workdir: Path, step: int | None) -> tuple[Run, int, Any, str]:
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size, abstract=True)
     trees = checkpoints.restore(step, params=params, statistics=statistics)
     checkpoints.close()
-    embedder = Embedder(graphdef, trees['params'], trees['statistics'], lambda texts: tokenizer(texts, run.text_length))
+    embedder = Embedder(
+        graphdef,
+        trees['params'],
+        trees['statistics'],
+        lambda texts: tokenizer(texts, run.text_length),
+    )
     return run, step, embedder, tokenizer.hash
 
 

@@ -60,7 +60,7 @@ def _parse(argv: list[str]) -> ConfigDict:
     try:
         values(argv)
         return values.config
-    except (flags.Error, TypeError, AttributeError, KeyError) as error:
+    except (flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f'{argv[-1]}: {error}') from error
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 from flax import nnx
 
 from mural_jax.config import build, make, nearest
@@ -96,9 +95,7 @@ class Run:
         from mural_jax.data.streams import Captions, Translations
 
         kinds = {'captions': Captions, 'translations': Translations}
-        return {
-            name: build(kinds, node, f'streams.{name}') for name, node in self.streams.items()
-        }
+        return {name: build(kinds, node, f'streams.{name}') for name, node in self.streams.items()}
 
     def build_model(self, vocab_size: int, abstract: bool = False) -> tuple[Any, Any, Any]:
         """(structure, parameters, batch statistics); with `abstract` only shapes, at no cost."""

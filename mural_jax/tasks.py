@@ -37,7 +37,8 @@ def total_loss(
     Tasks with the same stream and the same fields share one pass through the towers.
     """
     encoded: dict[tuple, list[Encoding]] = {}
-    total, logs = jnp.float32(0), {}
+    total = jnp.float32(0)
+    logs: dict[str, Array] = {}
     for number, (name, task) in enumerate(tasks.items()):
         batch = batches[task.stream]
         view = (task.stream, task.encode)

@@ -70,7 +70,9 @@ def emoji_table(unicode_dir: Path) -> list[Emoji]:
                 name = comment.split(maxsplit=2)[2]
                 table.append(Emoji(char, name, group, subgroup))
     if not table:
-        raise UserError(f'{path} lists no emoji. Give another copy of it with --source unicode=DIR.')
+        raise UserError(
+            f'{path} lists no emoji. Give another copy of it with --source unicode=DIR.'
+        )
     return table
 
 

@@ -55,9 +55,7 @@ class Augment:
         right_B = middle - middle * cos_B + middle * sin_B + signed_BU[:, 2] * self.shift * side
         down_B = middle - middle * sin_B - middle * cos_B + signed_BU[:, 3] * self.shift * side
         zero_B = tf.zeros_like(turn_B)
-        matrix_B8 = tf.stack(
-            [cos_B, -sin_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1
-        )
+        matrix_B8 = tf.stack([cos_B, -sin_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1)
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=image_BHWC, transforms=matrix_B8, output_shape=tf.shape(image_BHWC)[1:3],
             interpolation='BILINEAR', fill_mode='CONSTANT', fill_value=WHITE,
@@ -66,9 +64,7 @@ class Augment:
     def _recolour(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
         """Brightness, saturation, and contrast about white, so that the ground stays white."""
         change_B3 = 1 + self.colour * signed_BU[:, 4:7]
-        bright_B11, contrast_B11, saturation_B11 = (
-            change_B3[:, i, None, None] for i in range(3)
-        )
+        bright_B11, contrast_B11, saturation_B11 = (change_B3[:, i, None, None] for i in range(3))
         bright_B11 = tf.minimum(bright_B11, 1.0)
         # All three are linear in the channels, so one 3x3 matrix and one offset do them at once.
         grey_33 = tf.fill([1, 3, 3], 1 / 3)

@@ -82,7 +82,8 @@ class Records:
                 example: dict[str, Any] = {
                     key: parsed[key][row].numpy().decode() for key in ('id', 'concept')
                 }
-                example['texts'] = texts = {}
+                texts: dict[str, dict[str, list[str]]] = {}
+                example['texts'] = texts
                 for language, kind, text in zip(*(column[row] for column in columns)):
                     kinds = texts.setdefault(self.languages[language], {})
                     kinds.setdefault(schema.KINDS[kind], []).append(text.decode())

@@ -8,7 +8,7 @@ integer a stream, and the global batch does not depend on the number of hosts.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -179,6 +179,7 @@ class OpenStream:
 
     def __init__(self, spec: Stream, records: Records, tokenizer: Tokenizer, seed: int):
         self.spec = spec
+        self.batch_size, self.languages = spec.batch_size, spec.languages
         self._records = records
         self._tokenizer = tokenizer
         self._seed = seed
@@ -211,13 +212,11 @@ class OpenStream:
                 column.set_shape([None])
             languages.set_shape([None, self._languages_SL.shape[1]])
             random.set_shape([None, self.spec.num_random])
-            fields = self.spec.fields(serialized, languages, random)
-            return fields | {'language': language}
+            return self._tokenise(self.spec.fields(serialized, languages, random), language)
 
         steps = tf.data.Dataset.range(first_step, last_step)
         dataset = steps.map(decode, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
-        for fields in dataset.as_numpy_iterator():
-            yield self._tokenise(fields)
+        yield from dataset.as_numpy_iterator()
 
     def _read(self, step: int, host: int, num_hosts: int) -> list[np.ndarray]:
         size = self.spec.batch_size // num_hosts
@@ -233,16 +232,21 @@ class OpenStream:
         language_B = self._language_S[source_B].astype(np.int32)
         return [*serialized, self._languages_SL[source_B], language_B, random_BU]
 
-    def _tokenise(self, fields: dict[str, np.ndarray]) -> Batch:
-        batch = {'language': fields.pop('language')}
+    def _tokenise(
+        self, fields: dict[str, tf.Tensor], language_B: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Strings -> tokens, and the ids of examples and texts in one array."""
+
+        def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            texts = [text.decode() for text in text_B]
+            return self._tokenizer(texts, self.spec.max_length), text_ids(texts)
+
         ids = [fields.pop('id')]
         for name, value in fields.items():
-            if value.dtype == object:
-                texts = [text.decode() for text in value]
-                ids.append(text_ids(texts))
-                value = self._tokenizer(texts, self.spec.max_length)
-            batch[name] = value
-        return batch | {'ids': np.stack(ids, axis=1)}
+            if value.dtype == tf.string:
+                fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
+                ids.append(text_id_B)
+        return fields | {'ids': tf.stack(ids, axis=1), 'language': language_B}
 
 
 def _hash(text_B: tf.Tensor) -> tf.Tensor:

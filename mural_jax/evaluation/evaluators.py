@@ -5,7 +5,7 @@ pictures if it has any; it says its protocol.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,11 +80,11 @@ class TextText:
             if language == self.pivot:
                 continue
             named = _named(items, [language, self.pivot], self)
-            sides = [
+            text_ND, pivot_ND = (
                 embedder.texts(self.task, [items.names[i][side] for i in named])
                 for side in (language, self.pivot)
-            ]
-            results[language] = both_ways(*sides, 'text', 'pivot')
+            )
+            results[language] = both_ways(text_ND, pivot_ND, 'text', 'pivot')
         return results, None
 
     def protocol(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _named(items: Items, languages: list[str], evaluator: ImageText | TextText) 
     return named
 
 
-def with_means(results: Results, groups: dict[str, Sequence[str]]) -> Results:
+def with_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:
     """The results and the mean over each group of languages, as a language `mean_GROUP`."""
     means = {f'mean_{name}': mean_over(results, list(group)) for name, group in groups.items()}
     return results | {name: mean for name, mean in means.items() if mean}

@@ -50,7 +50,9 @@ def choose_queries(
     items = itertools.cycle(order)
     for group in languages.values():
         for language in list(group)[:QUERIES]:
-            item = next((i for i in itertools.islice(items, len(order)) if language in names[i]), -1)
+            item = next(
+                (i for i in itertools.islice(items, len(order)) if language in names[i]), -1
+            )
             if item >= 0:
                 yield language, item
 

@@ -32,9 +32,7 @@ def recall(
     return list(100 * found / len(query_QD))
 
 
-def both_ways(
-    left_ND: np.ndarray, right_ND: np.ndarray, left: str, right: str
-) -> dict[str, float]:
+def both_ways(left_ND: np.ndarray, right_ND: np.ndarray, left: str, right: str) -> dict[str, float]:
     """Recalls of N pairs in both directions, named `left_to_right_r1` and so on, and their mean."""
     pairs = np.arange(len(left_ND))
     values = {}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -13,9 +13,6 @@ from mural_jax.checkpoints import write_atomic
 from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.evaluators import ImageText, Items, Results, TextText, with_means
 from mural_jax.types import UserError
-
-if TYPE_CHECKING:
-    from mural_jax.run import Run
 
 Evaluated = dict[str, Results]
 
@@ -30,20 +27,21 @@ class Gallery(NamedTuple):
 
 
 def evaluate(
-    run: 'Run', step: int, embedder: Embedder, workdir: Path, data_dir: Path
-) -> tuple[Evaluated, list[Gallery]]:
-    """Scores every evaluator of the run and writes the scores."""
-    languages = [language for group in run.languages.values() for language in group]
+    evaluators: Mapping[str, ImageText | TextText], groups: Mapping[str, Sequence[str]],
+    embedder: Embedder, image_size: int, data_dir: Path, path: Path,
+) -> tuple[Evaluated, list[Gallery]]:  # fmt: skip
+    """Scores every evaluator in every language of the groups and writes the scores to `path`."""
+    languages = [language for group in groups.values() for language in group]
     results, protocol, galleries = {}, {}, []
-    for name, evaluator in run.build_evaluators().items():
-        items = read_items(evaluator, data_dir, run.image_size)
+    for name, evaluator in evaluators.items():
+        items = read_items(evaluator, data_dir, image_size)
         scored, image_ND = evaluator(items, embedder, languages)
-        results[name] = with_means(scored, dict(run.languages))
-        protocol[name] = evaluator.protocol() | {'items': len(items.ids), 'step': step}
+        results[name] = with_means(scored, groups)
+        protocol[name] = evaluator.protocol() | {'items': len(items.ids)}
         if image_ND is not None:
             galleries.append(Gallery(items, image_ND, evaluator.split, evaluator.task))
     words = json.dumps({'protocol': protocol, 'results': results}, indent=1, ensure_ascii=False)
-    write_atomic(workdir / 'eval' / f'{step}.json', words)
+    write_atomic(path, words)
     return results, galleries
 
 

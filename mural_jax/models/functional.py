@@ -10,8 +10,8 @@ Params = dict[str, Any]
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
     """(structure, parameters, batch statistics), the last two nested dicts of float32 arrays."""
-    graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, _strings(nnx.to_pure_dict(params)), _strings(nnx.to_pure_dict(statistics))
+    graphdef = nnx.graphdef(model)
+    return graphdef, _state(model, nnx.Param), _state(model, nnx.BatchStat)
 
 
 def merge(graphdef: nnx.GraphDef, params: Params, statistics: Params) -> Any:
@@ -21,7 +21,11 @@ def merge(graphdef: nnx.GraphDef, params: Params, statistics: Params) -> Any:
 
 def statistics(model: nnx.Module) -> Params:
     """The batch statistics as they are after a pass, detached from the gradient."""
-    return jax.lax.stop_gradient(_strings(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))))
+    return jax.lax.stop_gradient(_state(model, nnx.BatchStat))
+
+
+def _state(model: nnx.Module, kind: type) -> Params:
+    return _strings(nnx.to_pure_dict(nnx.state(model, kind)))
 
 
 def _strings(tree: Any) -> Any:

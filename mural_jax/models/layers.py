@@ -48,9 +48,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD: Array, mask_BL: Array) -> Array:
         batch, length, width = x_BLD.shape
         shape = (batch, length, self.num_heads, width // self.num_heads)
-        query, key, value = (
-            part.reshape(shape) for part in jnp.split(self.qkv(x_BLD), 3, axis=-1)
-        )
+        query, key, value = (part.reshape(shape) for part in jnp.split(self.qkv(x_BLD), 3, axis=-1))
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask_BL[:, None, None, :])
         return self.out(mixed.reshape(x_BLD.shape))
 

@@ -1,6 +1,5 @@
 """Text towers."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from mural_jax.models.layers import DTYPES, Stack, drop, masked_mean, split_key

@@ -47,7 +47,8 @@ class Index:
         part = path.with_name(f'{path.stem}.{os.getpid()}.part.npz')
         ends = np.cumsum([len(png) for png in self.pngs])
         np.savez(
-            part, image_ND=self.image_ND, ids=np.array(self.ids), names=np.array([json.dumps(names) for names in self.names]),
+            part, image_ND=self.image_ND, ids=np.array(self.ids),
+            names=np.array([json.dumps(names) for names in self.names]),
             splits=np.array(self.splits), png_ends=ends,
             pngs=np.frombuffer(b''.join(self.pngs), np.uint8),
             task=np.array(self.task), vocabulary=np.array(self.vocabulary),

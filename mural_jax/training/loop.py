@@ -24,11 +24,8 @@ from mural_jax.types import Batch, UserError
 class Stream(Protocol):
     """What the loop asks of a stream; `data.streams.OpenStream` is one."""
 
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def languages(self) -> tuple[str, ...]: ...
+    batch_size: int
+    languages: tuple[str, ...]
 
     def batches(
         self, first_step: int, last_step: int, host: int, num_hosts: int

@@ -29,9 +29,7 @@ class Clamp(NamedTuple):
     highest: float = 1.0
 
 
-def init(
-    params: Params, statistics: Params, optimizer: optax.GradientTransformation
-) -> State:
+def init(params: Params, statistics: Params, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
     return State(jnp.int32(0), params, statistics, optimizer.init(params))
 

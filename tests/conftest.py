@@ -1,0 +1,52 @@
+"""Eight CPU devices, strict promotion, and data made once for all tests."""
+
+import os
+
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+ROOT = Path(__file__).parent.parent
+
+
+def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
+    """The command line in a process of its own."""
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', **more}
+    command = [sys.executable, '-m', 'mural_jax', *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`emoji_cldr` and the vocabulary of `emoji:tiny`, from the real packages."""
+    from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+
+    for path in DEFAULT_SOURCES.values():
+        if not Path(path).exists():
+            pytest.skip(f'{path} is missing; launch/packages.sh installs it')
+    folder = tmp_path_factory.mktemp('data')
+    done = mural('prepare', '--config=emoji:tiny', f'--data_dir={folder}')
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope='session')
+def workdir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `emoji:tiny`, trained and evaluated; tests do not change it."""
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'
+    for verb in (['train', '--config=emoji:tiny'], ['evaluate']):
+        done = mural(*verb, f'--workdir={folder}', f'--data_dir={data_dir}')
+        assert done.returncode == 0, done.stderr
+    return folder

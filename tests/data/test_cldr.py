@@ -1,0 +1,79 @@
+"""Reading Unicode's files, on small ones made here."""
+
+from pathlib import Path
+
+import pytest
+
+from mural_jax.data import cldr
+from mural_jax.data.emoji_cldr import split_of
+from mural_jax.types import UserError
+
+EMOJI_TEST = """# group: People & Body
+# subgroup: person
+1F468                                      ; fully-qualified     # x E0.6 man
+1F469                                      ; fully-qualified     # x E0.6 woman
+1F468 1F3FB                                ; fully-qualified     # x E1.0 man: light skin tone
+1F468 200D 1F692                           ; fully-qualified     # x E4.0 man firefighter
+1F9D1 200D 1F692                           ; fully-qualified     # x E12.1 firefighter
+# group: Objects
+# subgroup: other
+260E FE0F                                  ; fully-qualified     # x E0.6 telephone
+260E                                       ; unqualified         # x E0.6 telephone
+"""
+ANNOTATIONS = """<ldml><annotations>
+<annotation cp="☎">phone | telephone | ringer</annotation>
+<annotation cp="☎" type="tts">telephone</annotation>
+<annotation cp="👨">↑↑↑</annotation><annotation cp="👨" type="tts">↑↑↑</annotation>
+</annotations></ldml>"""
+
+
+@pytest.fixture
+def unicode_dir(tmp_path: Path) -> Path:
+    (tmp_path / 'emoji').mkdir()
+    (tmp_path / 'emoji' / 'emoji-test.txt').write_text(EMOJI_TEST, encoding='utf-8')
+    folder = tmp_path / 'common' / 'annotations'
+    folder.mkdir(parents=True)
+    (folder / 'xx.xml').write_text(ANNOTATIONS, encoding='utf-8')
+    (folder / 'xx_YY.xml').write_text(ANNOTATIONS, encoding='utf-8')
+    return tmp_path
+
+
+def test_base_emoji_only(unicode_dir: Path) -> None:
+    table = cldr.emoji_table(unicode_dir)
+    assert [emoji.id for emoji in table] == [
+        '1f468', '1f469', '1f468-200d-1f692', '1f9d1-200d-1f692', '260e',
+    ]  # fmt: skip
+    assert table[-1].group == 'Objects'
+
+
+def test_person_variants_are_one_concept(unicode_dir: Path) -> None:
+    concepts = {emoji.name: emoji.concept for emoji in cldr.emoji_table(unicode_dir)}
+    assert concepts['man'] == concepts['woman']
+    assert concepts['man firefighter'] == concepts['firefighter']
+    assert concepts['man'] != concepts['firefighter']
+
+
+def test_inherited_texts_are_no_texts(unicode_dir: Path) -> None:
+    assert cldr.annotations(unicode_dir, 'xx') == {'☎': ('telephone', ['phone', 'ringer'])}
+    assert cldr.locales(unicode_dir) == ['xx']
+
+
+def test_missing_and_broken_files_say_what_to_do(tmp_path: Path, unicode_dir: Path) -> None:
+    with pytest.raises(UserError, match='unicode-data'):
+        cldr.emoji_table(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='unicode-cldr-core'):
+        cldr.locales(tmp_path / 'nowhere')
+    broken = unicode_dir / 'common' / 'annotations' / 'xx.xml'
+    broken.write_text('<ldml>', encoding='utf-8')
+    with pytest.raises(UserError, match='not readable XML'):
+        cldr.annotations(unicode_dir, 'xx')
+
+
+def test_splits_are_stable() -> None:
+    splits = [split_of(f'concept {i}') for i in range(10_000)]
+    assert abs(splits.count('test') / 10_000 - 0.15) < 0.01
+    assert abs(splits.count('validation') / 10_000 - 0.03) < 0.01
+    # Written down once: another hash would move concepts from test to training.
+    assert [split_of(c) for c in ('dog', 'cat', 'telephone', 'person')] == [
+        'train', 'train', 'train', 'train',
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""The softmax objective against a double loop in float64, and on several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mural_jax.objectives.contrastive import Softmax
+
+SETTINGS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)]
+
+
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    x = rng.normal(size=shape)
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def example(size: int = 16, width: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    ids = np.arange(2 * size, dtype=np.int32).reshape(size, 2)
+    ids[3, 0] = ids[9, 0]  # the same picture twice
+    ids[5, 1] = ids[12, 1]  # the same text twice
+    ids[7, 0] = ids[1, 1]  # one id in two columns
+    return unit(rng, size, width), unit(rng, size, width), ids
+
+
+def double_loop(x, y, ids, temperature, margin, smoothing) -> float:
+    """The equation of the docstring, one pair at a time."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    size, total = len(x), 0.0
+    for a, b in ((x, y), (y, x)):
+        for i in range(size):
+            kept = [j for j in range(size) if j == i or not set(ids[i]) & set(ids[j])]
+            score = {j: (a[i] @ b[j] - margin * (i == j)) / temperature for j in kept}
+            norm = np.log(sum(np.exp(value) for value in score.values()))
+            for j in kept:
+                share = smoothing / len(kept) + (1 - smoothing) * (i == j)
+                total -= share * (score[j] - norm) / size
+    return total
+
+
+@pytest.mark.parametrize(('margin', 'smoothing'), SETTINGS)
+def test_equals_a_double_loop(margin: float, smoothing: float) -> None:
+    x, y, ids = example()
+    loss, _ = Softmax(margin, smoothing)(x, y, ids, jnp.float32(0.1))
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, double_loop(x, y, ids, 0.1, margin, smoothing), rtol=2e-6)
+
+
+def test_ignored_pairs_change_nothing() -> None:
+    """A pair that shares an id is neither pulled nor pushed."""
+    x, y, ids = example()
+    gradient = jax.grad(lambda y: Softmax(0.3, 0.1)(x[3:4], y, ids[3:4], jnp.float32(0.1))[0])
+    objective = Softmax(0.3, 0.1)
+    near = y.copy()
+    near[9] = x[3]  # as near as can be; 3 and 9 share a picture
+    both = np.array([3, 9])
+    ours, _ = objective(x[both], y[both], ids[both], jnp.float32(0.1))
+    moved, _ = objective(x[both], near[both], ids[both], jnp.float32(0.1))
+    np.testing.assert_allclose(ours, 0, atol=1e-6)  # each is alone with its partner
+    np.testing.assert_allclose(moved, 0, atol=1e-6)
+    assert np.abs(gradient(y[3:4])).max() < 1e-6
+
+
+def test_accuracy_counts_the_hits_of_both_directions() -> None:
+    x = np.eye(4, dtype=np.float32)
+    y = x[[0, 1, 3, 2]]  # two of four swapped
+    ids = np.arange(4, dtype=np.int32)[:, None]
+    _, logs = Softmax()(x, y, ids, jnp.float32(0.1))
+    assert float(logs['accuracy']) == 0.5
+
+
+def test_eight_devices_equal_one() -> None:
+    x, y, ids = example()
+    objective = Softmax(0.3, 0.1)
+
+    def loss(x, y, temperature, ids):
+        return objective(x, y, ids, temperature)[0]
+
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    alone = both(x, y, jnp.float32(0.1), ids)
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec('data'))
+    placed = [jax.device_put(value, split) for value in (x, y, ids)]
+    apart = both(placed[0], placed[1], jnp.float32(0.1), placed[2])
+    assert len(apart[1][0].sharding.device_set) == 8
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(apart)):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)

@@ -1,0 +1,265 @@
+"""The step, the optimizer, the checkpoints and the loop, on streams of plain arrays."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mural_jax import config, metrics
+from mural_jax.checkpoints import Checkpoints
+from mural_jax.run import Run
+from mural_jax.sharding import MeshShape, global_batch
+from mural_jax.training import loop
+from mural_jax.training.optimizers import Optimizer, first_match
+from mural_jax.training.step import Clamp, State
+from mural_jax.types import Batch, UserError
+
+VOCABULARY = 60
+
+
+class ArrayStream:
+    """Random batches, a function of the step."""
+
+    def __init__(self, fields: dict[str, tuple[tuple[int, ...], type, int]], batch_size: int = 16):
+        self.batch_size, self._fields = batch_size, fields
+        self.languages = ('aa', 'bb')
+
+    def batches(
+        self, first_step: int, last_step: int, host: int = 0, num_hosts: int = 1
+    ) -> Iterator[Batch]:
+        for step in range(first_step, last_step):
+            rng = np.random.default_rng(step)
+            batch = {
+                name: rng.integers(1, top, (self.batch_size, *shape)).astype(kind)
+                for name, (shape, kind, top) in self._fields.items()
+            }
+            ids = rng.integers(0, 200, (self.batch_size, 2)).astype(np.int32)
+            yield batch | {'ids': ids, 'language': ids[:, 0] % 2}
+
+
+def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
+    text = ((12,), np.int32, VOCABULARY)
+    image = ((64, 64, 3), np.uint8, 255)
+    return {
+        'captions': ArrayStream({'image': image, 'text': text}, batch_size),
+        'translations': ArrayStream({'source': text, 'target': text}, batch_size),
+    }
+
+
+def trainer(*overrides: str) -> tuple[loop.Trainer, State]:
+    run = Run.of(config.load('emoji:tiny', list(overrides)))
+    graphdef, params, statistics = run.build_model(VOCABULARY)
+    built = run.build_trainer(graphdef)
+    return built, built.place(params, statistics)
+
+
+def one_step(*overrides: str) -> tuple[State, dict]:
+    built, state = trainer(*overrides)
+    batches = {name: next(iter(stream.batches(0, 1))) for name, stream in streams().items()}
+    return built.step(state, batches)
+
+
+def close(left: object, right: object, **tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+NO_DROPOUT = ('--config.model.towers.image.dropout=0.0', '--config.model.towers.text.dropout=0.0')
+
+
+def test_eight_devices_equal_one() -> None:
+    """Loss, every log and every parameter after a step; batch norm sees the global batch."""
+    state, logs = one_step(*NO_DROPOUT)
+    assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == 8
+    built, first = trainer(*NO_DROPOUT)
+    alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    batches = {name: next(iter(s.batches(0, 1))) for name, s in streams().items()}
+    inputs = {
+        name: {k: v for k, v in batch.items() if k != 'language'} for name, batch in batches.items()
+    }
+    from mural_jax.training.step import train_step
+
+    one, one_logs = train_step(
+        built.graphdef, tuple(built.tasks.items()), built.optimizer, built.clamp, np.uint32(0),
+        jax.device_put(first, alone), jax.device_put(inputs, alone),
+    )  # fmt: skip
+    close(logs, one_logs, rtol=2e-4)
+    close(state.statistics, one.statistics, rtol=1e-4, atol=1e-5)
+    # Adam's first step is the sign of the gradient: a tiny one may differ by twice the rate.
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(one.params)):
+        assert np.mean(np.abs(a - b) > 1e-5) < 0.01
+
+
+def test_parameters_can_be_split() -> None:
+    rules = '--config.mesh.fsdp=4'
+    run_config = config.load('emoji:tiny', [rules, *NO_DROPOUT])
+    run_config['sharding'] = (('token_VD', ('fsdp', None)), ('up/kernel', (None, None, 'fsdp')))
+    run = Run.of(run_config)
+    graphdef, params, statistics = run.build_model(VOCABULARY)
+    built = run.build_trainer(graphdef)
+    state = built.place(params, statistics)
+    table = state.params['towers']['text']['token_VD']
+    assert table.addressable_shards[0].data.shape == (VOCABULARY // 4, 32)
+    batches = {name: next(iter(s.batches(0, 1))) for name, s in streams().items()}
+    _, logs = built.step(state, batches)
+    _, whole = one_step(*NO_DROPOUT)
+    close(logs, whole, rtol=2e-4)
+
+
+def test_a_mesh_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match='8 devices'):
+        MeshShape(data=3).build()
+    built, state = trainer()
+    with pytest.raises(UserError, match='batch_size=12'):
+        loop.train(built, state, streams(12), Path('unused'), 'hash', print)
+
+
+def test_a_clamped_temperature_comes_back() -> None:
+    """Clamped after the update: at the bound there is still a gradient."""
+    built, state = trainer('--config.clamp.lowest=0.05', '--config.clamp.highest=0.05001')
+    batches = {name: next(iter(stream.batches(0, 1))) for name, stream in streams().items()}
+    for _ in range(2):
+        state, logs = built.step(state, batches)
+    np.testing.assert_allclose(logs['image_text/temperature'], 0.05, rtol=1e-3)
+    moment = state.optimizer[1].mu['log_temperature']['image_text']
+    assert float(jnp.abs(moment)) > 0
+
+
+def test_a_task_of_weight_zero_is_not_there() -> None:
+    """The one-task limit: the other task's head and temperature stay as they were."""
+    built, first = trainer('--config.tasks.text_text.weight=0.0')
+    before = jax.device_get(first.params)
+    batches = {name: next(iter(stream.batches(0, 1))) for name, stream in streams().items()}
+    state, logs = built.step(first, batches)
+    close(before['log_temperature']['text_text'], state.params['log_temperature']['text_text'])
+    np.testing.assert_allclose(logs['loss'], logs['image_text/loss'], rtol=1e-6)
+
+
+def test_dropout_is_a_function_of_the_step() -> None:
+    same, other = (one_step()[1]['loss'] for _ in range(2)), one_step('--config.seed=1')[1]['loss']
+    first, second = same
+    assert float(first) == float(second)
+    assert float(first) != float(other)
+
+
+def test_decay_and_multipliers_go_by_the_first_pattern() -> None:
+    params = {
+        'a': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)},
+        'b': {'kernel': jnp.ones((2, 2))},
+    }
+    zero = jax.tree.map(jnp.zeros_like, params)
+    spec = Optimizer(
+        'adamw', 0.1, 0, weight_decay=(('bias', 0.0), ('a/', 0.5)), multipliers=(('b/', 0.0),)
+    )
+    optimizer = spec.build(10)
+    update, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(update['a']['kernel'], -0.05)
+    np.testing.assert_allclose(update['a']['bias'], 0)
+    ones = jax.tree.map(jnp.ones_like, params)
+    update, _ = optimizer.update(ones, optimizer.init(params), params)
+    np.testing.assert_allclose(update['b']['kernel'], 0)
+    assert first_match((('k', 1.0), ('ker', 2.0)), 'kernel') == 1.0
+    assert first_match((('x', 1.0),), 'kernel') is None
+
+
+@pytest.mark.parametrize('kind', ['adamw', 'lamb', 'adafactor'])
+def test_optimizers_find_the_bottom(kind: str) -> None:
+    target = jnp.arange(6.0).reshape(2, 3)
+    optimizer = Optimizer(kind, 0.1, 5, decay='linear').build(300)
+    params = {'x': jnp.ones((2, 3))}
+    state = optimizer.init(params)
+    for _ in range(300):
+        gradient = {'x': params['x'] - target}
+        update, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, update)
+    assert float(jnp.abs(params['x'] - target).max()) < 0.3
+
+
+def test_the_schedule_rises_and_falls() -> None:
+    for decay in ('linear', 'cosine'):
+        rate = Optimizer('adamw', 1e-3, 10, decay=decay).schedule(100)
+        assert float(rate(0)) == 0
+        assert float(rate(10)) == pytest.approx(1e-3)
+        assert float(rate(55)) == pytest.approx(5e-4)
+        assert float(rate(100)) == pytest.approx(0, abs=1e-9)
+
+
+def run_loop(folder: Path, *overrides: str) -> State:
+    built, state = trainer(*overrides)
+    folder.mkdir(exist_ok=True)
+    return loop.train(built, state, streams(), folder, 'hash', check=lambda found: None)
+
+
+def without_timings(folder: Path) -> list[dict]:
+    return [
+        {k: v for k, v in line.items() if k not in metrics.TIMINGS} for line in metrics.read(folder)
+    ]
+
+
+def test_resume_is_exact_bit_for_bit(tmp_path: Path) -> None:
+    """Stopped after 8 of 12 steps, with dropout on, and started again."""
+    whole = run_loop(tmp_path / 'whole')
+    built, state = trainer()
+    (tmp_path / 'parts').mkdir()
+    halted = streams()
+    real = halted['captions'].batches
+
+    def stops(first: int, *rest: int) -> Iterator[Batch]:
+        for step, batch in enumerate(real(first, *rest), first):
+            if step == 9:
+                raise KeyboardInterrupt
+            yield batch
+
+    halted['captions'].batches = stops
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(built, state, halted, tmp_path / 'parts', 'hash', check=lambda found: None)
+    again = run_loop(tmp_path / 'parts')
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_timings(tmp_path / 'whole') == without_timings(tmp_path / 'parts')
+    assert [line['step'] for line in metrics.read(tmp_path / 'parts')] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_checkpoint_holds_one_integer_a_stream(tmp_path: Path) -> None:
+    run_loop(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps == [8, 12]
+    about = checkpoints.about(12)
+    assert about['positions'] == {'captions': 192, 'translations': 192}
+    assert sum(about['counts']['captions']) == 192
+    with pytest.raises(UserError, match='step 5'):
+        checkpoints.choose(5)
+    checkpoints.close()
+
+
+def test_a_half_written_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / 'metrics.jsonl'
+    lines = [json.dumps({'step': step, 'loss': 1.0}) for step in (2, 4, 6)]
+    path.write_text('\n'.join(lines) + '\n{"step": 8, "lo', encoding='utf-8')
+    with metrics.Metrics(tmp_path, 4, 10):
+        pass
+    assert [line['step'] for line in metrics.read(tmp_path)] == [2, 4]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='not finite'):
+        run_loop(
+            tmp_path, '--config.optimizer.learning_rate=1e30', '--config.optimizer.warmup_steps=0'
+        )
+
+
+def test_the_clamp_is_what_the_config_says() -> None:
+    assert Run.of(config.load('emoji:tiny', ['--config.clamp.lowest=0.02'])).clamp == Clamp(
+        0.02, 1.0
+    )
+
+
+def test_a_global_batch_is_cut_over_the_devices() -> None:
+    mesh = MeshShape().build()
+    batch = global_batch({'x': np.arange(16)}, mesh)
+    assert batch['x'].addressable_shards[3].data.tolist() == [6, 7]
