@@ -30,14 +30,16 @@ class Augment:
     zoom: largest change of scale, as a share, in [0, 1).
     rotate: largest turn, in degrees.
     colour: largest change of brightness, contrast and saturation, as a share, in [0, 1).
+    mirror: how many pictures are mirrored left to right, as a share, in [0, 1].
     """
 
     shift: float = 0.0
     zoom: float = 0.0
     rotate: float = 0.0
     colour: float = 0.0
+    mirror: float = 0.0
 
-    NUM_RANDOM = 7  # numbers in [0, 1) that one picture takes
+    NUM_RANDOM = 8  # numbers in [0, 1) that one picture takes
 
     def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
         """uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]; `random_BU` is float32 [B, NUM_RANDOM]."""
@@ -54,8 +56,14 @@ class Augment:
         # Rows of the projective matrix that maps a pixel of the result to one of the source.
         right_B = middle - middle * cos_B + middle * sin_B + signed_BU[:, 2] * self.shift * side
         down_B = middle - middle * sin_B - middle * cos_B + signed_BU[:, 3] * self.shift * side
+        mirrored_B = (signed_BU[:, 7] + 1) / 2 < self.mirror
+        right_B = tf.where(mirrored_B, side - 1 - right_B, right_B)
+        flip_B = tf.where(mirrored_B, -1.0, 1.0)
         zero_B = tf.zeros_like(turn_B)
-        matrix_B8 = tf.stack([cos_B, -sin_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1)
+        across_B, skew_B = cos_B * flip_B, -sin_B * flip_B
+        matrix_B8 = tf.stack(
+            [across_B, skew_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1
+        )
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=image_BHWC, transforms=matrix_B8, output_shape=tf.shape(image_BHWC)[1:3],
             interpolation='BILINEAR', fill_mode='CONSTANT', fill_value=WHITE,

@@ -12,7 +12,8 @@ class DualEncoder(nnx.Module):
 
     Each task projects onto the unit sphere with heads of its own, one for each tower it uses
     (MURAL, Jain et al. 2021, arXiv:2109.05125), and learns a temperature of its own: the tasks
-    differ in batch and in margin.
+    differ in batch and in margin. Heads start orthogonal: what the translations align in the text
+    tower is then aligned in the space of the pictures too.
     """
 
     def __init__(
@@ -23,12 +24,7 @@ class DualEncoder(nnx.Module):
         self.towers = nnx.Dict(towers)
         self.heads = nnx.Dict(
             {
-                task: nnx.Dict(
-                    {
-                        tower: nnx.Linear(widths[tower], embedding, use_bias=False, rngs=rngs)
-                        for tower in names
-                    }
-                )
+                task: nnx.Dict({tower: _head(widths[tower], embedding, rngs) for tower in names})
                 for task, names in heads.items()
             }
         )
@@ -48,3 +44,8 @@ class DualEncoder(nnx.Module):
     def temperature(self, task: str) -> Array:
         """The task's temperature, a positive scalar."""
         return jnp.exp(self.log_temperature[task][...])
+
+
+def _head(width: int, embedding: int, rngs: nnx.Rngs) -> nnx.Linear:
+    initial = nnx.initializers.orthogonal()
+    return nnx.Linear(width, embedding, use_bias=False, kernel_init=initial, rngs=rngs)
