@@ -91,19 +91,32 @@ def build(table: Mapping[str, Callable], node: Node, where: str, **given: Any) -
 
 def make(call: Callable, node: Node, where: str, **given: Any) -> Any:
     """`call` with a node's keys as arguments, each checked by name and by type."""
-    parameters = inspect.signature(call).parameters
+    parameters = arguments_of(call)
     hints = typing.get_type_hints(call.__init__ if inspect.isclass(call) else call)
     open_to = [name for name in parameters if name not in given]
     for key in node:
         if key not in open_to:
-            raise UserError(f'config.{where} has no key {key!r}.{nearest(key, open_to)}')
+            raise UserError(f'{_place(where)} has no key {key!r}.{nearest(key, open_to)}')
     for name in open_to:
         if parameters[name].default is inspect.Parameter.empty and name not in node:
-            raise UserError(f'config.{where} lacks the key {name!r}.')
+            raise UserError(f'{_place(where)} lacks the key {name!r}.')
     arguments = {
         key: _typed(value, hints.get(key), f'{where}.{key}') for key, value in node.items()
     }
     return call(**arguments, **given)
+
+
+def _place(where: str) -> str:
+    return f'config.{where}' if where else 'config'
+
+
+def arguments_of(call: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments of a function, or of what makes an object of a class."""
+    if not inspect.isclass(call):
+        return dict(inspect.signature(call).parameters)
+    # Not the signature of the class: a metaclass such as NNX's hides the arguments.
+    parameters = dict(inspect.signature(call.__init__).parameters)
+    return {name: value for name, value in parameters.items() if name != 'self'}
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

@@ -40,7 +40,8 @@ class Metrics:
             )
         self._progress = Progress(
             TextColumn('training'), BarColumn(), MofNCompleteColumn(),
-            TextColumn('{task.fields[line]}'), TimeElapsedColumn(), TextColumn('ETA'), TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn('{task.fields[line]}'), TimeElapsedColumn(), TextColumn('ETA'),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console, disable=not write or not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task('', total=num_steps, completed=step, line='')
@@ -59,7 +60,7 @@ class Metrics:
 
     def say(self, text: str) -> None:
         """A line of its own in the terminal."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""

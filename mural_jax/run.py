@@ -5,7 +5,6 @@ The literal tables here are the only places where a name in a config meets a cla
 
 import dataclasses
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 
-from mural_jax.config import build, make, nearest
+from mural_jax.config import arguments_of, build, make, nearest
 from mural_jax.evaluation.evaluators import ImageText, TextText
 from mural_jax.models import functional
 from mural_jax.models.dual_encoder import DualEncoder
@@ -63,7 +62,7 @@ class Run:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> 'Run':
         """Raises UserError where a key is unknown, missing, or its value does not fit."""
-        run = make(cls, config, 'config')
+        run = make(cls, config, '')
         run.build_tasks()
         run.build_evaluators()
         return run
@@ -138,7 +137,8 @@ def _dual_encoder(
     built, widths = {}, {}
     for name, node in towers.items():
         given: dict[str, Any] = {'rngs': rngs}
-        if 'vocab_size' in inspect.signature(TOWERS.get(node.get('kind'), dict)).parameters:
+        kind = TOWERS.get(node.get('kind'))
+        if kind and 'vocab_size' in arguments_of(kind):
             given['vocab_size'] = vocab_size
         built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
         widths[name] = node['width']

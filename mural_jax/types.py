@@ -7,8 +7,6 @@ N ids of an example, K candidates kept, V vocabulary.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
 
 # A batch of one stream. Inputs are named by field: an image is uint8 [B, H, W, C], a text is
@@ -38,12 +36,4 @@ class Objective(Protocol):
         self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Returns (scalar loss, scalar logs)."""
-        ...
-
-
-class Source(Protocol):
-    """Embeddings of named items, as an evaluator wants them."""
-
-    def __call__(self, head: str, texts: list[str]) -> np.ndarray:
-        """Returns float32 [len(texts), D], unit norm."""
         ...

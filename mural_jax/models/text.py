@@ -26,7 +26,7 @@ class Transformer(nnx.Module):
         """int32 [B, L], L at most max_length -> Encoding; `key` turns dropout on."""
         first, second = split_key(key, 2)
         position_LD = self.position_LD[...][: text_BL.shape[1]]
-        x_BLD = (self.token_VD[...][text_BL] + position_LD).astype(self.dtype)
+        x_BLD = (self.token_VD[...][text_BL] + position_LD[None]).astype(self.dtype)
         mask_BL = text_BL != PAD
         x_BLD = self.stack(drop(x_BLD, self.dropout, first), mask_BL, second)
         tokens_BLD = self.norm(x_BLD)

@@ -53,7 +53,7 @@ class ViT(nnx.Module):
             x = jax.nn.gelu(norm(patch(x), use_running_average=key is None))
         x_BLD = self.patches[-1](x).reshape(len(image_BHWC), -1, self.width)
         first, second = split_key(key, 2)
-        x_BLD = drop(x_BLD + self.position_LD[...].astype(self.dtype), self.dropout, first)
+        x_BLD = drop(x_BLD + self.position_LD[...].astype(self.dtype)[None], self.dropout, first)
         mask_BL = jnp.ones(x_BLD.shape[:2], bool)
         tokens_BLD = self.norm(self.stack(x_BLD, mask_BL, second))
         return Encoding(masked_mean(tokens_BLD, mask_BL), tokens_BLD, mask_BL)

@@ -1,5 +1,6 @@
 """One step of training: a pure function of the state and the batches."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ class State(NamedTuple):
     optimizer: Any
 
 
-class Clamp(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Clamp:
     """Where learned temperatures stay. CLIP's bound (arXiv:2103.00020) is 0.01."""
 
     lowest: float = 0.01
