@@ -103,7 +103,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
 def _shrink(config: ConfigDict) -> None:
     config.schedule = dict(num_steps=12, log_every=2, checkpoint_every=4, keep=2)
     config.optimizer.warmup_steps = 2
-    config.tokenizer.vocab_size = 2000
+    config.tokenizer.vocab_size = 4000
     config.model.embedding = 32
     for stream in config.streams.values():
         stream.batch_size = 16

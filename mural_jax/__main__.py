@@ -33,7 +33,9 @@ def main(argv: list[str]) -> int:
     unknown = [word for word in rest if word not in overrides]
     if unknown or (overrides and not hasattr(arguments, 'config')):
         parser.error(f'unknown arguments: {" ".join(unknown or overrides)}')
+    # TensorFlow only reads data here, and has nothing to say about it.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     arguments.overrides = overrides
     try:
         arguments.verb(arguments)

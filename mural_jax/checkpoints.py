@@ -70,7 +70,11 @@ class Checkpoints:
 
     def save(self, step: int, trees: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Starts to save named trees of arrays; `about` is JSON. Waits for the save before it."""
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree != {}}
+        items = {
+            name: ocp.args.StandardSave(tree)
+            for name, tree in trees.items()
+            if jax.tree.leaves(tree)
+        }
         about_item = ocp.args.JsonSave(dict(about))
         self._manager.save(step, args=ocp.args.Composite(about=about_item, **items))
 
@@ -88,7 +92,7 @@ class Checkpoints:
         items = {
             name: ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
             for name, tree in like.items()
-            if tree != {}
+            if jax.tree.leaves(tree)
         }
         return dict(like) | dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
 

@@ -131,7 +131,7 @@ def _parameters(folder: Path) -> dict[str, bytes]:
         'import sys, numpy as np, jax, orbax.checkpoint as ocp\n'
         'with ocp.CheckpointManager(sys.argv[1]) as m:\n'
         '    tree = m.restore(12, args=ocp.args.Composite(params=ocp.args.StandardRestore(),\n'
-        '        optimizer=ocp.args.StandardRestore()))\n'
+        '        progress=ocp.args.StandardRestore()))\n'
         'for path, leaf in jax.tree_util.tree_leaves_with_path(dict(tree)):\n'
         '    print(jax.tree_util.keystr(path), np.asarray(leaf).tobytes().hex())'
     )

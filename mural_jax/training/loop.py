@@ -109,7 +109,7 @@ def train(
         first = checkpoints.steps[-1]
         about = checkpoints.about(first)
         check(about['vocabulary'])
-        state = State(**checkpoints.restore(first, **state._asdict()))
+        state = State.of(checkpoints.restore(first, **state.trees()))
         counts = {name: np.array(about['counts'][name], np.int64) for name in streams}
     writer = jax.process_index() == 0
     with Metrics(workdir, first, trainer.schedule.num_steps, write=writer) as metrics:
@@ -123,7 +123,7 @@ def train(
                 'positions': positions,
                 'counts': {name: count.tolist() for name, count in counts.items()},
             }
-            checkpoints.save(step, state._asdict(), about)
+            checkpoints.save(step, state.trees(), about)
 
         state = _loop(trainer, state, streams, counts, first, metrics, save)
     checkpoints.close()

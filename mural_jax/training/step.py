@@ -22,6 +22,16 @@ class State(NamedTuple):
     statistics: Params  # of batch norms
     optimizer: Any
 
+    def trees(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name: who serves a model needs the first two."""
+        progress = {'step': self.step, 'optimizer': self.optimizer}
+        return {'params': self.params, 'statistics': self.statistics, 'progress': progress}
+
+    @classmethod
+    def of(cls, trees: Mapping[str, Any]) -> 'State':
+        """The state that `trees` was made of."""
+        return cls(params=trees['params'], statistics=trees['statistics'], **trees['progress'])
+
 
 @dataclasses.dataclass(frozen=True)
 class Clamp:
