@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 from flax import nnx
 
 from mural_jax.config import arguments_of, build, make, nearest
@@ -65,6 +66,13 @@ class Run:
         run = make(cls, config, '')
         run.build_tasks()
         run.build_evaluators()
+        for name, stream in run.streams.items():
+            for key, most in (('max_length', run.text_length), ('image_size', run.image_size)):
+                if key in stream and stream[key] != most:
+                    raise UserError(
+                        f'config.streams.{name}.{key}={stream[key]} is not what the tower takes, '
+                        f'{most}. Set both to one value.'
+                    )
         return run
 
     def build_tasks(self) -> dict[str, Task]:
@@ -104,9 +112,11 @@ class Run:
             given = {'run': self, 'rngs': rngs, 'vocab_size': vocab_size}
             return build(MODELS, self.model, 'model', **given)
 
+        graphdef, params, statistics = functional.split(nnx.eval_shape(construct))
         if not abstract:
-            return functional.split(construct())
-        return functional.split(nnx.eval_shape(construct))
+            # In one program: array by array it takes several seconds.
+            params, statistics = jax.jit(lambda: functional.split(construct())[1:])()
+        return graphdef, params, statistics
 
     def build_trainer(self, graphdef: Any) -> Trainer:
         """Everything that is fixed before the first step."""

@@ -1,12 +1,17 @@
 """Eight CPU devices, strict promotion, and data made once for all tests."""
 
 import os
+import tempfile
 
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-)
+# Compiling is most of the time of these tests, so programs are not optimised.
+UNOPTIMISED = '--xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {UNOPTIMISED}'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# What one test compiled, another does not compile again, in whatever process.
+_CACHE = tempfile.TemporaryDirectory(prefix='mural-compiled-')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import subprocess
 import sys
@@ -22,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'--xla_force_host_platform_device_count={devices} {UNOPTIMISED}'
     environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', **more}
     command = [sys.executable, '-m', 'mural_jax', *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import mural
+from conftest import UNOPTIMISED, mural
 from PIL import Image
 
 from mural_jax import metrics
 
+ONE_DEVICE = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
 VERBS = ('prepare', 'train', 'evaluate', 'search', 'report')
 
 
@@ -105,7 +106,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     killed = tmp_path / 'killed'
     command = [sys.executable, '-m', 'mural_jax', 'train', '--config=emoji:tiny',
                f'--workdir={killed}', f'--data_dir={data_dir}']  # fmt: skip
-    environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=1'}
+    environment = os.environ | {'XLA_FLAGS': ONE_DEVICE}
     rng = np.random.default_rng()
     for _ in range(3):
         started = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
@@ -138,7 +139,7 @@ def _parameters(folder: Path) -> dict[str, bytes]:
     done = subprocess.run(
         [sys.executable, '-c', code, str((folder / 'checkpoints').resolve())],
         capture_output=True, text=True, check=True,
-        env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=1'},
+        env=os.environ | {'XLA_FLAGS': ONE_DEVICE},
     )  # fmt: skip
     leaves = dict(line.split() for line in done.stdout.splitlines())
     assert len(leaves) > 20

@@ -70,5 +70,5 @@ def train_step(
     params['log_temperature'] = jax.tree.map(
         lambda value: jnp.clip(value, low, high), params['log_temperature']
     )
-    logs['gradient_norm'] = optax.global_norm(gradient)
+    logs['gradient_norm'] = optax.tree.norm(gradient)
     return State(state.step + 1, params, passed, optimizer_state), logs
