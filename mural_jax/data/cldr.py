@@ -5,6 +5,7 @@ packages `unicode-data` and `unicode-cldr-core` install them.
 """
 
 import dataclasses
+import functools
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def locales(cldr_dir: Path) -> list[str]:
     return [name for name in names if re.fullmatch(r'[a-z]{2,3}(_[A-Z][a-z]{3})?', name)]
 
 
+@functools.cache
 def annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]:
     """Emoji -> (name, keywords) in a locale; an emoji without a name of its own is left out."""
     names: dict[str, str] = {}
@@ -116,8 +118,9 @@ def display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, str]]
     path = cldr_dir / 'common' / 'main' / f'{locale}.xml'
     if not path.exists():
         return
+    root = _parse(path)
     for kind in KINDS:
-        for node in _parse(path).iterfind(f'.//localeDisplayNames//{kind}[@type]'):
+        for node in root.iterfind(f'.//localeDisplayNames//{kind}[@type]'):
             text = (node.text or '').strip()
             code = node.attrib['type']
             if text and text not in (INHERITED, code) and node.get('alt') is None:

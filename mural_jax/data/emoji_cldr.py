@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from mural_jax.data import cldr
 from mural_jax.data.pictures import Painter
-from mural_jax.data.schema import texts_feature
+from mural_jax.data.schema import Text, columns, texts_feature
 from mural_jax.types import UserError
 
 PICTURE_SIZE = 64  # pixels
@@ -122,8 +122,8 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
                 skipped['without a name' if png else 'without a glyph in the font'] += 1
                 continue
             yield split_of(emoji.concept), {
-                'id': emoji.id, 'concept': emoji.concept, 'texts': texts, 'image': png,
-                'group': emoji.group, 'subgroup': emoji.subgroup,
+                'id': emoji.id, 'concept': emoji.concept, 'texts': columns(texts),
+                'image': png, 'group': emoji.group, 'subgroup': emoji.subgroup,
             }  # fmt: skip
         for reason, count in skipped.items():
             print(f'emoji_cldr: {count} of {len(table)} emoji skipped, {reason}')
@@ -137,26 +137,30 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
             if emoji.group == 'Flags':
                 held_out_territories[_territory(emoji.char)] = split
             texts = _texts(names, key)
-            if len({text['language'] for text in texts}) > 1:
-                yield split, {'id': emoji.id, 'concept': emoji.concept, 'texts': texts}
-        rows: dict[tuple[str, str], list] = collections.defaultdict(list)
+            if len({language for language, _, _ in texts}) > 1:
+                yield split, _row(emoji.id, emoji.concept, texts)
+        rows: dict[tuple[str, str], list[Text]] = collections.defaultdict(list)
         for locale in names:
             for kind, code, name in cldr.display_names(self._paths['cldr'], locale):
-                rows[kind, code].append({'language': locale, 'kind': 'name', 'text': name})
+                rows[kind, code].append((locale, 'name', name))
         for (kind, code), texts in rows.items():
             split = held_out_territories.get(code, 'train') if kind == 'territory' else 'train'
             if len(texts) > 1:
-                yield split, {'id': f'{kind}-{code}', 'concept': f'{kind}: {code}', 'texts': texts}
+                yield split, _row(f'{kind}-{code}', f'{kind}: {code}', texts)
 
 
-def _texts(names: Names, char: str) -> list[dict[str, str]]:
+def _row(row_id: str, concept: str, texts: list[Text]) -> dict[str, Any]:
+    return {'id': row_id, 'concept': concept, 'texts': columns(texts)}
+
+
+def _texts(names: Names, char: str) -> list[Text]:
     """Name and keywords of an emoji in every locale that names it."""
     texts = []
     for locale, named in names.items():
         if char in named:
             name, keywords = named[char]
-            texts.append({'language': locale, 'kind': 'name', 'text': name})
-            texts += [{'language': locale, 'kind': 'keyword', 'text': word} for word in keywords]
+            texts.append((locale, 'name', name))
+            texts += [(locale, 'keyword', word) for word in keywords]
     return texts
 
 

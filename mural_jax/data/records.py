@@ -45,7 +45,7 @@ class Records:
             raise UserError(f'{dataset} has no split {split!r}; it has {known}.')
         method = tfds.decode.DeserializeMethod.RAW_BYTES
         self._source = builder.as_data_source(split, deserialize_method=method)
-        self.languages: list[str] = builder.info.features['texts']['language'].names
+        self.languages: list[str] = builder.info.features['texts']['language'].feature.names
         self.name = f'{dataset}:{split}'
         if indexed:
             path = _presence_path(Path(builder.data_path), split)

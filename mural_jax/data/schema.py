@@ -10,17 +10,22 @@ import tensorflow_datasets as tfds
 
 NAME, KEYWORD = 0, 1
 KINDS = ('name', 'keyword')
+Text = tuple[str, str, str]  # language, kind, text
 
 
-def texts_feature(languages: list[str]) -> tfds.features.Sequence:
-    """A sequence of {language, kind, text}; the first two are stored as integers."""
-    return tfds.features.Sequence(
-        {
-            'language': tfds.features.ClassLabel(names=languages),
-            'kind': tfds.features.ClassLabel(names=KINDS),
-            'text': tfds.features.Text(),
-        }
-    )
+def texts_feature(languages: list[str]) -> dict[str, tfds.features.Sequence]:
+    """Three lists of one length, {language, kind, text}; the first two are stored as integers."""
+    return {
+        'language': tfds.features.Sequence(tfds.features.ClassLabel(names=languages)),
+        'kind': tfds.features.Sequence(tfds.features.ClassLabel(names=KINDS)),
+        'text': tfds.features.Sequence(tfds.features.Text()),
+    }
+
+
+def columns(texts: list[Text]) -> dict[str, list[str]]:
+    """The three lists that `texts_feature` takes."""
+    language, kind, text = (list(column) for column in zip(*texts))
+    return {'language': language, 'kind': kind, 'text': text}
 
 
 def parse(serialized_B: tf.Tensor, *, image: bool) -> dict[str, tf.Tensor | tf.RaggedTensor]:
