@@ -40,7 +40,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
             alpha=0.5, max_length=MAX_LENGTH, image_size=IMAGE_SIZE,
             text=dict(name_share=0.5, max_keywords=3),
             # Mirrored texts and arrows cost less than mirrored everything else gains.
-            augment=dict(shift=0.15, zoom=0.25, rotate=20.0, colour=0.3, mirror=0.5),
+            augment=dict(shift=0.12, zoom=0.2, rotate=15.0, colour=0.3, mirror=0.5),
         ),
         # Translations from English into all others, as LaBSE has them, the image-text languages
         # too: MURAL's translation pairs cover both.
@@ -72,7 +72,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
             temperature=0.05, objective=dict(kind='softmax', margin=0.0, label_smoothing=0.1),
         ),
         text_text=dict(
-            stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.5,
+            stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.0,
             # LaBSE's margin (arXiv:2007.01852).
             temperature=0.05, objective=dict(kind='softmax', margin=0.3, label_smoothing=0.0),
         ),

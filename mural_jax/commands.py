@@ -48,8 +48,8 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
 def train(config: Config, workdir: Path, data_dir: Path) -> None:
     """Trains to the end, from the newest checkpoint where there is one."""
     run = Run.of(config)
-    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run))
     _check_config(workdir, config)
+    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run))
     kept = workdir / 'vocabulary.model'
     if kept.exists():
         check_vocabulary(Tokenizer.load(kept).hash, tokenizer.hash, workdir)

@@ -69,7 +69,8 @@ def test_search_finds_and_draws(workdir: Path, tmp_path: Path) -> None:
     done = mural('search', f'--workdir={workdir}', '--query=ologbo', '--k=3', f'--out={out}')
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r'^ +\d  +-?\d\.\d{3}', done.stdout, re.MULTILINE)) == 3
-    assert Image.open(out).width > 3 * 128
+    with Image.open(out) as picture:
+        assert picture.width > 3 * 128
 
 
 def test_search_does_not_load_tensorflow(workdir: Path, tmp_path: Path) -> None:
