@@ -15,7 +15,8 @@ mural evaluate --workdir="$run" --data_dir="$data"
 mural report --workdir="$run"
 cat <<END
 
-Next, search the pictures in any of the languages ("ologbo" is Yoruba for a cat):
-    .venv/bin/mural search --workdir=$run --query="ologbo"
+Next, search the pictures in any of the languages; "mushuk" is a cat in Uzbek, which never met
+a picture in training:
+    .venv/bin/mural search --workdir=$run --query="mushuk"
 and open $run/report.html
 END

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jinja2
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mural_jax import metrics
 from mural_jax.checkpoints import read_config, write_atomic
@@ -65,7 +66,7 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters['png'] = lambda png: _data_uri(png, 'image/png')
+    environment.filters['png'] = lambda png: _data_uri(_deflated(png), 'image/png')
     template = Path(__file__).with_name('report.html').read_text(encoding='utf-8')
     html = environment.from_string(template).render(
         name=workdir.resolve().name, step=step, config=read_config(workdir),
@@ -107,6 +108,14 @@ def _curve(lines: list[dict[str, float]], drawn: dict[str, str]) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format='svg', metadata={'Date': None})
     return _data_uri(stream.getvalue(), 'image/svg+xml')
+
+
+def _deflated(png: bytes) -> bytes:
+    """The same picture, small."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.save(stream, 'PNG', optimize=True)
+    return stream.getvalue()
 
 
 def _data_uri(content: bytes, kind: str) -> str:
