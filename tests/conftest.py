@@ -24,8 +24,6 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Two programs over eight devices at once can starve each other's collectives on two cores.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
-ROOT = Path(__file__).parent.parent
-
 
 def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""

@@ -20,7 +20,7 @@ def open_stream(data_dir: Path, name: str, *overrides: str, arg: str = 'tiny') -
     return run.build_streams()[name].open(data_dir, tokenizer, seed=5)
 
 
-def equal(left: dict, right: dict) -> None:
+def assert_equal(left: dict, right: dict) -> None:
     assert left.keys() == right.keys()
     for key in left:
         np.testing.assert_array_equal(left[key], right[key], err_msg=key)
@@ -32,14 +32,14 @@ def test_a_step_is_the_same_from_wherever_it_is_read(data_dir: Path, name: str) 
     later = list(open_stream(data_dir, name).batches(4, 6))
     assert len(later) == 2
     for left, right in zip(from_start[4:], later):
-        equal(left, right)
+        assert_equal(left, right)
 
 
 @pytest.mark.parametrize('name', ['captions', 'translations'])
 def test_hosts_share_the_batch_of_one(data_dir: Path, name: str) -> None:
     whole = next(iter(open_stream(data_dir, name).batches(3, 4)))
     parts = [next(iter(open_stream(data_dir, name).batches(3, 4, h, 4))) for h in range(4)]
-    equal(whole, {key: np.concatenate([part[key] for part in parts]) for key in whole})
+    assert_equal(whole, {key: np.concatenate([part[key] for part in parts]) for key in whole})
 
 
 def test_batches_have_the_shapes_that_are_promised(data_dir: Path) -> None:
