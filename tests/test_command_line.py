@@ -207,10 +207,16 @@ def test_the_vocabulary_of_another_run(workdir: Path, data_dir: Path, tmp_path: 
     from mural_jax.data.tokenizer import train
 
     train(texts, 300, 1.0).save(copy / 'vocabulary.model')
-    for verb in (['train', '--config=emoji:tiny'], ['evaluate']):
-        done = mural(*verb, f'--workdir={copy}', f'--data_dir={data_dir}')
+    data = f'--data_dir={data_dir}'
+    for words in (
+        ['train', '--config=emoji:tiny', data], ['evaluate', data], ['search', '--query=x'],
+        ['report'],
+    ):  # fmt: skip
+        before = tree(copy)
+        done = mural(*words, f'--workdir={copy}')
         assert done.returncode == 2
         assert 'vocabulary' in done.stderr
+        assert tree(copy) == before
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from mural_jax.config import differences, make, nearest
 from mural_jax.run import Run
 from mural_jax.types import UserError
 
-ARGUMENTS = ['mural', 'align', 'shuffled', 'tiny']
+ARGUMENTS = ['mural', 'align', 'shuffled', 'tiny', 'align,tiny']
 
 
 @pytest.mark.parametrize('arg', ARGUMENTS)

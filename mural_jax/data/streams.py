@@ -1,8 +1,8 @@
 """Endless streams of batches, each a pure function of (seed, position).
 
-Position p of a stream is one example. Step s of a run takes the positions
-[s * batch_size, (s + 1) * batch_size), a host its slice of them. So a checkpoint holds one
-integer a stream, and the global batch does not depend on the number of hosts.
+Position p of a stream is one example. A step takes the next `batch_size` positions, a host its
+slice of them. So a checkpoint holds one integer a stream, the next position, and the global batch
+does not depend on the number of hosts.
 """
 
 import dataclasses
@@ -192,35 +192,37 @@ class OpenStream:
         self._language_S = np.array([columns.index(s.languages[0]) for s in self._sources])
 
     def batches(
-        self, first_step: int, last_step: int, host: int = 0, num_hosts: int = 1
+        self, position: int, count: int, host: int = 0, num_hosts: int = 1
     ) -> Iterator[Batch]:
-        """The batches of steps [first_step, last_step), the host's slice of each.
+        """`count` batches, the first one from `position` on, the host's slice of each.
 
         A batch holds the stream's fields as numpy arrays, `ids` int32 [B, N] and `language`
         int32 [B], an index into the stream's `languages`.
         """
-        assert self.spec.batch_size % num_hosts == 0, 'checked where the mesh is made'
+        assert self.batch_size % num_hosts == 0, 'checked where the mesh is made'
         num_inputs = 1 + len(self.spec.partner(*np.zeros((3, 0), np.int64)))
         kinds = [tf.string] * num_inputs + [tf.int64, tf.int32, tf.float32]
 
-        def read(step: np.ndarray) -> list[np.ndarray]:
-            return self._read(int(step), host, num_hosts)
+        def read(first: np.ndarray) -> list[np.ndarray]:
+            return self._read(int(first), host, num_hosts)
 
-        def decode(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            *serialized, languages, language, random = tf.numpy_function(read, [step], kinds)
+        def decode(first: tf.Tensor) -> dict[str, tf.Tensor]:
+            *serialized, languages, language, random = tf.numpy_function(read, [first], kinds)
             for column in serialized:
                 column.set_shape([None])
             languages.set_shape([None, self._languages_SL.shape[1]])
             random.set_shape([None, self.spec.num_random])
             return self._tokenise(self.spec.fields(serialized, languages, random), language)
 
-        steps = tf.data.Dataset.range(first_step, last_step)
-        dataset = steps.map(decode, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
+        end = position + count * self.batch_size
+        firsts = tf.data.Dataset.range(position, end, self.batch_size)
+        dataset = firsts.map(decode, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
         yield from dataset.as_numpy_iterator()
 
-    def _read(self, step: int, host: int, num_hosts: int) -> list[np.ndarray]:
-        size = self.spec.batch_size // num_hosts
-        position_B = step * self.spec.batch_size + host * size + np.arange(size)
+    def _read(self, first: int, host: int, num_hosts: int) -> list[np.ndarray]:
+        """The examples of the batch that starts at position `first`, still serialized."""
+        size = self.batch_size // num_hosts
+        position_B = first + host * size + np.arange(size)
         source_B, drawn_B = self._mixture.locate(position_B)
         size_B = self._mixture.sizes[source_B]
         columns = [drawn_B, *self.spec.partner(drawn_B, size_B, source_B)]

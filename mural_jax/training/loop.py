@@ -4,12 +4,11 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mural_jax.checkpoints import Checkpoints
@@ -17,19 +16,9 @@ from mural_jax.metrics import Metrics
 from mural_jax.sharding import Rules, check_batch, global_batch, tree_sharding
 from mural_jax.tasks import Task
 from mural_jax.training import step as training_step
+from mural_jax.training.feed import Feed, Stream
 from mural_jax.training.step import Clamp, State
 from mural_jax.types import Batch, UserError
-
-
-class Stream(Protocol):
-    """What the loop asks of a stream; `data.streams.OpenStream` is one."""
-
-    batch_size: int
-    languages: tuple[str, ...]
-
-    def batches(
-        self, first_step: int, last_step: int, host: int, num_hosts: int
-    ) -> Iterator[Batch]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,68 +92,49 @@ def train(
     for name, stream in streams.items():
         check_batch(name, stream.batch_size, trainer.mesh)
     checkpoints = Checkpoints(workdir, trainer.schedule.keep)
-    counts = {name: np.zeros(len(s.languages), np.int64) for name, s in streams.items()}
-    first = 0
+    first, feed = 0, Feed(streams)
     if checkpoints.steps:
         first = checkpoints.steps[-1]
         about = checkpoints.about(first)
         check(about['vocabulary'])
         state = State.of(checkpoints.restore(first, **state.trees()))
-        counts = {name: np.array(about['counts'][name], np.int64) for name in streams}
+        feed = Feed(streams, about)
     writer = jax.process_index() == 0
     with Metrics(workdir, first, trainer.schedule.num_steps, write=writer) as metrics:
         for line in _opening(trainer, streams, state.params, first):
             metrics.say(line)
 
         def save(step: int, state: State) -> None:
-            positions = {name: step * stream.batch_size for name, stream in streams.items()}
-            about = {
-                'vocabulary': vocabulary,
-                'positions': positions,
-                'counts': {name: count.tolist() for name, count in counts.items()},
-            }
-            checkpoints.save(step, state.trees(), about)
+            checkpoints.save(step, state.trees(), {'vocabulary': vocabulary, **feed.progress})
 
-        state = _loop(trainer, state, streams, counts, first, metrics, save)
+        state = _loop(trainer, state, feed, first, metrics, save)
     checkpoints.close()
     return state
 
 
 def _loop(
-    trainer: Trainer, state: State, streams: Mapping[str, Stream], counts: dict[str, np.ndarray],
-    first: int, metrics: Metrics, save: Callable[[int, State], None],
+    trainer: Trainer, state: State, feed: Feed, first: int, metrics: Metrics,
+    save: Callable[[int, State], None],
 ) -> State:  # fmt: skip
     schedule = trainer.schedule
-    hosts = jax.process_index(), jax.process_count()
-    readers = {
-        name: stream.batches(first, schedule.num_steps, *hosts) for name, stream in streams.items()
-    }
     logs: list[dict[str, Any]] = []
-    recent = {name: np.zeros_like(count) for name, count in counts.items()}
     waited, started = 0.0, time.perf_counter()
-    for step in range(first + 1, schedule.num_steps + 1):
-        asked = time.perf_counter()
-        batches = {name: next(reader) for name, reader in readers.items()}
-        waited += time.perf_counter() - asked
-        for name, batch in batches.items():
-            recent[name] += np.bincount(batch['language'], minlength=len(recent[name]))
+    for step, batches in enumerate(feed.batches(schedule.num_steps - first), first + 1):
         state, log = trainer.step(state, batches)
         logs.append(log)
         # At most two steps in flight: the host then waits for data only when the device does too.
         jax.block_until_ready(logs[-2:][0])
         metrics.advance(step)
         if schedule.logs(step):
-            values = _means(logs)
-            now = time.perf_counter()
-            pairs = len(logs) * sum(stream.batch_size for stream in streams.values())
-            values |= _add_counts(counts, recent, streams)
-            values |= {
-                'step_seconds': (now - started) / len(logs),
-                'pairs_per_second': pairs / (now - started),
-                'data_wait_share': waited / (now - started),
+            values = _means(logs) | feed.examples()
+            seconds = time.perf_counter() - started
+            timings = {
+                'step_seconds': seconds / len(logs),
+                'pairs_per_second': len(logs) * feed.pairs_per_step / seconds,
+                'data_wait_share': (feed.seconds_waited - waited) / seconds,
             }
-            metrics.write(step, values)
-            logs, waited, started = [], 0.0, now
+            metrics.write(step, values | timings)
+            logs, waited, started = [], feed.seconds_waited, time.perf_counter()
         if schedule.saves(step):
             save(step, state)
     return state
@@ -179,22 +149,6 @@ def _means(logs: list[dict[str, Any]]) -> dict[str, float]:
             'The loss is not finite, so the run cannot go on; its last checkpoint is good. '
             'Start again in a new workdir with a lower config.optimizer.learning_rate.'
         )
-    return values
-
-
-def _add_counts(
-    counts: dict[str, np.ndarray], recent: dict[str, np.ndarray], streams: Mapping[str, Stream]
-) -> dict[str, int]:
-    """Adds the examples seen since the last line, of all hosts; returns the totals by language."""
-    values = {}
-    for name, count in recent.items():
-        seen = count.copy()
-        if jax.process_count() > 1:
-            seen = multihost_utils.process_allgather(seen).sum(0)
-        counts[name] += seen
-        count[:] = 0
-        for language, total in zip(streams[name].languages, counts[name]):
-            values[f'examples/{name}/{language}'] = int(total)
     return values
 
 

@@ -29,7 +29,7 @@ def assert_equal(left: dict, right: dict) -> None:
 @pytest.mark.parametrize('name', ['captions', 'translations'])
 def test_a_step_is_the_same_from_wherever_it_is_read(data_dir: Path, name: str) -> None:
     from_start = list(open_stream(data_dir, name).batches(0, 6))
-    later = list(open_stream(data_dir, name).batches(4, 6))
+    later = list(open_stream(data_dir, name).batches(4 * 16, 2))
     assert len(later) == 2
     for left, right in zip(from_start[4:], later):
         assert_equal(left, right)
@@ -37,8 +37,8 @@ def test_a_step_is_the_same_from_wherever_it_is_read(data_dir: Path, name: str) 
 
 @pytest.mark.parametrize('name', ['captions', 'translations'])
 def test_hosts_share_the_batch_of_one(data_dir: Path, name: str) -> None:
-    whole = next(iter(open_stream(data_dir, name).batches(3, 4)))
-    parts = [next(iter(open_stream(data_dir, name).batches(3, 4, h, 4))) for h in range(4)]
+    whole = next(iter(open_stream(data_dir, name).batches(3 * 16, 1)))
+    parts = [next(iter(open_stream(data_dir, name).batches(3 * 16, 1, h, 4))) for h in range(4)]
     assert_equal(whole, {key: np.concatenate([part[key] for part in parts]) for key in whole})
 
 

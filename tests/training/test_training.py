@@ -30,9 +30,9 @@ class ArrayStream:
         self.languages = ('aa', 'bb')
 
     def batches(
-        self, first_step: int, last_step: int, host: int = 0, num_hosts: int = 1
+        self, position: int, count: int, host: int = 0, num_hosts: int = 1
     ) -> Iterator[Batch]:
-        for step in range(first_step, last_step):
+        for step in range(position // self.batch_size, position // self.batch_size + count):
             rng = np.random.default_rng(step)
             batch = {
                 name: rng.integers(1, top, (self.batch_size, *shape)).astype(kind)
@@ -51,8 +51,8 @@ def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
     }
 
 
-def trainer(*overrides: str) -> tuple[loop.Trainer, State]:
-    run = Run.of(config.load('emoji:tiny', list(overrides)))
+def trainer(*overrides: str, arm: str = 'mural') -> tuple[loop.Trainer, State]:
+    run = Run.of(config.load(f'emoji:{arm},tiny', list(overrides)))
     graphdef, params, statistics = run.build_model(VOCABULARY)
     built = run.build_trainer(graphdef)
     return built, built.place(params, statistics)
@@ -94,6 +94,33 @@ def test_eight_devices_equal_one() -> None:
     pair = jax.device_get((state.params, one.params))
     for a, b in zip(*map(jax.tree.leaves, pair), strict=True):
         assert np.mean(np.abs(a - b) > 1e-5) < 0.01
+
+
+@pytest.mark.parametrize('arm', ['mural', 'align', 'shuffled'])
+def test_every_arm_takes_two_steps(arm: str) -> None:
+    built, state = trainer(arm=arm)
+    before = jax.device_get(state.params)
+    for step in range(2):
+        batches = {
+            task.stream: next(iter(streams()[task.stream].batches(16 * step, 1)))
+            for task in built.tasks.values()
+        }
+        state, logs = built.step(state, batches)
+    assert np.isfinite(logs['loss'])
+    assert int(state.step) == 2
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
+    assert jax.tree.all(moved), moved
+
+
+def test_bfloat16_computes_and_float32_keeps() -> None:
+    """Losses near those of float32; parameters, embeddings and losses stay float32."""
+    half = [f'--config.model.towers.{tower}.dtype=bfloat16' for tower in ('image', 'text')]
+    state, logs = one_step(*half, *NO_DROPOUT)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
+    assert logs['loss'].dtype == jnp.float32
+    _, exact = one_step(*NO_DROPOUT)
+    assert float(logs['loss']) != float(exact['loss'])
+    np.testing.assert_allclose(logs['loss'], exact['loss'], rtol=0.02)
 
 
 def test_parameters_can_be_split() -> None:
