@@ -1,6 +1,7 @@
 """Prepared data sets, read by index."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ BUILDERS = {'emoji_cldr': EmojiCldr}
 def prepare(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
     """Builds a data set `NAME/CONFIG` below `data_dir` if it is not there yet."""
     name, config = dataset.split('/')
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # In a file every update would be a line.
     builder = BUILDERS[name](config=config, data_dir=str(data_dir), sources=sources)
     builder.download_and_prepare()
     for split in builder.info.splits:

@@ -45,6 +45,11 @@ def both_ways(left_ND: np.ndarray, right_ND: np.ndarray, left: str, right: str) 
     return values | {'mean_recall': float(np.mean(list(values.values())))}
 
 
+def chance(size: int) -> float:
+    """The mean recall of a random order of `size` items, percent."""
+    return float(np.mean([100 * min(k / size, 1) for k in RANKS]))
+
+
 def mean_over(results: dict[str, dict[str, float]], languages: list[str]) -> dict[str, float]:
     """The mean of every metric over the languages that have results."""
     rows = [results[language] for language in languages if language in results]

@@ -12,6 +12,7 @@ from rich.table import Table
 from mural_jax.checkpoints import write_atomic
 from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.evaluators import ImageText, Items, Results, TextText, with_means
+from mural_jax.evaluation.retrieval import chance
 from mural_jax.types import UserError
 
 Evaluated = dict[str, Results]
@@ -37,7 +38,8 @@ def evaluate(
         items = read_items(evaluator, data_dir, image_size)
         scored, image_ND = evaluator(items, embedder, languages)
         results[name] = with_means(scored, groups)
-        protocol[name] = evaluator.protocol() | {'items': len(items.ids)}
+        size = len(items.ids)
+        protocol[name] = evaluator.protocol() | {'items': size, 'chance': chance(size)}
         if image_ND is not None:
             galleries.append(Gallery(items, image_ND, evaluator.split, evaluator.task))
     words = json.dumps({'protocol': protocol, 'results': results}, indent=1, ensure_ascii=False)
@@ -79,7 +81,8 @@ def print_table(
     table = Table(title='mean recall, percent')
     table.add_column('language')
     for name in results:
-        table.add_column(name, justify='right')
+        # On two lines, so that three evaluators fit into 80 columns.
+        table.add_column(name.replace('/', '\n'), justify='right')
 
     def add(language: str, style: str = '') -> None:
         cells = [scored.get(language, {}).get('mean_recall') for scored in results.values()]

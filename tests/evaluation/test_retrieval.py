@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mural_jax.evaluation.retrieval import both_ways, mean_over, recall
+from mural_jax.evaluation.retrieval import both_ways, chance, mean_over, recall
 
 
 def test_ranks_made_by_hand() -> None:
@@ -26,6 +26,11 @@ def test_ties_are_shared() -> None:
     """All twenty alike: each rank is as likely, so R@K is K / 20. No order can be lucky."""
     same = np.ones((20, 3), np.float32)
     np.testing.assert_allclose(recall(same, same, np.arange(20)), [5, 25, 50])
+
+
+def test_chance_is_the_recall_of_ties() -> None:
+    assert chance(20) == pytest.approx((5 + 25 + 50) / 3)
+    assert chance(4) == pytest.approx((25 + 100 + 100) / 3)
 
 
 def test_both_directions_and_their_mean() -> None:
