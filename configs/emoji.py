@@ -29,12 +29,12 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         raise ValueError(f'emoji:{arg} is not a config; there are mural, align, shuffled, tiny.')
     config = ConfigDict()
     config.seed = 0
-    config.clamp = dict(lowest=0.01, highest=0.07)
+    config.clamp = dict(lowest=0.01, highest=0.15)
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.sharding = ()
     config.languages = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
     config.schedule = dict(num_steps=1500, log_every=50, checkpoint_every=250, keep=2)
-    config.tokenizer = dict(vocab_size=20000)
+    config.tokenizer = dict(vocab_size=40000)
     config.streams = dict(
         captions=dict(
             kind='captions', dataset='emoji_cldr/pictures', languages=IMAGE_TEXT, batch_size=128,
@@ -58,7 +58,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         towers=dict(
             image=dict(
                 kind='vit', image_size=IMAGE_SIZE, patches=(4, 2, 2, 2), stem=(32, 64, 128),
-                width=256, depth=1, num_heads=4, mlp_ratio=2.0, dtype='float32',
+                width=256, depth=1, num_heads=4, mlp_ratio=2.0, dropout=0.2, dtype='float32',
             ),
             text=dict(
                 kind='transformer', max_length=MAX_LENGTH, width=128, depth=1, num_heads=4,

@@ -7,7 +7,11 @@ from mural_jax.types import PAD, Array, Encoding, UserError
 
 
 class Transformer(nnx.Module):
-    """A bidirectional pre-norm transformer over token ids, pooled by the mean of real tokens."""
+    """A bidirectional pre-norm transformer over token ids, pooled by the mean of real tokens.
+
+    The norm follows the mean, not each token before it: a token then keeps its length, so that
+    telling words can outweigh filler. A choice of ours.
+    """
 
     def __init__(
         self, *, rngs: nnx.Rngs, vocab_size: int, max_length: int, width: int, depth: int,
@@ -29,5 +33,5 @@ class Transformer(nnx.Module):
         x_BLD = (self.token_VD[...][text_BL] + position_LD[None]).astype(self.dtype)
         mask_BL = text_BL != PAD
         x_BLD = self.stack(drop(x_BLD, self.dropout, first), mask_BL, second)
-        tokens_BLD = self.norm(x_BLD)
-        return Encoding(masked_mean(tokens_BLD, mask_BL), tokens_BLD, mask_BL)
+        pooled_BD = self.norm(masked_mean(x_BLD, mask_BL))
+        return Encoding(pooled_BD, self.norm(x_BLD), mask_BL)
