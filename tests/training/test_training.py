@@ -279,8 +279,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_the_clamp_is_what_the_config_says() -> None:
-    run = Run.of(config.load('emoji:tiny', ['--config.clamp.lowest=0.02']))
-    assert run.clamp == Clamp(0.02, 0.07)
+    run = Run.of(
+        config.load('emoji:tiny', ['--config.clamp.lowest=0.02', '--config.clamp.highest=0.5'])
+    )
+    assert run.clamp == Clamp(0.02, 0.5)
 
 
 def test_a_global_batch_is_cut_over_the_devices() -> None:
