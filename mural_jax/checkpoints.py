@@ -17,17 +17,17 @@ import orbax.checkpoint as ocp
 from mural_jax.types import UserError
 
 
-def create_workdir(workdir: Path) -> None:
-    """Raises UserError where the folder cannot be made or written."""
+def create_folder(folder: Path, flag: str) -> None:
+    """Raises UserError, naming the flag it was given by, where it cannot be made or written."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f'.write-{os.getpid()}'
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f'.write-{os.getpid()}'
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f'Cannot write in the workdir {workdir} ({error.strerror}). '
-            'Give a folder that this user may write with --workdir.'
+            f'Cannot write in {folder} ({error.strerror}). '
+            f'Give a folder that this user may write with {flag}.'
         ) from error
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from mural_jax.checkpoints import (
     Checkpoints,
     check_vocabulary,
-    create_workdir,
+    create_folder,
     read_config,
     write_atomic,
 )
@@ -26,7 +26,7 @@ Config = dict[str, Any]
 def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     """Builds the data sets of all streams and evaluators and trains the vocabulary."""
     run = Run.of(config)
-    create_workdir(data_dir)
+    create_folder(data_dir, '--data_dir')
     from mural_jax.data import records, tokenizer
 
     streams = run.build_streams()
@@ -60,7 +60,7 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
         for number, (name, stream) in enumerate(run.build_streams().items())
         if name in drawn
     }
-    create_workdir(workdir)
+    create_folder(workdir, '--workdir')
     write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
     tokenizer.save(kept)
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)

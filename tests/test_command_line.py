@@ -191,7 +191,13 @@ def test_a_workdir_that_cannot_be_written(data_dir: Path) -> None:
         'train', '--config=emoji:tiny', '--workdir=/proc/nowhere', f'--data_dir={data_dir}'
     )
     assert done.returncode == 2
-    assert 'Cannot write' in done.stderr
+    assert 'Cannot write in /proc/nowhere' in done.stderr and '--workdir' in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_written() -> None:
+    done = mural('prepare', '--config=emoji:tiny', '--data_dir=/proc/nowhere')
+    assert done.returncode == 2
+    assert 'Cannot write in /proc/nowhere' in done.stderr and '--data_dir' in done.stderr
 
 
 def test_no_workdir(tmp_path: Path) -> None:
