@@ -55,14 +55,16 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config.model = dict(
         kind='dual_encoder',
         embedding=128,
+        dtype='float32',
         towers=dict(
             image=dict(
                 kind='vit', image_size=IMAGE_SIZE, patches=(4, 2, 2, 2), stem=(32, 64, 128),
-                width=256, depth=1, num_heads=4, mlp_ratio=2.0, dropout=0.2, dtype='float32',
+                pixels='white',
+                layers=dict(width=256, depth=1, num_heads=4, mlp_ratio=2.0, dropout=0.2),
             ),
             text=dict(
-                kind='transformer', max_length=MAX_LENGTH, width=128, depth=1, num_heads=4,
-                mlp_ratio=2.0, dtype='float32',
+                kind='transformer', max_length=MAX_LENGTH,
+                layers=dict(width=128, depth=1, num_heads=4, mlp_ratio=2.0),
             ),
         ),
     )  # fmt: skip
@@ -109,5 +111,5 @@ def _shrink(config: ConfigDict) -> None:
     for stream in config.streams.values():
         stream.batch_size = 16
     for tower in config.model.towers.values():
-        tower.update(width=32, depth=2, num_heads=2, dropout=0.1)
+        tower.layers.update(width=32, depth=2, num_heads=2, dropout=0.1)
     config.model.towers.image.stem = (8, 8, 16)

@@ -55,6 +55,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
         )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run in this workdir would be resumed."""
+    folder = workdir / 'checkpoints'
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
 class Checkpoints:
     """The checkpoints of a workdir, saved in the background, whole or not at all."""
 
@@ -95,6 +101,21 @@ class Checkpoints:
             if jax.tree.leaves(tree)
         }
         return dict(like) | dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
+
+    def read(self, step: int, *names: str) -> dict[str, Any]:
+        """The named trees as they were saved, on the first device; those there are."""
+        saved = self._manager.item_metadata(step)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def like(array: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device)
+
+        items = {
+            name: ocp.args.StandardRestore(jax.tree.map(like, dict(saved[name])))
+            for name in names
+            if saved[name] is not None
+        }
+        return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
 
     def choose(self, step: int | None) -> int:
         """`step`, or the newest. Raises UserError where there is no such checkpoint."""

@@ -11,11 +11,13 @@ from mural_jax.checkpoints import (
     Checkpoints,
     check_vocabulary,
     create_folder,
+    has_checkpoint,
     read_config,
     write_atomic,
 )
 from mural_jax.config import differences, plain
 from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.pretrained.load import load
 from mural_jax.run import Run, vocabulary_path
 from mural_jax.serving.index import Index, contact_sheet
 from mural_jax.types import UserError
@@ -35,11 +37,12 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
         records.prepare(dataset, data_dir, sources)
         print(f'{dataset} is ready in {data_dir}')
     path = vocabulary_path(data_dir, run)
-    if not path.exists():
+    if run.tokenizer.path:
+        made = Tokenizer.load(Path(run.tokenizer.path).expanduser(), run.tokenizer)
+        made.save(path)
+    elif not path.exists():
         texts = {text for stream in streams.values() for text in stream.texts(data_dir)}
-        made = tokenizer.train(
-            sorted(texts), run.tokenizer.vocab_size, run.tokenizer.character_coverage
-        )
+        made = tokenizer.train(sorted(texts), run.tokenizer)
         made.save(path)
         print(f'{made.vocab_size} pieces from {len(texts)} texts')
     print(f'the vocabulary is {path}')
@@ -49,10 +52,11 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
     """Trains to the end, from the newest checkpoint where there is one."""
     run = Run.of(config)
     _check_config(workdir, config)
-    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run))
+    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+    run.check_tokenizer(tokenizer)
     kept = workdir / 'vocabulary.model'
     if kept.exists():
-        check_vocabulary(Tokenizer.load(kept).hash, tokenizer.hash, workdir)
+        check_vocabulary(Tokenizer.load(kept, run.tokenizer).hash, tokenizer.hash, workdir)
     drawn = {task.stream for task in run.build_tasks().values()}
     streams = {
         # Streams differ in their order, runs of another seed too.
@@ -64,7 +68,12 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
     write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
     tokenizer.save(kept)
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
-    trainer = run.build_trainer(graphdef)
+    if not has_checkpoint(workdir):
+        params, statistics, lines = load(
+            run.init_from, params, statistics, run.paired_tasks, tokenizer.hash
+        )
+        print('\n'.join(lines), end='\n' if lines else '')
+    trainer = run.build_trainer(graphdef, params)
     state = trainer.place(params, statistics)
     from mural_jax.training import loop
 
@@ -142,7 +151,7 @@ def _restore(workdir: Path, step: int | None) -> tuple[Run, int, Any, str]:
     from mural_jax.evaluation.embed import Embedder
 
     run = Run.of(plain(read_config(workdir)))
-    tokenizer = Tokenizer.load(workdir / 'vocabulary.model')
+    tokenizer = Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer)
     checkpoints = Checkpoints(workdir)
     step = checkpoints.choose(step)
     check_vocabulary(checkpoints.about(step)['vocabulary'], tokenizer.hash, workdir)

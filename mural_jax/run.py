@@ -8,39 +8,41 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
 
 from mural_jax.config import arguments_of, build, make, nearest
+from mural_jax.data.tokenizer import Vocabulary
 from mural_jax.evaluation.evaluators import ImageText, TextText
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder
-from mural_jax.models.text import Transformer
+from mural_jax.models.convnets import EfficientNet, ResNet
+from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
+from mural_jax.models.layers import DTYPES, Compute, choose
+from mural_jax.models.recurrent import Gru, Lstm
+from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
-from mural_jax.objectives.contrastive import Softmax
+from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.sharding import MeshShape, Rules
 from mural_jax.tasks import Task
 from mural_jax.training.loop import Schedule, Trainer
 from mural_jax.training.optimizers import Optimizer
-from mural_jax.training.step import Clamp
-from mural_jax.types import UserError
+from mural_jax.training.step import Clamp, Fixed, locked_towers
+from mural_jax.types import PAD, UserError
 
 if TYPE_CHECKING:
     from mural_jax.data.streams import Stream
 
-TOWERS = {'vit': ViT, 'transformer': Transformer}
-OBJECTIVES = {'softmax': Softmax}
+TOWERS = {
+    'vit': ViT, 'efficientnet': EfficientNet, 'resnet': ResNet,
+    'transformer': Transformer, 'bert': Bert, 'lstm': Lstm, 'gru': Gru,
+}  # fmt: skip
+HEADS = {'linear': Linear, 'identity': Identity}
+OBJECTIVES = {'softmax': Softmax, 'sigmoid': Sigmoid}
+ATTENTION = {'xla': 'any device', 'cudnn': 'flash attention of an NVIDIA GPU'}
 EVALUATORS = {'image_text': ImageText, 'text_text': TextText}
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """How the vocabulary is made: pieces at most, and the share of characters with a piece."""
-
-    vocab_size: int
-    character_coverage: float = 0.9995
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Run:
     clamp: Clamp = Clamp()
     mesh: MeshShape = MeshShape()
     sharding: Rules = ()
+    init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> 'Run':
@@ -66,13 +69,9 @@ class Run:
         run = make(cls, config, '')
         run.build_tasks()
         run.build_evaluators()
-        for name, stream in run.streams.items():
-            for key, most in (('max_length', run.text_length), ('image_size', run.image_size)):
-                if key in stream and stream[key] != most:
-                    raise UserError(
-                        f'config.streams.{name}.{key}={stream[key]} is not what the tower takes, '
-                        f'{most}. Set both to one value.'
-                    )
+        run._check_sizes()
+        for name in run.init_from:
+            run._known(name, {**run.model['towers'], 'model': None}, 'init_from')
         return run
 
     def build_tasks(self) -> dict[str, Task]:
@@ -86,6 +85,11 @@ class Run:
             self._known(task.stream, self.streams, f'{where}.stream')
             for _, tower in task.encode:
                 self._known(tower, self.model['towers'], f'{where}.encode')
+            if ('bias' in arguments_of(objective.__call__)) != (task.bias is not None):
+                raise UserError(
+                    f'config.{where}.bias={task.bias} does not go with its objective: sigmoid '
+                    'learns a bias and needs a first one, such as -10.0; the others have none.'
+                )
         return tasks
 
     def build_evaluators(self) -> dict[str, ImageText | TextText]:
@@ -118,23 +122,67 @@ class Run:
             params, statistics = jax.jit(lambda: functional.split(construct())[1:])()
         return graphdef, params, statistics
 
-    def build_trainer(self, graphdef: Any) -> Trainer:
-        """Everything that is fixed before the first step."""
-        return Trainer(
-            graphdef=graphdef, tasks=self.build_tasks(), clamp=self.clamp, seed=self.seed,
-            optimizer=self.optimizer.build(self.schedule.num_steps), schedule=self.schedule,
-            mesh=self.mesh.build(), rules=self.sharding,
+    def build_trainer(self, graphdef: Any, params: Any) -> Trainer:
+        """Everything that is fixed before the first step; of `params` only the paths count."""
+        frozen = self.optimizer.frozen(params)
+        fixed = Fixed(
+            graphdef=graphdef, tasks=tuple(self.build_tasks().items()), clamp=self.clamp,
+            optimizer=self.optimizer.build(self.schedule.num_steps), frozen=frozen,
+            locked=locked_towers(params, frozen),
         )  # fmt: skip
+        return Trainer(fixed, self.schedule, self.seed, self.mesh.build(), self.sharding)
+
+    @property
+    def paired_tasks(self) -> list[str]:
+        """The tasks that compare pictures with texts."""
+        return [name for name, task in self.build_tasks().items() if len(task.towers) > 1]
 
     @property
     def text_length(self) -> int:
         """Tokens of a text, at most."""
-        return self.model['towers']['text']['max_length']
+        return max(stream['max_length'] for stream in self.streams.values())
 
     @property
     def image_size(self) -> int:
         """Side of a picture in pixels."""
-        return self.model['towers']['image']['image_size']
+        sizes = [node['image_size'] for node in self.streams.values() if 'image_size' in node]
+        return sizes[0] if sizes else self.model['towers']['image']['image_size']
+
+    def _check_sizes(self) -> None:
+        """Streams give pictures of the size that towers take, and texts no longer than that."""
+        for tower, node in self.model['towers'].items():
+            for name, stream in self.streams.items():
+                given, taken = stream.get('image_size'), node.get('image_size')
+                if given and taken and given != taken:
+                    raise UserError(
+                        f'config.streams.{name}.image_size={given} is not what the tower {tower} '
+                        f'takes, {taken}. Set both to one value.'
+                    )
+                given, taken = stream.get('max_length', 0), node.get('max_length')
+                if taken and given > taken:
+                    raise UserError(
+                        f'config.streams.{name}.max_length={given} is more than what the tower '
+                        f'{tower} takes, {taken}. Shorten the texts or lengthen the tower.'
+                    )
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises UserError where a text tower expects other marks than the vocabulary has."""
+        for tower, node in self.model['towers'].items():
+            if 'vocab_size' not in arguments_of(TOWERS[node['kind']]):
+                continue
+            where = f'config.model.towers.{tower}'
+            ends = node.get('pool') == 'eot'
+            pad_id = node.get('pad_id', PAD)
+            if ends and node.get('eot_id') != tokenizer.eos_id:
+                raise UserError(
+                    f'{where}.eot_id={node.get("eot_id")} is not the end of a text in the '
+                    f'vocabulary, {tokenizer.eos_id}: the tower would pool another token.'
+                )
+            if not ends and not node.get('attend_padding') and pad_id != tokenizer.pad_id:
+                raise UserError(
+                    f'{where}.pad_id={pad_id} is not the padding of the vocabulary, '
+                    f'{tokenizer.pad_id}: the tower would read padding as text.'
+                )
 
     def _known(self, name: str, table: Mapping[str, Any], where: str) -> None:
         if name not in table:
@@ -142,22 +190,44 @@ class Run:
 
 
 def _dual_encoder(
-    *, run: Run, rngs: nnx.Rngs, vocab_size: int, towers: dict[str, Any], embedding: int
-) -> DualEncoder:
-    built, widths = {}, {}
+    *, run: Run, rngs: nnx.Rngs, vocab_size: int, towers: dict[str, Any], embedding: int,
+    heads: Mapping[str, Any] = MappingProxyType({}), dtype: str = 'float32', attention: str = 'xla',
+) -> DualEncoder:  # fmt: skip
+    """The table entry of `DualEncoder`.
+
+    heads: by tower, `dict(kind='linear', bias=False)` where nothing is said. dtype: what towers
+    compute in, 'float32' or 'bfloat16'. attention: 'xla', or 'cudnn', an NVIDIA GPU's flash
+    attention, which takes bfloat16.
+    """
+    choose('dtype', dtype, DTYPES)
+    choose('attention', attention, ATTENTION)
+    if attention == 'cudnn' and (jax.default_backend() != 'gpu' or dtype != 'bfloat16'):
+        raise UserError(
+            "config.model.attention='cudnn' needs an NVIDIA GPU and dtype='bfloat16'; here are "
+            f"{jax.default_backend()} and {dtype}. Use attention='xla'."
+        )
+    built = {}
     for name, node in towers.items():
-        given: dict[str, Any] = {'rngs': rngs}
+        given: dict[str, Any] = {'rngs': rngs, 'compute': Compute(DTYPES[dtype], attention)}
         kind = TOWERS.get(node.get('kind'))
         if kind and 'vocab_size' in arguments_of(kind):
             given['vocab_size'] = vocab_size
         built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
-        widths[name] = node['width']
+    for name in heads:
+        run._known(name, towers, 'model.heads')
+
+    def head(tower: str) -> nnx.Module:
+        node = heads.get(tower, {'kind': 'linear'})
+        given = {'width': built[tower].width, 'embedding': embedding, 'rngs': rngs}
+        return build(HEADS, node, f'model.heads.{tower}', **given)
+
     tasks = run.build_tasks()
     return DualEncoder(
-        rngs=rngs, towers=built, widths=widths, embedding=embedding,
-        heads={name: task.towers for name, task in tasks.items()},
+        towers=built,
+        heads={name: {tower: head(tower) for tower in task.towers} for name, task in tasks.items()},
         temperature={name: task.temperature for name, task in tasks.items()},
-    )  # fmt: skip
+        bias={name: task.bias for name, task in tasks.items() if task.bias is not None},
+    )
 
 
 MODELS = {'dual_encoder': _dual_encoder}

@@ -33,7 +33,10 @@ class Objective(Protocol):
     """A loss over the global batch."""
 
     def __call__(
-        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array
+        self, query_BD: Array, result_BD: Array, ids_BN: Array, **scalars: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns (scalar loss, scalar logs)."""
+        """Returns (scalar loss, scalar logs).
+
+        `scalars` are learned: `temperature`, and `bias` for an objective that has the argument.
+        """
         ...

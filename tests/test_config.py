@@ -59,7 +59,7 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('model.towers.image.kind', 'vitt', "'vit'"),
         ('optimizer.kind', 'adam', 'adamw'),
         ('schedule.checkpoint_every', 3, 'multiple of'),
-        ('streams.captions.max_length', 77, 'what the tower takes'),
+        ('streams.captions.max_length', 77, 'more than what the tower'),
         ('schedul', {}, "'schedule'"),
     ],
 )

@@ -17,7 +17,7 @@ LINES = [
     ['commands'],
     ['run'],
     ['config'],
-    ['training', 'evaluation', 'serving'],
+    ['training', 'evaluation', 'serving', 'pretrained'],
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],
     ['sharding', 'metrics'],
@@ -30,6 +30,7 @@ HOMES = {
     'optax': {'training'},
     'orbax': {'checkpoints'},
     'ml_collections': {'config'},
+    'safetensors': {'pretrained'},
 }
 
 

@@ -1,11 +1,13 @@
-"""SentencePiece: a unigram vocabulary with byte fallback, so that no text is unreadable.
+"""Vocabularies: a SentencePiece one of one's own, with byte fallback, or a published one.
 
 Needs neither TensorFlow nor JAX: what is served uses it as it is.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
+import string
 import unicodedata
 import zlib
 from collections.abc import Iterable
@@ -17,27 +19,62 @@ import sentencepiece
 from mural_jax.types import PAD, UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Which vocabulary a run reads texts with.
+
+    kind: 'sentencepiece'; or, of published weights, 'xlm_r' and 'siglip' (their SentencePiece
+    models) and 'tokenizers' (a `tokenizer.json` of Hugging Face: BERT, CLIP and most others).
+    vocab_size: ids of the text tower; of a vocabulary that is trained, at most.
+    path: the file of a published vocabulary; empty trains one on the texts of the streams.
+    character_coverage: of a trained one, the share of characters with a piece of their own, in
+    (0, 1]. bos, eos: of kind 'sentencepiece', whether texts begin and end with a mark.
+    """
+
+    vocab_size: int
+    kind: str = 'sentencepiece'
+    path: str = ''
+    character_coverage: float = 0.9995
+    bos: bool = False
+    eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f'No vocabulary {self.kind!r}; there are {sorted(KINDS)}.')
+        if self.kind != 'sentencepiece' and (self.bos or self.eos):
+            raise UserError(f'config.tokenizer: a vocabulary of kind {self.kind!r} has its marks.')
+        if self.kind != 'sentencepiece' and not self.path:
+            raise UserError(
+                f'config.tokenizer.kind={self.kind!r} is a published vocabulary: give its file '
+                'with --config.tokenizer.path=FILE.'
+            )
+
+
 class Tokenizer:
     """Text -> token ids, by a vocabulary whose hash names it."""
+
+    vocab_size: int
+    pad_id: int = PAD
+    eos_id: int = -1
 
     def __init__(self, model: bytes):
         self.model = model
         self.hash = hashlib.sha256(model).hexdigest()[:16]
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size: int = self._pieces.get_piece_size()
 
-    @classmethod
-    def load(cls, path: Path) -> 'Tokenizer':
+    @staticmethod
+    def load(path: Path, settings: Vocabulary) -> 'Tokenizer':
         """Raises UserError where there is no vocabulary at `path`, or not a readable one."""
         try:
-            return cls(path.read_bytes())
+            return KINDS[settings.kind](path.read_bytes(), settings)
         except FileNotFoundError as error:
             raise UserError(
                 f'No vocabulary at {path}. Texts cannot be read without it: '
                 'run `mural prepare` with the same --config and --data_dir first.'
             ) from error
-        except RuntimeError as error:
-            raise UserError(f'{path} is not a SentencePiece model ({error}).') from error
+        except OSError as error:
+            raise UserError(f'Cannot read the vocabulary {path} ({error.strerror}).') from error
+        except (RuntimeError, UnicodeDecodeError, ValueError) as error:
+            raise UserError(f'{path} is not a vocabulary of this kind ({error}).') from error
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
@@ -47,12 +84,109 @@ class Tokenizer:
         part.rename(path)
 
     def __call__(self, texts: list[str], max_length: int) -> np.ndarray:
-        """Token ids, int32 [len(texts), max_length], cut at the end and padded with 0."""
-        text_BL = np.full((len(texts), max_length), PAD, np.int32)
-        for row, ids in zip(text_BL, self._pieces.encode(texts, num_threads=1)):
-            ids = ids[:max_length]
+        """Token ids, int32 [len(texts), max_length], cut at the end and padded with `pad_id`."""
+        text_BL = np.full((len(texts), max_length), self.pad_id, np.int32)
+        for row, ids in zip(text_BL, self.encode(texts, max_length)):
             row[: len(ids)] = ids
         return text_BL
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """The ids of each text with its marks, at most `max_length`."""
+        raise NotImplementedError
+
+
+class SentencePiece(Tokenizer):
+    """A SentencePiece model; what is cut off a long text is never its last mark."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def __init__(self, model: bytes, settings: Vocabulary):
+        super().__init__(model)
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.set_ids(settings)
+
+    def set_ids(self, settings: Vocabulary) -> None:
+        self.vocab_size = self._pieces.get_piece_size()
+        marks = (settings.bos, self._pieces.bos_id()), (settings.eos, self._pieces.eos_id())
+        if any(wanted and mark < 0 for wanted, mark in marks):
+            raise ValueError('it has no marks of the start and the end of a text')
+        self.before, self.after = (tuple([mark] if wanted else []) for wanted, mark in marks)
+        self.eos_id = self._pieces.eos_id()
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        room = max_length - len(self.before) - len(self.after)
+        pieces = self._pieces.encode([self.clean(text) for text in texts], num_threads=1)
+        return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
+
+    def clean(self, text: str) -> str:
+        return text
+
+    def id_of(self, piece: int) -> int:
+        return piece
+
+
+class XlmR(SentencePiece):
+    """XLM-R's ids: those of its SentencePiece model plus one, behind <s> <pad> </s> <unk>."""
+
+    before, after = (0,), (2,)
+    pad_id, eos_id = 1, 2
+
+    def set_ids(self, settings: Vocabulary) -> None:
+        self.vocab_size = self._pieces.get_piece_size() + 2  # <pad>, and <mask> at the end
+
+    def id_of(self, piece: int) -> int:
+        return piece + 1 if piece else 3
+
+
+class Siglip(SentencePiece):
+    """SigLIP's: lower case without punctuation; </s> ends a text and fills it up."""
+
+    after = (1,)
+    pad_id = eos_id = 1
+
+    def set_ids(self, settings: Vocabulary) -> None:
+        self.vocab_size = self._pieces.get_piece_size()
+
+    def clean(self, text: str) -> str:
+        text = text.translate(_PUNCTUATION)
+        return ' '.join(text.lower().split())
+
+
+_PUNCTUATION = str.maketrans('', '', string.punctuation)
+
+
+class HuggingFace(Tokenizer):
+    """A `tokenizer.json`, with the marks that it says."""
+
+    def __init__(self, model: bytes, settings: Vocabulary):
+        super().__init__(model)
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise UserError(
+                "config.tokenizer.kind='tokenizers' needs the package tokenizers: "
+                "pip install 'mural-jax[tokenizers]'."
+            ) from error
+        try:
+            self._pieces = tokenizers.Tokenizer.from_str(model.decode())
+        except Exception as error:  # The package raises bare exceptions.
+            raise ValueError(str(error)) from error
+        self._pieces.no_padding()
+        self.vocab_size = self._pieces.get_vocab_size()
+        ids = [self._pieces.token_to_id(name) for name in ('[PAD]', '<pad>')]
+        self.pad_id = next((found for found in ids if found is not None), PAD)
+        ids = [self._pieces.token_to_id(name) for name in ('<|endoftext|>', '[SEP]', '</s>')]
+        self.eos_id = next((found for found in ids if found is not None), -1)
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        self._pieces.enable_truncation(max_length)
+        return [encoding.ids for encoding in self._pieces.encode_batch(texts)]
+
+
+KINDS = {
+    'sentencepiece': SentencePiece, 'xlm_r': XlmR, 'siglip': Siglip, 'tokenizers': HuggingFace,
+}  # fmt: skip
 
 
 def normalise(text: str) -> str:
@@ -65,24 +199,27 @@ def text_ids(texts: list[str]) -> np.ndarray:
     return np.array([zlib.crc32(normalise(text).encode()) >> 1 for text in texts], np.int32)
 
 
-def train(texts: Iterable[str], vocab_size: int, character_coverage: float) -> Tokenizer:
+def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
     """A vocabulary of at most `vocab_size` pieces, 256 of them bytes.
 
-    `character_coverage` in (0, 1] is the share of characters that get a piece of their own;
-    the others are spelled in bytes. Texts are NFKC-normalised and case-folded.
-    Raises UserError where `vocab_size` does not fit the texts.
+    Characters without a piece of their own are spelled in bytes. Texts are NFKC-normalised and
+    case-folded. Raises UserError where `vocab_size` does not fit the texts.
     """
     model = io.BytesIO()
+    # Padding, the unknown, then the marks that are asked for.
+    bos_id = 2 if settings.bos else -1
+    eos_id = (3 if settings.bos else 2) if settings.eos else -1
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
-            model_type='unigram', byte_fallback=True, character_coverage=character_coverage,
+            sentence_iterator=iter(texts), model_writer=model, vocab_size=settings.vocab_size,
+            model_type='unigram', byte_fallback=True,
+            character_coverage=settings.character_coverage,
             normalization_rule_name='nmt_nfkc_cf', hard_vocab_limit=False,
-            pad_id=PAD, unk_id=1, bos_id=-1, eos_id=-1, num_threads=2, minloglevel=2,
+            pad_id=PAD, unk_id=1, bos_id=bos_id, eos_id=eos_id, num_threads=2, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
         raise UserError(
-            f'No vocabulary of {vocab_size} pieces can be trained on these texts ({error}). '
-            'Change config.tokenizer.vocab_size.'
+            f'No vocabulary of {settings.vocab_size} pieces can be trained on these texts '
+            f'({error}). Change config.tokenizer.vocab_size.'
         ) from error
-    return Tokenizer(model.getvalue())
+    return SentencePiece(model.getvalue(), settings)

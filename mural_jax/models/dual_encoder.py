@@ -1,36 +1,57 @@
-"""The model: towers, and for each task its heads and its temperature."""
+"""The model: towers, and for each task its heads, its temperature and its bias."""
 
 import jax.numpy as jnp
 from flax import nnx
 
 from mural_jax.models.layers import unit_norm
-from mural_jax.types import Array, Encoding
+from mural_jax.types import Array, Encoding, UserError
+
+
+class Linear(nnx.Linear):
+    """A linear head. It starts orthogonal: what the translations align in the text tower is then
+    aligned in the space of the pictures too (a choice of ours).
+
+    bias: whether there is one; CLIP's and MURAL's heads have none here, SigLIP's text head has.
+    """
+
+    def __init__(self, *, width: int, embedding: int, rngs: nnx.Rngs, bias: bool = False):
+        initial = nnx.initializers.orthogonal()
+        super().__init__(width, embedding, use_bias=bias, kernel_init=initial, rngs=rngs)
+
+
+class Identity(nnx.Module):
+    """No head: the tower's own vector, where its width is that of the embedding (ALIGN's B7)."""
+
+    def __init__(self, *, width: int, embedding: int, rngs: nnx.Rngs):
+        if width != embedding:
+            raise UserError(
+                f'A head of kind identity needs a tower as wide as the embedding, but {width} is '
+                f'not {embedding}. Use kind linear, or another config.model.embedding.'
+            )
+
+    def __call__(self, pooled_BD: Array) -> Array:
+        return pooled_BD
 
 
 class DualEncoder(nnx.Module):
     """An image tower and one text tower for all languages and both sides of a translation.
 
     Each task projects onto the unit sphere with heads of its own, one for each tower it uses
-    (MURAL, Jain et al. 2021, arXiv:2109.05125), and learns a temperature of its own: the tasks
-    differ in batch and in margin. Heads start orthogonal: what the translations align in the text
-    tower is then aligned in the space of the pictures too.
+    (MURAL, Jain et al. 2021, arXiv:2109.05125), and learns a temperature of its own, and a bias
+    of the scores where its objective has one: the tasks differ in batch and in margin.
     """
 
     def __init__(
-        self, *, rngs: nnx.Rngs, towers: dict[str, nnx.Module], widths: dict[str, int],
-        heads: dict[str, tuple[str, ...]], embedding: int, temperature: dict[str, float],
+        self, *, towers: dict[str, nnx.Module], heads: dict[str, dict[str, nnx.Module]],
+        temperature: dict[str, float], bias: dict[str, float],
     ):  # fmt: skip
-        """`heads` are the towers of each task, `temperature` the first temperature of each."""
+        """`heads` by task and tower; `temperature` and `bias` are the first ones of the tasks."""
         self.towers = nnx.Dict(towers)
-        self.heads = nnx.Dict(
-            {
-                task: nnx.Dict({tower: _head(widths[tower], embedding, rngs) for tower in names})
-                for task, names in heads.items()
-            }
-        )
+        self.heads = nnx.Dict({task: nnx.Dict(own) for task, own in heads.items()})
         self.log_temperature = nnx.Dict(
             {task: nnx.Param(jnp.log(jnp.float32(value))) for task, value in temperature.items()}
         )
+        self.bias = nnx.Dict({task: nnx.Param(jnp.float32(value)) for task, value in bias.items()})
 
     def encode(self, tower: str, inputs: Array, key: Array | None = None) -> Encoding:
         """One tower over pictures (uint8 [B, H, W, 3]) or texts (int32 [B, L])."""
@@ -41,11 +62,7 @@ class DualEncoder(nnx.Module):
         pooled_BD = self.heads[task][tower](encoding.pooled_BD)
         return encoding._replace(pooled_BD=unit_norm(pooled_BD))
 
-    def temperature(self, task: str) -> Array:
-        """The task's temperature, a positive scalar."""
-        return jnp.exp(self.log_temperature[task][...])
-
-
-def _head(width: int, embedding: int, rngs: nnx.Rngs) -> nnx.Linear:
-    initial = nnx.initializers.orthogonal()
-    return nnx.Linear(width, embedding, use_bias=False, kernel_init=initial, rngs=rngs)
+    def scalars(self, task: str) -> dict[str, Array]:
+        """`temperature`, a positive scalar, and `bias` where the task has one."""
+        scalars = {'temperature': jnp.exp(self.log_temperature[task][...])}
+        return scalars | ({'bias': self.bias[task][...]} if task in self.bias else {})

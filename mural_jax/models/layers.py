@@ -1,15 +1,77 @@
 """The parts that towers are built of."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.types import Array
+from mural_jax.types import Array, UserError
 
 # Compute dtype -> what flax takes; parameters are float32 whatever it is.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# 'gelu' is the exact one (BERT, ViT), 'gelu_tanh' its approximation (SigLIP), 'quick_gelu' that of
+# OpenAI's CLIP.
+ACTIVATIONS: dict[str, Callable] = {
+    'gelu': partial(jax.nn.gelu, approximate=False),
+    'gelu_tanh': partial(jax.nn.gelu, approximate=True),
+    'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+# What the backward pass finds kept: everything, nothing, or the results of the dense layers.
+REMAT = {
+    'none': None,
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Compute(NamedTuple):
+    """How all towers of a run compute: the dtype, and who does attention, 'xla' or 'cudnn'."""
+
+    dtype: Any = jnp.float32
+    attention: str = 'xla'
+
+
+DEFAULT = Compute()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers of a transformer, all of one shape.
+
+    mlp_ratio: hidden units of the MLP, in widths. dropout: of the input and of each residual
+    branch, in [0, 1). remat: what the backward pass computes again, 'none', 'full' (everything
+    inside a layer) or 'dots' (all but dense layers). unroll: layers in one turn of the compiled
+    loop; more compile longer and can run faster.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    activation: str = 'gelu_tanh'
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    remat: str = 'none'
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.num_heads, self.unroll) < 1:
+            raise UserError('width, depth, num_heads and unroll of layers must be at least 1.')
+        if self.width % self.num_heads:
+            raise UserError(f'num_heads={self.num_heads} must divide width={self.width}.')
+        choose('activation', self.activation, ACTIVATIONS)
+        choose('remat', self.remat, REMAT)
+
+
+def choose(key: str, value: str, table: dict[str, Any]) -> Any:
+    """`table[value]`. Raises UserError where there is none."""
+    if value not in table:
+        raise UserError(f'{key}={value!r} is not known; there are {sorted(table)}.')
+    return table[value]
 
 
 def split_key(key: Array | None, count: int) -> list[Array | None]:
@@ -26,83 +88,135 @@ def drop(x: Array, rate: float, key: Array | None) -> Array:
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with a GELU between, [..., width] -> [..., width]."""
+    """Two dense layers with an activation between, [..., width] -> [..., width]."""
 
-    def __init__(self, width: int, hidden: int, dtype: Any, rngs: nnx.Rngs):
-        self.up = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+    def __init__(self, layers: Layers, dtype: Any, rngs: nnx.Rngs, **init: Any):
+        hidden = round(layers.width * layers.mlp_ratio)
+        self.activation = ACTIVATIONS[layers.activation]
+        self.up = nnx.Linear(layers.width, hidden, dtype=dtype, rngs=rngs, **init)
+        self.down = nnx.Linear(hidden, layers.width, dtype=dtype, rngs=rngs, **init)
 
     def __call__(self, x_BLD: Array) -> Array:
-        return self.down(jax.nn.gelu(self.up(x_BLD)))
+        # The backward pass computes the activation again: cheaper than to keep its parts.
+        return self.down(jax.checkpoint(self.activation)(self.up(x_BLD)))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) over the tokens that are real."""
+    """Multi-head self-attention (Vaswani et al. 2017), over the tokens that are real.
 
-    def __init__(self, width: int, num_heads: int, dtype: Any, rngs: nnx.Rngs):
-        assert width % num_heads == 0, 'checked by the tower'
-        self.num_heads = num_heads
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+    Query, key and value come from one product, whose kernel [D, 3, D] can be split by heads.
+    """
 
-    def __call__(self, x_BLD: Array, mask_BL: Array) -> Array:
-        batch, length, width = x_BLD.shape
-        shape = (batch, length, self.num_heads, width // self.num_heads)
-        query, key, value = (part.reshape(shape) for part in jnp.split(self.qkv(x_BLD), 3, axis=-1))
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask_BL[:, None, None, :])
-        return self.out(mixed.reshape(x_BLD.shape))
+    def __init__(
+        self, layers: Layers, causal: bool, compute: Compute, rngs: nnx.Rngs, **init: Any
+    ):  # fmt: skip
+        width = layers.width
+        self.num_heads, self.causal, self.by = layers.num_heads, causal, compute.attention
+        self.qkv = nnx.LinearGeneral(width, (3, width), dtype=compute.dtype, rngs=rngs, **init)
+        self.out = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs, **init)
+
+    def __call__(self, x_BLD: Array, mask_BL: Array | None) -> Array:
+        """`mask_BL` is True where a token may be attended to, None where all may."""
+        qkv_BL3D = self.qkv(x_BLD)
+        query, key, value = (qkv_BL3D[:, :, part] for part in range(3))
+        mixed_BLD = attend(query, key, value, self.num_heads, mask_BL, self.causal, self.by)
+        return self.out(mixed_BLD)
+
+
+def attend(
+    query_BQD: Array, key_BLD: Array, value_BLD: Array, num_heads: int,
+    mask_BL: Array | None = None, causal: bool = False, by: str = 'xla',
+) -> Array:  # fmt: skip
+    """softmax(q k / sqrt(D / num_heads)) v by heads, [B, Q, D]; softmax in float32."""
+    heads = [x.reshape(*x.shape[:2], num_heads, -1) for x in (query_BQD, key_BLD, value_BLD)]
+    mask = None if mask_BL is None else mask_BL[:, None, None, :]
+    attention: Callable = jax.nn.dot_product_attention
+    mixed = attention(*heads, mask=mask, is_causal=causal, implementation=by)
+    return mixed.reshape(query_BQD.shape)
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer layer."""
+    """A transformer layer: pre-norm x + f(norm(x)), or post-norm norm(x + f(x))."""
 
     def __init__(
-        self, width: int, num_heads: int, mlp_ratio: float, dropout: float, dtype: Any,
-        rngs: nnx.Rngs,
+        self, layers: Layers, causal: bool, post_norm: bool, compute: Compute, rngs: nnx.Rngs,
+        **init: Any,
     ):  # fmt: skip
-        self.dropout = dropout
-        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.attention = Attention(width, num_heads, dtype, rngs)
-        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.mlp = Mlp(width, int(width * mlp_ratio), dtype, rngs)
+        self.dropout, self.post_norm = layers.dropout, post_norm
+        self.attention_norm = nnx.LayerNorm(layers.width, epsilon=layers.norm_eps, rngs=rngs)
+        self.attention = Attention(layers, causal, compute, rngs, **init)
+        self.mlp_norm = nnx.LayerNorm(layers.width, epsilon=layers.norm_eps, rngs=rngs)
+        self.mlp = Mlp(layers, compute.dtype, rngs, **init)
 
-    def __call__(self, x_BLD: Array, mask_BL: Array, key: Array | None) -> Array:
+    def __call__(self, x_BLD: Array, mask_BL: Array | None, key: Array | None) -> Array:
         first, second = split_key(key, 2)
-        mixed_BLD = self.attention(self.attention_norm(x_BLD), mask_BL)
-        x_BLD = x_BLD + drop(mixed_BLD, self.dropout, first)
-        return x_BLD + drop(self.mlp(self.mlp_norm(x_BLD)), self.dropout, second)
+        x_BLD = self._add(x_BLD, self.attention_norm, first, lambda x: self.attention(x, mask_BL))
+        return self._add(x_BLD, self.mlp_norm, second, self.mlp)
+
+    def _add(
+        self, x_BLD: Array, norm: nnx.LayerNorm, key: Array | None, branch: Callable
+    ) -> Array:  # fmt: skip
+        if self.post_norm:
+            return norm(x_BLD + drop(branch(x_BLD), self.dropout, key)).astype(x_BLD.dtype)
+        return x_BLD + drop(branch(norm(x_BLD)), self.dropout, key)
 
 
 class Stack(nnx.Module):
-    """`depth` blocks, one after the other, compiled once: their parameters are stacked."""
+    """The layers, one after the other, compiled once: their parameters are stacked in front."""
 
     def __init__(
-        self, depth: int, width: int, num_heads: int, mlp_ratio: float, dropout: float,
-        dtype: Any, rngs: nnx.Rngs,
+        self, layers: Layers, compute: Compute, rngs: nnx.Rngs, causal: bool = False,
+        post_norm: bool = False, **init: Any,
     ):  # fmt: skip
-        self.depth = depth
+        self.layers = layers
+        self.blocks = stacked(
+            layers.depth, lambda rngs: Block(layers, causal, post_norm, compute, rngs, **init), rngs
+        )
 
-        @nnx.split_rngs(splits=depth)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def blocks(rngs: nnx.Rngs) -> Block:
-            return Block(width, num_heads, mlp_ratio, dropout, dtype, rngs)
+    def __call__(self, x_BLD: Array, mask_BL: Array | None, key: Array | None) -> Array:
+        layers = self.layers
+        keys = None if key is None else jax.random.split(key, layers.depth)
 
-        self.blocks = blocks(rngs)
+        def call(block: Block, x_BLD: Array, key: Array | None) -> Array:
+            return block(x_BLD, mask_BL, key)
 
-    def __call__(self, x_BLD: Array, mask_BL: Array, key: Array | None) -> Array:
-        graphdef, params = nnx.split(self.blocks)
-
-        def layer(x_BLD: Array, scanned: tuple[Any, Array | None]) -> tuple[Array, None]:
-            params, key = scanned
-            return nnx.merge(graphdef, params)(x_BLD, mask_BL, key), None
-
-        keys = None if key is None else jax.random.split(key, self.depth)
-        x_BLD, _ = jax.lax.scan(layer, x_BLD, (params, keys))
-        return x_BLD
+        return run_stacked(self.blocks, call, x_BLD, keys, layers.remat, layers.unroll)
 
 
-def masked_mean(x_BLD: Array, mask_BL: Array) -> Array:
+def stacked(depth: int, build: Callable, rngs: nnx.Rngs) -> Any:
+    """`depth` modules of one shape as one, their arrays stacked along a new first dimension.
+
+    Name it `blocks`: optimizers that measure an array layer by layer know it by that.
+    """
+    return nnx.split_rngs(splits=depth)(nnx.vmap(build, in_axes=0, out_axes=0))(rngs)
+
+
+def run_stacked(
+    blocks: Any, call: Callable, x: Array, each: Any, remat: str = 'none', unroll: int = 1
+) -> Array:
+    """x -> call(block, x, each[i]) for one block after the other, in one compiled loop.
+
+    `each` is a tree of arrays with a first dimension of one entry a block, or None. Batch
+    statistics that the blocks change are kept in `blocks`.
+    """
+    graphdef, params, statistics = nnx.split(blocks, nnx.Param, nnx.BatchStat)
+
+    def layer(x: Array, scanned: Any) -> tuple[Array, Any]:
+        params, statistics, own = scanned
+        block = nnx.merge(graphdef, params, statistics)
+        return call(block, x, own), nnx.state(block, nnx.BatchStat)
+
+    if REMAT[remat] is not None:
+        layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    x, passed = jax.lax.scan(layer, x, (params, statistics, each), unroll=unroll)
+    nnx.update(blocks, passed)
+    return x
+
+
+def masked_mean(x_BLD: Array, mask_BL: Array | None) -> Array:
     """The mean over real tokens, float32 [B, D]; zero where there is none."""
+    if mask_BL is None:
+        return x_BLD.astype(jnp.float32).mean(1)
     weight_BL1 = mask_BL[..., None].astype(jnp.float32)
     total_BD = (x_BLD.astype(jnp.float32) * weight_BL1).sum(1)
     return total_BD / jnp.maximum(weight_BL1.sum(1), 1)

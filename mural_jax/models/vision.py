@@ -1,4 +1,4 @@
-"""Image towers."""
+"""Vision transformers, and what all image towers begin with."""
 
 import math
 from typing import Any
@@ -7,56 +7,109 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.models.layers import DTYPES, Stack, drop, masked_mean, split_key
+from mural_jax.models.layers import (
+    DEFAULT,
+    Compute,
+    Layers,
+    Mlp,
+    Stack,
+    attend,
+    choose,
+    drop,
+    masked_mean,
+    split_key,
+)
 from mural_jax.types import Array, Encoding, UserError
+
+# Mean and standard deviation of a channel, as shares of white, by the weights that expect them.
+PIXELS = {
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision, timm, ResNet
+    'clip': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    'half': ((0.5,) * 3, (0.5,) * 3),  # [-1, 1]: big_vision, SigLIP, ViT
+    # Black is 2 and white, the ground of most drawn pictures, 0. A choice of ours.
+    'white': ((1.0,) * 3, (-0.5,) * 3),
+}
+POOLS = ('mean', 'class', 'map')
+
+
+def normalise(image_BHWC: Array, pixels: str) -> Array:
+    """uint8 [B, H, W, 3] -> float32, (x / 255 - mean) / standard deviation."""
+    mean_C, deviation_C = (jnp.array(values, jnp.float32) for values in PIXELS[pixels])
+    scale_C, shift_C = 1 / (255 * deviation_C), -mean_C / deviation_C
+    return image_BHWC.astype(jnp.float32) * scale_C[None, None, None] + shift_C[None, None, None]
 
 
 class ViT(nnx.Module):
-    """A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), pooled by the mean.
+    """A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
     patches: the strides of the patch embedding. (16,) is ViT's own. (4, 2, 2) makes the same 16
     pixel patches in three levels with batch norm and a GELU between, which learns faster from
     few pictures (early convolutions, Xiao et al. 2021, arXiv:2106.14881, here without overlap).
-    stem: channels of all levels but the last, which has `width`. depth: transformer layers.
+    stem: channels of all levels but the last, which has the width of the layers.
+    pool: 'mean'; 'class', a class token in front (ViT, CLIP); or 'map', attention by a learned
+    query (Zhai et al. 2022, arXiv:2106.04560; SigLIP). pixels: see `PIXELS`.
+    embedding_norm, patch_bias: True and False for CLIP.
     """
 
     def __init__(
-        self, *, rngs: nnx.Rngs, image_size: int, width: int, depth: int, num_heads: int,
-        patches: tuple[int, ...] = (16,), stem: tuple[int, ...] = (), mlp_ratio: float = 4.0,
-        dropout: float = 0.0, dtype: str = 'float32',
+        self, *, rngs: nnx.Rngs, layers: Layers, image_size: int, patches: tuple[int, ...] = (16,),
+        stem: tuple[int, ...] = (), pool: str = 'mean', pixels: str = 'half',
+        embedding_norm: bool = False, patch_bias: bool = True, compute: Compute = DEFAULT,
     ):  # fmt: skip
-        if image_size % math.prod(patches) or width % num_heads:
-            raise UserError(
-                f'patches={patches} must divide image_size={image_size} and '
-                f'num_heads={num_heads} must divide width={width}.'
-            )
+        choose('pool', pool, dict.fromkeys(POOLS))
+        choose('pixels', pixels, PIXELS)
+        if image_size % math.prod(patches):
+            raise UserError(f'patches={patches} must divide image_size={image_size}.')
         if len(stem) != len(patches) - 1:
             raise UserError(f'stem={stem} must have one number less than patches={patches}.')
-        self.width, self.dropout, self.dtype = width, dropout, DTYPES[dtype]
+        width = layers.width
+        self.width, self.dropout, self.dtype = width, layers.dropout, compute.dtype
+        self.pool, self.pixels = pool, pixels
         channels = [3, *stem, width]
         self.patches = nnx.List(
-            PatchLevel(patch, channels[i], channels[i + 1], self.dtype, rngs)
+            PatchLevel(patch, channels[i], channels[i + 1], patch_bias, compute.dtype, rngs)
             for i, patch in enumerate(patches)
         )
         self.norms = nnx.List(nnx.BatchNorm(size, momentum=0.9, rngs=rngs) for size in stem)
-        length = (image_size // math.prod(patches)) ** 2
+        length = (image_size // math.prod(patches)) ** 2 + (pool == 'class')
         initial = nnx.initializers.normal(0.02)
         self.position_LD = nnx.Param(initial(rngs.params(), (length, width)))
-        self.stack = Stack(depth, width, num_heads, mlp_ratio, dropout, self.dtype, rngs)
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        if pool == 'class':
+            self.class_D = nnx.Param(initial(rngs.params(), (width,)))
+        if embedding_norm:
+            self.embedding_norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
+        self.stack = Stack(layers, compute, rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
+        if pool == 'map':
+            self.map = MapPool(layers, compute, rngs)
 
     def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
         """uint8 [B, H, W, 3] -> Encoding; a `key` means training: dropout, batch statistics."""
-        # White, the ground of most pictures, is zero.
-        x = (2 - image_BHWC.astype(jnp.float32) / 127.5).astype(self.dtype)
-        for patch, norm in zip(self.patches[:-1], self.norms):
-            x = jax.nn.gelu(norm(patch(x), use_running_average=key is None))
-        x_BLD = self.patches[-1](x).reshape(len(image_BHWC), -1, self.width)
         first, second = split_key(key, 2)
-        x_BLD = drop(x_BLD + self.position_LD[...].astype(self.dtype)[None], self.dropout, first)
-        mask_BL = jnp.ones(x_BLD.shape[:2], bool)
-        tokens_BLD = self.norm(self.stack(x_BLD, mask_BL, second))
-        return Encoding(masked_mean(tokens_BLD, mask_BL), tokens_BLD, mask_BL)
+        x_BLD = self._embed(image_BHWC, training=key is not None)
+        x_BLD = self.stack(drop(x_BLD, self.dropout, first), None, second)
+        tokens_BLD = self.norm(x_BLD)
+        if self.pool == 'mean':
+            pooled_BD = masked_mean(tokens_BLD, None)
+        elif self.pool == 'class':
+            pooled_BD = tokens_BLD[:, 0].astype(jnp.float32)
+        else:
+            pooled_BD = self.map(tokens_BLD)
+        return Encoding(pooled_BD, tokens_BLD, jnp.ones(tokens_BLD.shape[:2], bool))
+
+    def _embed(self, image_BHWC: Array, training: bool) -> Array:
+        """Patches, the class token where there is one, and positions."""
+        x = normalise(image_BHWC, self.pixels).astype(self.dtype)
+        for patch, norm in zip(self.patches[:-1], self.norms):
+            x = jax.nn.gelu(norm(patch(x), use_running_average=not training))
+        x_BLD = self.patches[-1](x).reshape(len(image_BHWC), -1, self.width)
+        if self.pool == 'class':
+            class_B1D = jnp.tile(self.class_D[...].astype(self.dtype), (len(x_BLD), 1, 1))
+            x_BLD = jnp.concatenate([class_B1D, x_BLD], axis=1)
+        x_BLD = x_BLD + self.position_LD[...].astype(self.dtype)[None]
+        if hasattr(self, 'embedding_norm'):
+            x_BLD = self.embedding_norm(x_BLD).astype(self.dtype)
+        return x_BLD
 
 
 class PatchLevel(nnx.Module):
@@ -65,9 +118,13 @@ class PatchLevel(nnx.Module):
     A convolution with stride p, written as a matrix product: several times faster on a CPU.
     """
 
-    def __init__(self, patch: int, channels: int, width: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, patch: int, channels: int, width: int, bias: bool, dtype: Any, rngs: nnx.Rngs
+    ):  # fmt: skip
         self.patch = patch
-        self.linear = nnx.Linear(patch * patch * channels, width, dtype=dtype, rngs=rngs)
+        self.linear = nnx.Linear(
+            patch * patch * channels, width, use_bias=bias, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x_BHWC: Array) -> Array:
         batch, height, width, channels = x_BHWC.shape
@@ -75,3 +132,30 @@ class PatchLevel(nnx.Module):
         x = x_BHWC.reshape(batch, height // p, p, width // p, p, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5)
         return self.linear(x.reshape(batch, height // p, width // p, p * p * channels))
+
+
+class MapPool(nnx.Module):
+    """Multi-head attention pooling (Lee et al. 2019, arXiv:1810.00825), [B, L, D] -> [B, D].
+
+    A learned query attends to all tokens; an MLP behind a norm is added to what it found.
+    """
+
+    def __init__(self, layers: Layers, compute: Compute, rngs: nnx.Rngs):
+        width = layers.width
+        self.num_heads, self.by = layers.num_heads, compute.attention
+        initial = nnx.initializers.xavier_uniform()
+        self.query_1D = nnx.Param(initial(rngs.params(), (1, width)))
+        self.query = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs)
+        self.key_value = nnx.LinearGeneral(width, (2, width), dtype=compute.dtype, rngs=rngs)
+        self.out = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
+        self.mlp = Mlp(layers, compute.dtype, rngs)
+
+    def __call__(self, x_BLD: Array) -> Array:
+        query_11D = self.query(self.query_1D[...])[None]
+        query_B1D = jnp.tile(query_11D, (len(x_BLD), 1, 1))
+        key_value_BL2D = self.key_value(x_BLD)
+        key_BLD, value_BLD = key_value_BL2D[:, :, 0], key_value_BL2D[:, :, 1]
+        found_B1D = self.out(attend(query_B1D, key_BLD, value_BLD, self.num_heads, by=self.by))
+        found_BD = found_B1D[:, 0].astype(jnp.float32)
+        return found_BD + self.mlp(self.norm(found_BD)).astype(jnp.float32)

@@ -52,6 +52,34 @@ class Softmax:
         return -jnp.mean((1 - self.label_smoothing) * hit_B + self.label_smoothing * spread_B)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sigmoid:
+    """Every pair by itself, matching or not (SigLIP, Zhai et al. 2023, arXiv:2303.15343).
+
+        L = -1/B sum_ij log sigmoid(z_ij (x_i . y_j / t + b))
+
+    with z_ij = 1 at i = j and -1 elsewhere. Two different pairs that share an id are left out.
+    The scale 1/t and the bias b are learned; the paper starts from t = 0.1 and b = -10, so that
+    the many negatives weigh little at first.
+    """
+
+    def __call__(
+        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array, bias: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Both embeddings unit norm, float32 [B, D]; ids int32 [B, N] -> loss, logs.
+
+        Logs: `accuracy` as of `Softmax`, `temperature` and `bias`.
+        """
+        score_BB = cosine(query_BD, result_BD)
+        same_BB = jnp.eye(len(score_BB), dtype=bool)
+        ignore_BB = shares_id(ids_BN) & ~same_BB
+        logit_BB = score_BB / temperature + bias
+        log_p_BB = jax.nn.log_sigmoid(jnp.where(same_BB, logit_BB, -logit_BB))
+        loss = -jnp.where(ignore_BB, 0.0, log_p_BB).sum(1).mean()
+        accuracy = 0.5 * (_top(score_BB, ignore_BB) + _top(score_BB.T, ignore_BB.T))
+        return loss, {'accuracy': accuracy, 'temperature': temperature, 'bias': bias}
+
+
 def _top(score_BB: Array, ignore_BB: Array) -> Array:
     best_B = jnp.where(ignore_BB, -jnp.inf, score_BB).max(1)
     return jnp.mean(jnp.diagonal(score_BB) >= best_B)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from mural_jax.checkpoints import Checkpoints
@@ -17,7 +16,7 @@ from mural_jax.sharding import Rules, check_batch, global_batch, tree_sharding
 from mural_jax.tasks import Task
 from mural_jax.training import step as training_step
 from mural_jax.training.feed import Feed, Stream
-from mural_jax.training.step import Clamp, State
+from mural_jax.training.step import Fixed, State
 from mural_jax.types import Batch, UserError
 
 
@@ -54,18 +53,19 @@ class Schedule:
 class Trainer:
     """What a run trains, all of it fixed before the first step."""
 
-    graphdef: Any
-    tasks: Mapping[str, Task]
-    optimizer: optax.GradientTransformation
-    clamp: Clamp
+    fixed: Fixed
     schedule: Schedule
     seed: int
     mesh: Mesh
     rules: Rules
 
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return dict(self.fixed.tasks)
+
     def place(self, params: Any, statistics: Any) -> State:
         """The first state, on the mesh."""
-        state = training_step.init(params, statistics, self.optimizer)
+        state = training_step.init(params, statistics, self.fixed.optimizer)
         return jax.device_put(state, tree_sharding(state, self.rules, self.mesh))
 
     def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
@@ -74,10 +74,7 @@ class Trainer:
             name: global_batch({k: v for k, v in batch.items() if k != 'language'}, self.mesh)
             for name, batch in batches.items()
         }
-        return training_step.train_step(
-            self.graphdef, tuple(self.tasks.items()), self.optimizer, self.clamp,
-            np.uint32(self.seed), state, placed,
-        )  # fmt: skip
+        return training_step.train_step(self.fixed, np.uint32(self.seed), state, placed)
 
 
 def train(

@@ -33,7 +33,9 @@ class Optimizer:
     learning_rate: the peak. warmup_steps: of a linear rise from 0. decay: 'linear' or 'cosine',
     to 0 at the last step. clip_norm: largest norm of the gradient, 0 for no limit.
     weight_decay, multipliers: (pattern, value) lists; a path that nothing matches decays by 0
-    and learns at 1. A multiplier of 0 freezes.
+    and learns at 1. A multiplier of 0 freezes: such an array gets no gradient and no optimizer
+    state, and a tower all of whose arrays are frozen runs as in evaluation (a locked tower, LiT,
+    Zhai et al. 2022, arXiv:2111.07991).
     """
 
     kind: str
@@ -70,18 +72,43 @@ class Optimizer:
         for value in sorted({value for _, value in self.weight_decay if value}):
             parts.append(optax.add_decayed_weights(value, self._having(self.weight_decay, value)))
         if self.kind == 'lamb':
-            parts.append(optax.scale_by_trust_ratio())
-        for value in sorted({value for _, value in self.multipliers if value != 1}):
+            parts.append(trust_ratio_by_layer())
+        for value in sorted({value for _, value in self.multipliers if value not in (0, 1)}):
             mask = self._having(self.multipliers, value)
             parts.append(optax.masked(optax.scale(value), mask))
         parts.append(optax.scale_by_learning_rate(self.schedule(num_steps)))
-        return optax.chain(*parts)
+        update = optax.chain(*parts)
+        if all(value for _, value in self.multipliers):
+            return update
+        choices = {True: optax.set_to_zero(), False: update}
+        return optax.partition(choices, self._having(self.multipliers, 0.0))
+
+    def frozen(self, params: Any) -> frozenset[str]:
+        """The paths of the arrays that do not learn."""
+        paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        return frozenset(path for path in paths if first_match(self.multipliers, path) == 0)
 
     def _having(self, patterns: Patterns, value: float) -> Any:
         """params -> tree of bool: whose first match has this value."""
         return lambda params: jax.tree.map_with_path(
             lambda path, _: first_match(patterns, path_name(path)) == value, params
         )
+
+
+def trust_ratio_by_layer() -> optax.GradientTransformation:
+    """LAMB's ratio |parameter| / |update|, for each layer of what is stacked under `blocks/`."""
+    ratio = optax.scale_by_trust_ratio()
+
+    def scale(path: tuple, update: Any, param: Any) -> Any:
+        def one(update: Any, param: Any) -> Any:
+            return ratio.update(update, optax.EmptyState(), param)[0]
+
+        return (jax.vmap(one) if '/blocks/' in path_name(path) else one)(update, param)
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        return jax.tree.map_with_path(scale, updates, params), state
+
+    return optax.GradientTransformation(ratio.init, update)
 
 
 def path_name(path: tuple) -> str:

@@ -11,6 +11,7 @@ import optax
 
 from mural_jax.models.functional import Params, merge, statistics
 from mural_jax.tasks import Task, total_loss
+from mural_jax.training.optimizers import path_name
 from mural_jax.types import Array, Batch
 
 
@@ -46,11 +47,29 @@ def init(params: Params, statistics: Params, optimizer: optax.GradientTransforma
     return State(jnp.int32(0), params, statistics, optimizer.init(params))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5,))
+class Fixed(NamedTuple):
+    """What a step is made of and does not change."""
+
+    graphdef: Any
+    tasks: tuple[tuple[str, Task], ...]
+    optimizer: optax.GradientTransformation
+    clamp: Clamp
+    frozen: frozenset[str] = frozenset()  # paths of parameters that get no gradient
+    locked: frozenset[str] = frozenset()  # towers that run as in evaluation
+
+
+def locked_towers(params: Params, frozen: frozenset[str]) -> frozenset[str]:
+    """The towers whose every parameter is frozen."""
+    paths = [path_name(path).split('/') for path, _ in jax.tree.leaves_with_path(params)]
+    paths = [path for path in paths if path[0] == 'towers']
+    learning = {path[1] for path in paths if '/'.join(path) not in frozen}
+    return frozenset(path[1] for path in paths) - learning
+
+
+@partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
 def train_step(
-    graphdef: Any, tasks: tuple[tuple[str, Task], ...], optimizer: optax.GradientTransformation,
-    clamp: Clamp, seed: Array, state: State, batches: Mapping[str, Batch],
-) -> tuple[State, dict[str, Array]]:  # fmt: skip
+    fixed: Fixed, seed: Array, state: State, batches: Mapping[str, Batch]
+) -> tuple[State, dict[str, Array]]:
     """(state, batches of every stream) -> (next state, scalar logs).
 
     Randomness is a function of (seed, step), so nothing random is stored. Temperatures are
@@ -58,15 +77,19 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
+    def hold(path: tuple, value: Array) -> Array:
+        return jax.lax.stop_gradient(value) if path_name(path) in fixed.frozen else value
+
     def loss(params: Params) -> tuple[Array, tuple[dict[str, Array], Params]]:
-        model = merge(graphdef, params, state.statistics)
-        total, logs = total_loss(model, dict(tasks), batches, key)
+        params = jax.tree.map_with_path(hold, params)
+        model = merge(fixed.graphdef, params, state.statistics)
+        total, logs = total_loss(model, dict(fixed.tasks), batches, key, fixed.locked)
         return total, (logs, statistics(model))
 
     gradient, (logs, passed) = jax.grad(loss, has_aux=True)(state.params)
-    update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    update, optimizer_state = fixed.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
-    low, high = jnp.log(clamp.lowest), jnp.log(clamp.highest)
+    low, high = jnp.log(fixed.clamp.lowest), jnp.log(fixed.clamp.highest)
     params['log_temperature'] = jax.tree.map(
         lambda value: jnp.clip(value, low, high), params['log_temperature']
     )

@@ -16,7 +16,7 @@ from mural_jax.types import UserError
 def open_stream(data_dir: Path, name: str, *overrides: str, arg: str = 'tiny') -> OpenStream:
     run = Run.of(config.load(f'emoji:{arg}', list(overrides)))
     tiny = Run.of(config.load('emoji:tiny', []))
-    tokenizer = Tokenizer.load(vocabulary_path(data_dir, tiny))
+    tokenizer = Tokenizer.load(vocabulary_path(data_dir, tiny), tiny.tokenizer)
     return run.build_streams()[name].open(data_dir, tokenizer, seed=5)
 
 

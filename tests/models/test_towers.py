@@ -1,5 +1,7 @@
 """Towers and the dual encoder."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,19 +9,22 @@ import pytest
 from flax import nnx
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.dual_encoder import DualEncoder, Linear
+from mural_jax.models.layers import Layers
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import PatchLevel, ViT
 from mural_jax.types import UserError
 
+SMALL = Layers(width=16, depth=2, num_heads=2)
 
-def transformer(**more) -> Transformer:
-    settings = dict(vocab_size=50, max_length=8, width=16, depth=2, num_heads=2) | more
+
+def transformer(layers: Layers = SMALL, **more) -> Transformer:
+    settings = dict(vocab_size=50, max_length=8, layers=layers) | more
     return Transformer(rngs=nnx.Rngs(0), **settings)
 
 
-def vit(**more) -> ViT:
-    settings = dict(image_size=16, width=16, depth=1, num_heads=2, patches=(2, 2), stem=(8,)) | more
+def vit(layers: Layers = SMALL, **more) -> ViT:
+    settings = dict(image_size=16, layers=layers, patches=(2, 2), stem=(8,)) | more
     return ViT(rngs=nnx.Rngs(0), **settings)
 
 
@@ -35,7 +40,7 @@ def test_an_empty_text_is_a_number() -> None:
 
 
 def test_a_key_turns_dropout_on_and_names_it() -> None:
-    tower = transformer(dropout=0.5)
+    tower = transformer(dataclasses.replace(SMALL, dropout=0.5))
     text = jnp.array([[7, 3, 9, 1]])
     first, again, other = (tower(text, jax.random.key(k)).pooled_BD for k in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -44,7 +49,7 @@ def test_a_key_turns_dropout_on_and_names_it() -> None:
 
 
 def test_a_patch_level_is_a_strided_convolution() -> None:
-    level = PatchLevel(4, 3, 5, jnp.float32, nnx.Rngs(0))
+    level = PatchLevel(4, 3, 5, True, jnp.float32, nnx.Rngs(0))
     image = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
     kernel = level.linear.kernel[...].reshape(4, 4, 3, 5)
     right = jax.lax.conv_general_dilated(
@@ -70,7 +75,7 @@ def test_a_stack_is_its_layers_in_order() -> None:
     mask = jnp.ones((2, 4), bool)
     graphdef, params = nnx.split(stack.blocks)
     one_by_one = x
-    for layer in range(stack.depth):
+    for layer in range(stack.layers.depth):
         block = nnx.merge(graphdef, jax.tree.map(lambda p, layer=layer: p[layer], params))
         one_by_one = block(one_by_one, mask, None)
     np.testing.assert_allclose(stack(x, mask, None), one_by_one, atol=1e-6)
@@ -86,22 +91,35 @@ def test_split_and_merge_are_inverse_and_keys_are_strings() -> None:
 
 
 def test_heads_and_temperatures_are_one_for_each_task() -> None:
+    rngs = nnx.Rngs(0)
+    tasks = {'image_text': ('image', 'text'), 'text_text': ('text',)}
     model = DualEncoder(
-        rngs=nnx.Rngs(0), towers={'image': vit(), 'text': transformer()},
-        widths={'image': 16, 'text': 16}, embedding=12,
-        heads={'image_text': ('image', 'text'), 'text_text': ('text',)},
+        towers={'image': vit(), 'text': transformer()},
+        heads={
+            task: {tower: Linear(width=16, embedding=12, rngs=rngs) for tower in towers}
+            for task, towers in tasks.items()
+        },
         temperature={'image_text': 0.05, 'text_text': 0.2},
-    )  # fmt: skip
+        bias={'image_text': -10.0},
+    )
     encoding = model.encode('text', jnp.array([[3, 4, 0]]))
     one = model.project('image_text', 'text', encoding).pooled_BD
     two = model.project('text_text', 'text', encoding).pooled_BD
     assert one.shape == (1, 12)
     np.testing.assert_allclose(jnp.linalg.norm(one), 1, rtol=1e-6)
     assert np.abs(one - two).max() > 1e-3
-    np.testing.assert_allclose(model.temperature('text_text'), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(model.scalars('text_text')['temperature'], 0.2, rtol=1e-6)
+    assert set(model.scalars('text_text')) == {'temperature'}
+    assert model.scalars('image_text')['bias'] == -10
 
 
-@pytest.mark.parametrize('wrong', [{'patches': (3, 2)}, {'num_heads': 3}, {'stem': ()}])
+@pytest.mark.parametrize('wrong', [{'patches': (3, 2)}, {'stem': ()}, {'pool': 'max'}])
 def test_sizes_that_do_not_fit_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         vit(**wrong)
+
+
+@pytest.mark.parametrize('wrong', [{'num_heads': 3}, {'remat': 'all'}, {'activation': 'tanh'}])
+def test_layers_that_cannot_be_are_refused(wrong: dict) -> None:
+    with pytest.raises(UserError):
+        dataclasses.replace(SMALL, **wrong)

@@ -54,7 +54,7 @@ def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
 def trainer(*overrides: str, arm: str = 'mural') -> tuple[loop.Trainer, State]:
     run = Run.of(config.load(f'emoji:{arm},tiny', list(overrides)))
     graphdef, params, statistics = run.build_model(VOCABULARY)
-    built = run.build_trainer(graphdef)
+    built = run.build_trainer(graphdef, params)
     return built, built.place(params, statistics)
 
 
@@ -69,7 +69,10 @@ def close(left: object, right: object, **tolerance: float) -> None:
         np.testing.assert_allclose(a, b, **tolerance)
 
 
-NO_DROPOUT = ('--config.model.towers.image.dropout=0.0', '--config.model.towers.text.dropout=0.0')
+NO_DROPOUT = (
+    '--config.model.towers.image.layers.dropout=0.0',
+    '--config.model.towers.text.layers.dropout=0.0',
+)
 
 
 def test_eight_devices_equal_one() -> None:
@@ -85,9 +88,8 @@ def test_eight_devices_equal_one() -> None:
     from mural_jax.training.step import train_step
 
     one, one_logs = train_step(
-        built.graphdef, tuple(built.tasks.items()), built.optimizer, built.clamp, np.uint32(0),
-        jax.device_put(first, alone), jax.device_put(inputs, alone),
-    )  # fmt: skip
+        built.fixed, np.uint32(0), jax.device_put(first, alone), jax.device_put(inputs, alone)
+    )
     close(logs, one_logs, rtol=2e-4)
     close(state.statistics, one.statistics, rtol=1e-4, atol=1e-5)
     # Adam's first step is the sign of the gradient: a tiny one may differ by twice the rate.
@@ -114,8 +116,7 @@ def test_every_arm_takes_two_steps(arm: str) -> None:
 
 def test_bfloat16_computes_and_float32_keeps() -> None:
     """Losses near those of float32; parameters, embeddings and losses stay float32."""
-    half = [f'--config.model.towers.{tower}.dtype=bfloat16' for tower in ('image', 'text')]
-    state, logs = one_step(*half, *NO_DROPOUT)
+    state, logs = one_step('--config.model.dtype=bfloat16', *NO_DROPOUT)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
     assert logs['loss'].dtype == jnp.float32
     _, exact = one_step(*NO_DROPOUT)
@@ -129,7 +130,7 @@ def test_parameters_can_be_split() -> None:
     run_config['sharding'] = (('token_VD', ('fsdp', None)), ('up/kernel', (None, None, 'fsdp')))
     run = Run.of(run_config)
     graphdef, params, statistics = run.build_model(VOCABULARY)
-    built = run.build_trainer(graphdef)
+    built = run.build_trainer(graphdef, params)
     state = built.place(params, statistics)
     for tree in (state.params, state.optimizer[1].mu):
         table = tree['towers']['text']['token_VD']
