@@ -8,6 +8,9 @@ UNOPTIMISED = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {UNOPTIMISED}'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Eight devices wait for each other in threads of one pool: with a thread a core, a few that wait
+# in one collective keep the others from arriving.
+os.environ['NPROC'] = '32'
 # What one test compiled, another does not compile again, in whatever process.
 _CACHE = tempfile.TemporaryDirectory(prefix='mural-compiled-')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name

@@ -1,0 +1,135 @@
+"""Text towers against transformers and PyTorch, number for number, gradients too."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from pretrained.reference import agree, brought_over, run, same_gradients, scramble, torch
+
+from mural_jax.models import functional
+from mural_jax.models.layers import Layers
+from mural_jax.models.recurrent import Gru, Lstm
+from mural_jax.models.sizes import BERT, XLM_R
+from mural_jax.models.text import Bert
+
+transformers = pytest.importorskip('transformers')
+
+VOCABULARY = 500
+
+
+def texts(pad_id: int = 0, length: int = 20) -> np.ndarray:
+    """int32 [4, L] with 20, 13, 1 and 7 real tokens."""
+    text_BL = np.random.default_rng(1).integers(3, VOCABULARY, (4, length)).astype(np.int32)
+    for row, real in zip(text_BL, (length, 13, 1, 7)):
+        row[real:] = pad_id
+    return text_BL
+
+
+def bert(pool: str = 'first', **more) -> tuple[Bert, torch.nn.Module]:
+    ours = Bert(
+        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, layers=Layers(**BERT['base'] | more),
+        max_length=512, pool=pool,
+    )  # fmt: skip
+    depth = ours.stack.layers.depth
+    config = transformers.BertConfig(vocab_size=VOCABULARY, num_hidden_layers=depth)
+    return ours, scramble(transformers.BertModel(config))
+
+
+def test_bert(tmp_path: Path) -> None:
+    ours, theirs = bert('pooler')
+    split, report = brought_over(ours, theirs, 'text', tmp_path)
+    assert report.unplaced == []
+    text_BL = texts()
+    encoding = run(split, text_BL)
+    right = theirs(torch.tensor(text_BL), attention_mask=torch.tensor(text_BL != 0))
+    real = text_BL != 0
+    agree(encoding.tokens_BLD[real], right.last_hidden_state[torch.tensor(real)])
+    agree(encoding.pooled_BD, right.pooler_output)
+
+
+def test_gradients_of_bert(tmp_path: Path) -> None:
+    ours, theirs = bert(depth=4)
+    split, _ = brought_over(ours, theirs, 'text', tmp_path)
+    text_BL = texts()
+
+    def loss(params: dict) -> jax.Array:
+        return (functional.merge(split[0], params, split[2])(text_BL).pooled_BD ** 2).mean()
+
+    gradient = jax.jit(jax.grad(loss))(split[1])
+    mask = torch.tensor(text_BL != 0)
+    out = theirs(torch.tensor(text_BL), attention_mask=mask).last_hidden_state[:, 0]
+    (out**2).mean().backward()
+    same_gradients(gradient, theirs, ours, 'text', tmp_path)
+
+
+def test_xlm_r(tmp_path: Path) -> None:
+    """Positions count from behind the padding's id, 1."""
+    ours = Bert(
+        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, layers=Layers(**XLM_R['base'] | {'depth': 6}),
+        max_length=512, num_segments=1, position_offset=2, pad_id=1,
+    )  # fmt: skip
+    config = transformers.XLMRobertaConfig(
+        vocab_size=VOCABULARY, num_hidden_layers=6, max_position_embeddings=514, pad_token_id=1,
+        type_vocab_size=1, layer_norm_eps=1e-5,
+    )  # fmt: skip
+    theirs = scramble(transformers.XLMRobertaModel(config))
+    split, report = brought_over(ours, theirs, 'text', tmp_path)
+    assert set(report.unplaced) == {'pooler.dense.weight', 'pooler.dense.bias'}
+    text_BL = texts(pad_id=1)
+    mask = torch.tensor(text_BL != 1)
+    right = theirs(torch.tensor(text_BL), attention_mask=mask).last_hidden_state
+    encoding = run(split, text_BL)
+    agree(encoding.tokens_BLD[text_BL != 1], right[mask])
+    agree(encoding.pooled_BD, right[:, 0])
+
+
+class Reference(torch.nn.Module):
+    """Embeddings and a recurrent network of PyTorch's, over packed sequences."""
+
+    def __init__(self, kind: type, **settings):
+        super().__init__()
+        self.embed = torch.nn.Embedding(VOCABULARY, 24)
+        self.rnn = kind(24, 32, batch_first=True, **settings)
+
+    def forward(self, text_BL: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = torch.tensor((text_BL != 0).sum(1))
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            self.embed(torch.tensor(text_BL)), lengths, batch_first=True, enforce_sorted=False
+        )
+        states, last = self.rnn(packed)
+        states, _ = torch.nn.utils.rnn.pad_packed_sequence(
+            states, batch_first=True, total_length=text_BL.shape[1]
+        )
+        last = last[0] if isinstance(last, tuple) else last
+        directions = 2 if self.rnn.bidirectional else 1
+        return states, torch.cat(list(last[-directions:]), dim=-1)
+
+
+@pytest.mark.parametrize('bidirectional', [False, True])
+@pytest.mark.parametrize('depth', [1, 2])
+@pytest.mark.parametrize(('ours', 'theirs'), [(Lstm, torch.nn.LSTM), (Gru, torch.nn.GRU)])
+def test_recurrent(
+    ours: type, theirs: type, depth: int, bidirectional: bool, tmp_path: Path
+) -> None:
+    reference = Reference(theirs, num_layers=depth, bidirectional=bidirectional).eval()
+    tower = ours(
+        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, embedding=24, hidden=32, depth=depth,
+        bidirectional=bidirectional,
+    )  # fmt: skip
+    split, report = brought_over(tower, reference, 'text', tmp_path)
+    assert report.unplaced == []
+    text_BL = texts()
+    encoding = run(split, text_BL)
+    states, last = reference(text_BL)
+    agree(encoding.tokens_BLD, states)
+    agree(encoding.pooled_BD, last)
+    longer = run(split, np.pad(text_BL, ((0, 0), (0, 5))))
+    np.testing.assert_allclose(longer.pooled_BD, encoding.pooled_BD, atol=1e-6)
+
+
+def test_an_empty_text_is_zero() -> None:
+    tower = Lstm(rngs=nnx.Rngs(0), vocab_size=9, embedding=4, hidden=4, bidirectional=True)
+    np.testing.assert_array_equal(tower(jnp.zeros((1, 3), jnp.int32)).pooled_BD, 0)
