@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         help='where a builder finds one of its sources, such as font=FILE (may be repeated)',
     )  # fmt: skip
 
+    params = _verb(verbs, 'params', _params, 'count parameters and operations of a config')
+    _add(params, config=True)
+
     train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
     _add(train, config=True, workdir=True, data_dir=True)
 
@@ -114,6 +117,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
             raise UserError(f'--source {pair} must be NAME=PATH, such as --source font=FILE.')
         sources[name] = path
     commands.prepare(_config(arguments), arguments.data_dir.expanduser(), sources)
+
+
+def _params(arguments: argparse.Namespace) -> None:
+    from mural_jax import commands
+
+    commands.params(_config(arguments))
 
 
 def _train(arguments: argparse.Namespace) -> None:

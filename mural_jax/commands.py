@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from mural_jax.checkpoints import (
     Checkpoints,
@@ -17,6 +19,7 @@ from mural_jax.checkpoints import (
 )
 from mural_jax.config import differences, plain
 from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.models import cost
 from mural_jax.pretrained.load import load
 from mural_jax.run import Run, vocabulary_path
 from mural_jax.serving.index import Index, contact_sheet
@@ -37,8 +40,18 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
         records.prepare(dataset, data_dir, sources)
         print(f'{dataset} is ready in {data_dir}')
     path = vocabulary_path(data_dir, run)
+    if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
+        raise UserError(
+            f'config.tokenizer.kind={run.tokenizer.kind!r} is a published vocabulary: give its '
+            'file with --config.tokenizer.path=FILE.'
+        )
     if run.tokenizer.path:
         made = Tokenizer.load(Path(run.tokenizer.path).expanduser(), run.tokenizer)
+        if made.vocab_size > run.tokenizer.vocab_size:
+            raise UserError(
+                f'{run.tokenizer.path} has {made.vocab_size} ids, more than '
+                f'config.tokenizer.vocab_size={run.tokenizer.vocab_size}. Set it to that number.'
+            )
         made.save(path)
     elif not path.exists():
         texts = {text for stream in streams.values() for text in stream.texts(data_dir)}
@@ -83,14 +96,44 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
     )  # fmt: skip
 
 
+def params(config: Config) -> None:
+    """Prints parameters and forward FLOPs by tower and part; makes no array."""
+    run = Run.of(config)
+    model = run.build_model(run.tokenizer.vocab_size, abstract=True)
+    shapes = {
+        'image': jax.ShapeDtypeStruct((1, run.image_size, run.image_size, 3), np.uint8),
+        'text': jax.ShapeDtypeStruct((1, run.text_length), np.int32),
+    }
+    table = Table(title='parameters, and operations of one forward pass')
+    for name in ('', 'part', 'parameters', 'GFLOPs'):
+        table.add_column(name, justify='left' if name in ('', 'part') else 'right')
+    counts = cost.parameters(model[1])
+    for group in sorted(counts, key=lambda group: group not in shapes):
+        parts = counts[group]
+        flops = cost.forward_flops(model, group, shapes[group]) if group in shapes else {}
+        for part in sorted(parts):
+            work = f'{flops[part] / 1e9:.3f}' if part in flops else ''
+            table.add_row(group, part, f'{parts[part]:,}', work)
+        work = f'{sum(flops.values()) / 1e9:.3f}' if flops else ''
+        table.add_row(group, 'all', f'{sum(parts.values()):,}', work, style='bold')
+        table.add_section()
+    total = sum(sum(parts.values()) for parts in counts.values())
+    table.add_row('all', '', f'{total:,}', '', style='bold')
+    Console().print(table)
+    print(
+        f'GFLOPs: of a picture of {run.image_size} pixels and a text of {run.text_length} tokens; '
+        'products and convolutions, a multiplication with its addition counts two.'
+    )
+
+
 def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
     """Scores a checkpoint, writes `eval/STEP.json` and `index/STEP.npz`, prints the table."""
     run, step, embedder, vocabulary = _restore(workdir, step)
     from mural_jax.evaluation import scores
 
     results, galleries = scores.evaluate(
-        run.build_evaluators(), run.languages, embedder, run.image_size, data_dir,
-        workdir / 'eval' / f'{step}.json',
+        run.build_evaluators(), run.languages, embedder, run.image_size, run.image_resize,
+        data_dir, workdir / 'eval' / f'{step}.json',
     )  # fmt: skip
     if galleries:
         _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')

@@ -145,8 +145,18 @@ class Run:
     @property
     def image_size(self) -> int:
         """Side of a picture in pixels."""
-        sizes = [node['image_size'] for node in self.streams.values() if 'image_size' in node]
-        return sizes[0] if sizes else self.model['towers']['image']['image_size']
+        return self._pictures['image_size']
+
+    @property
+    def image_resize(self) -> int:
+        """Side that a picture is brought to before its middle is cut out, in pixels."""
+        return self._pictures.get('resize') or self.image_size
+
+    @property
+    def _pictures(self) -> Mapping[str, Any]:
+        """The first stream with pictures: all give them to the same tower."""
+        with_pictures = [node for node in self.streams.values() if 'image_size' in node]
+        return with_pictures[0] if with_pictures else self.model['towers']['image']
 
     def _check_sizes(self) -> None:
         """Streams give pictures of the size that towers take, and texts no longer than that."""

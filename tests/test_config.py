@@ -1,9 +1,13 @@
 """Configs: every file builds, every key is used, every mistake gets the nearest right word."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mural_jax import config
 from mural_jax.config import differences, make, nearest
+from mural_jax.models import functional
 from mural_jax.run import Run
 from mural_jax.types import UserError
 
@@ -19,6 +23,72 @@ def test_every_config_builds(arg: str) -> None:
     _, params, statistics = run.build_model(1000, abstract=True)
     assert set(params['heads']) == set(run.build_tasks())
     assert statistics
+
+
+# Each config file with all its sizes.
+PAPERS = [
+    'mural:base', 'mural:large', 'mural:tiny', 'mural:base,xlm_r', 'mural:large,xlm_r',
+    'align:base', 'align:l2', 'align:tiny', 'align:base,finetune', 'align:l2,finetune',
+    'clip:b32', 'clip:b16', 'clip:l14', 'clip:tiny', 'clip:b32,published', 'clip:b16,lit',
+    'siglip:b16', 'siglip:tiny', 'siglip:b16,published', 'siglip:b16,lit',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_every_paper_builds_at_every_size(name: str) -> None:
+    """Towers, heads and their outputs, optimizer and streams, from shapes alone."""
+    run = Run.of(config.load(name, []))
+    run.build_streams()
+    graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
+    trainer = run.build_trainer(graphdef, params)
+    jax.eval_shape(trainer.fixed.optimizer.init, params)
+    image = jax.ShapeDtypeStruct((2, run.image_size, run.image_size, 3), jnp.uint8)
+    text = jax.ShapeDtypeStruct((2, run.text_length), jnp.int32)
+
+    def encode(params: dict, statistics: dict, image: jax.Array, text: jax.Array) -> list:
+        model = functional.merge(graphdef, params, statistics)
+        inputs = {'image': image, 'text': text}
+        return [
+            model.project(name, tower, model.encode(tower, inputs[tower])).pooled_BD
+            for name, task in trainer.tasks.items()
+            for tower in task.towers
+        ]
+
+    for vectors in jax.eval_shape(encode, params, statistics, image, text):
+        assert vectors.shape == (2, run.model['embedding'])
+        assert vectors.dtype == jnp.float32
+    assert trainer.fixed.locked == ({'image'} if 'lit' in name else set())
+
+
+def test_no_config_file_is_left_out() -> None:
+    files = {path.stem for path in config.find('emoji').parent.glob('[a-z]*.py')}
+    assert files == {name.split(':')[0] for name in PAPERS} | {'emoji'}
+
+
+def test_what_the_papers_say() -> None:
+    """Constants that a slip would spoil silently."""
+    mural, align, l2, clip, siglip = (
+        config.load(name, []) for name in
+        ('mural:large', 'align:base', 'align:l2', 'clip:l14', 'siglip:b16')
+    )  # fmt: skip
+    assert mural['model']['embedding'] == align['model']['embedding'] == 640
+    assert l2['model']['embedding'] == 1376
+    assert mural['tasks']['text_text']['objective']['margin'] == 0.3
+    assert align['optimizer']['kind'] == 'lamb'
+    assert align['optimizer']['weight_decay'][0][1] == 1e-5
+    schedule = Run.of(align).optimizer.schedule(1_200_000)
+    np.testing.assert_allclose([schedule(s) for s in (5000, 10000, 605000)], [5e-4, 1e-3, 5e-4])
+    tuned = config.load('align:base,finetune', [])
+    assert tuned['streams']['captions']['batch_size'] == 2048
+    np.testing.assert_allclose(Run.of(tuned).optimizer.schedule(3000)(1500), 5e-6, rtol=1e-5)
+    assert clip['optimizer']['b2'] == 0.98
+    assert (
+        siglip['tasks']['image_text']['temperature'],
+        siglip['tasks']['image_text']['bias'],
+    ) == (
+        0.1,
+        -10.0,
+    )
 
 
 def test_arms_differ_in_what_they_are_named_for() -> None:
@@ -61,6 +131,15 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('schedule.checkpoint_every', 3, 'multiple of'),
         ('streams.captions.max_length', 77, 'more than what the tower'),
         ('schedul', {}, "'schedule'"),
+        ('tasks.image_text.bias', -10.0, 'sigmoid'),
+        ('model.towers.image.layers.num_heads', 3, 'must divide'),
+        ('model.towers.image.layers.widht', 3, "'width'"),
+        ('model.heads', {'image': {'kind': 'identity'}}, 'as wide as the embedding'),
+        ('model.heads', {'imag': {'kind': 'linear'}}, "'image'"),
+        ('model.dtype', 'float16', 'bfloat16'),
+        ('model.attention', 'cudnn', 'NVIDIA'),
+        ('init_from', {'imag': 'x.npz'}, "'image'"),
+        ('tokenizer', {'vocab_size': 9, 'kind': 'bpe'}, 'sentencepiece'),
     ],
 )
 def test_mistakes_in_a_file(path: str, value: object, word: str) -> None:

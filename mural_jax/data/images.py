@@ -22,9 +22,26 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
 
 
+def crop(image_BHWC: tf.Tensor, size: int, place_B2: tf.Tensor) -> tf.Tensor:
+    """Squares [B, size, size, 3] of square pictures; places in [0, 1), 0.5 for the middle."""
+    room = tf.cast(tf.shape(image_BHWC)[1] - size, tf.float32)
+    first_B2 = tf.cast(tf.floor(place_B2 * (room + 1)), tf.int32)
+    index_B2S = first_B2[:, :, None] + tf.range(size)[None, None]
+    rows_BSWC = tf.gather(image_BHWC, index_B2S[:, 0], axis=1, batch_dims=1)
+    return tf.gather(rows_BSWC, index_B2S[:, 1], axis=2, batch_dims=1)
+
+
+def crop_middle(image_BHWC: tf.Tensor, size: int) -> tf.Tensor:
+    """The square in the middle, [B, size, size, 3]."""
+    first = (image_BHWC.shape[1] - size) // 2
+    return image_BHWC[:, first : first + size, first : first + size]
+
+
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Moves, turns, scales and recolours pictures a little; 0 everywhere changes nothing.
+
+    crop: where a stream's `resize` leaves room, cut at a random place, not in the middle.
 
     shift: largest shift, as a share of the side, in [0, 1).
     zoom: largest change of scale, as a share, in [0, 1).
@@ -38,13 +55,18 @@ class Augment:
     rotate: float = 0.0
     colour: float = 0.0
     mirror: float = 0.0
+    crop: bool = False
 
-    NUM_RANDOM = 8  # numbers in [0, 1) that one picture takes
+    NUM_RANDOM = 10  # numbers in [0, 1) that one picture takes
 
-    def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
-        """uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]; `random_BU` is float32 [B, NUM_RANDOM]."""
+    def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor, size: int) -> tf.Tensor:
+        """uint8 [B, H, H, 3] -> uint8 [B, size, size, 3]; `random_BU` is [B, NUM_RANDOM]."""
         signed_BU = random_BU * 2 - 1
-        return self._recolour(self._move(image_BHWC, signed_BU), signed_BU)
+        image_BHWC = self._move(image_BHWC, signed_BU)
+        if image_BHWC.shape[1] != size:
+            place_B2 = random_BU[:, 8:10] if self.crop else tf.fill(tf.shape(random_BU[:, :2]), 0.5)
+            image_BHWC = crop(image_BHWC, size, place_B2)
+        return self._recolour(image_BHWC, signed_BU)
 
     def _move(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
         """Shift, zoom and turn about the middle; what comes into view is white."""

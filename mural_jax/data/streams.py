@@ -93,14 +93,24 @@ class Captions(Stream):
     """A picture and one text of it: fields `image`, uint8 [B, H, W, 3], and `text`, [B, L].
 
     image_size: the side of a picture in pixels.
+    resize: the side that a picture is brought to before image_size is cut out of it; 0 for
+    image_size, so that nothing is cut off.
     augment: how pictures are changed.
     """
 
     image_size: int = 64
+    resize: int = 0
     augment: Augment = Augment()
 
     has_image = True
     num_random = choice.NUM_RANDOM + Augment.NUM_RANDOM
+
+    def __post_init__(self) -> None:
+        if self.resize and self.resize < self.image_size:
+            raise UserError(
+                f'resize={self.resize} is smaller than image_size={self.image_size}, which is cut '
+                'out of it. Give 0 or something larger.'
+            )
 
     def sources(self, records: Records) -> list[Source]:
         sources = []
@@ -114,8 +124,9 @@ class Captions(Stream):
     ) -> dict[str, tf.Tensor]:
         parsed = schema.parse(serialized[0], image=True)
         text_B = self.text(parsed, language_BS[:, 0], random_BU[:, : choice.NUM_RANDOM])
-        image_BHWC = images.decode(parsed['image'], self.image_size)
-        image_BHWC = self.augment(image_BHWC, random_BU[:, choice.NUM_RANDOM :])
+        image_BHWC = images.decode(parsed['image'], self.resize or self.image_size)
+        random_BU = random_BU[:, choice.NUM_RANDOM :]
+        image_BHWC = self.augment(image_BHWC, random_BU, self.image_size)
         return {'image': image_BHWC, 'text': text_B, 'id': _hash(parsed['id'])}
 
 

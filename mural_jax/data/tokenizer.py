@@ -43,11 +43,6 @@ class Vocabulary:
             raise UserError(f'No vocabulary {self.kind!r}; there are {sorted(KINDS)}.')
         if self.kind != 'sentencepiece' and (self.bos or self.eos):
             raise UserError(f'config.tokenizer: a vocabulary of kind {self.kind!r} has its marks.')
-        if self.kind != 'sentencepiece' and not self.path:
-            raise UserError(
-                f'config.tokenizer.kind={self.kind!r} is a published vocabulary: give its file '
-                'with --config.tokenizer.path=FILE.'
-            )
 
 
 class Tokenizer:

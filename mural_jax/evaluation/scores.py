@@ -29,13 +29,13 @@ class Gallery(NamedTuple):
 
 def evaluate(
     evaluators: Mapping[str, ImageText | TextText], groups: Mapping[str, Sequence[str]],
-    embedder: Embedder, image_size: int, data_dir: Path, path: Path,
+    embedder: Embedder, image_size: int, resize: int, data_dir: Path, path: Path,
 ) -> tuple[Evaluated, list[Gallery]]:  # fmt: skip
     """Scores every evaluator in every language of the groups and writes the scores to `path`."""
     languages = [language for group in groups.values() for language in group]
     results, protocol, galleries = {}, {}, []
     for name, evaluator in evaluators.items():
-        items = read_items(evaluator, data_dir, image_size)
+        items = read_items(evaluator, data_dir, image_size, resize)
         scored, image_ND = evaluator(items, embedder, languages)
         results[name] = with_means(scored, groups)
         size = len(items.ids)
@@ -47,8 +47,10 @@ def evaluate(
     return results, galleries
 
 
-def read_items(evaluator: ImageText | TextText, data_dir: Path, image_size: int) -> Items:
-    """All examples of the evaluator's split. Imports TensorFlow."""
+def read_items(
+    evaluator: ImageText | TextText, data_dir: Path, image_size: int, resize: int
+) -> Items:
+    """All examples of the evaluator's split, the middle of each picture. Imports TensorFlow."""
     import tensorflow as tf
 
     from mural_jax.data import images
@@ -62,7 +64,10 @@ def read_items(evaluator: ImageText | TextText, data_dir: Path, image_size: int)
         for example in examples
     ]  # fmt: skip
     pngs = [example['image'] for example in examples] if evaluator.has_image else []
-    image_NHWC = images.decode(tf.constant(pngs), image_size).numpy() if pngs else np.zeros(0)
+    image_NHWC = np.zeros(0)
+    if pngs:
+        decoded_NHWC = images.decode(tf.constant(pngs), resize)
+        image_NHWC = images.crop_middle(decoded_NHWC, image_size).numpy()
     return Items([example['id'] for example in examples], names, image_NHWC, pngs)
 
 

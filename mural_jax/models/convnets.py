@@ -25,8 +25,8 @@ class Conv(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, width: int, kernel_size: int, stride: int, norm: 'Norm', compute: Compute,
-        rngs: nnx.Rngs, depthwise: bool = False, zero: bool = False,
+        self, channels: int, width: int, kernel_size: int, stride: int, norm: 'Norm',
+        compute: Compute, rngs: nnx.Rngs, depthwise: bool = False, zero: bool = False,
     ):  # fmt: skip
         self.stride, self.dtype = stride, compute.dtype
         self.padding = 'SAME' if norm.padding == 'same' else [((kernel_size - 1) // 2,) * 2] * 2
@@ -197,15 +197,18 @@ class EfficientNet(nnx.Module):
     def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
         """uint8 [B, H, W, 3] -> Encoding; a `key` means training: batch statistics, skipping."""
         training = key is not None
-        x_BHWC = normalise(image_BHWC, self.pixels)
-        x_BHWC = jax.nn.silu(self.stem(x_BHWC, training))
+        with jax.named_scope('stem'):
+            x_BHWC = normalise(image_BHWC, self.pixels)
+            x_BHWC = jax.nn.silu(self.stem(x_BHWC, training))
         total = sum(1 + stage.count for stage in self.stages)
         rates = [self.drop_path * number / total for number in range(total)]
         for stage, own in zip(self.stages, split_key(key, len(self.stages))):
-            x_BHWC = stage(x_BHWC, own, rates[: 1 + stage.count])
+            with jax.named_scope('stages'):
+                x_BHWC = stage(x_BHWC, own, rates[: 1 + stage.count])
             rates = rates[1 + stage.count :]
         if hasattr(self, 'head'):
-            x_BHWC = jax.nn.silu(self.head(x_BHWC, training))
+            with jax.named_scope('head'):
+                x_BHWC = jax.nn.silu(self.head(x_BHWC, training))
         return pooled(x_BHWC)
 
 
@@ -240,12 +243,14 @@ class ResNet(nnx.Module):
 
     def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
         """uint8 [B, H, W, 3] -> Encoding; a `key` means training: batch statistics."""
-        x_BHWC = jax.nn.relu(self.stem(normalise(image_BHWC, self.pixels), key is not None))
+        with jax.named_scope('stem'):
+            x_BHWC = jax.nn.relu(self.stem(normalise(image_BHWC, self.pixels), key is not None))
         x_BHWC = jax.lax.reduce_window(
             x_BHWC, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), self.pool_padding
         )
         for stage, own in zip(self.stages, split_key(key, len(self.stages))):
-            x_BHWC = stage(x_BHWC, own, [0.0] * (1 + stage.count))
+            with jax.named_scope('stages'):
+                x_BHWC = stage(x_BHWC, own, [0.0] * (1 + stage.count))
         return pooled(x_BHWC)
 
 

@@ -199,16 +199,16 @@ def run_stacked(
     `each` is a tree of arrays with a first dimension of one entry a block, or None. Batch
     statistics that the blocks change are kept in `blocks`.
     """
-    graphdef, params, statistics = nnx.split(blocks, nnx.Param, nnx.BatchStat)
+    graphdef, *states = nnx.split(blocks, nnx.Param, nnx.BatchStat)
 
     def layer(x: Array, scanned: Any) -> tuple[Array, Any]:
-        params, statistics, own = scanned
-        block = nnx.merge(graphdef, params, statistics)
+        states, own = scanned
+        block = nnx.merge(graphdef, *states)
         return call(block, x, own), nnx.state(block, nnx.BatchStat)
 
     if REMAT[remat] is not None:
         layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    x, passed = jax.lax.scan(layer, x, (params, statistics, each), unroll=unroll)
+    x, passed = jax.lax.scan(layer, x, (states, each), unroll=unroll)
     nnx.update(blocks, passed)
     return x
 

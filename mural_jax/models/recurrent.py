@@ -43,10 +43,11 @@ class Recurrent(nnx.Module):
         x_BLD = self.token_VD[...][text_BL].astype(self.dtype)
         for directions, own in zip(self.layers, split_key(key, len(self.layers))):
             x_BLD = drop(x_BLD, self.dropout, own)
-            passes = [
-                self._read(direction, x_BLD, mask_BL, reverse=number == 1)
-                for number, direction in enumerate(directions)
-            ]
+            with jax.named_scope('layers'):
+                passes = [
+                    self._read(direction, x_BLD, mask_BL, reverse=number == 1)
+                    for number, direction in enumerate(directions)
+                ]
             x_BLD = jnp.concatenate([states for states, _ in passes], axis=-1)
             pooled_BD = jnp.concatenate([last for _, last in passes], axis=-1)
         return Encoding(pooled_BD.astype(jnp.float32), x_BLD, mask_BL)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -56,7 +57,8 @@ class Transformer(nnx.Module):
         mask_BL = self._mask(text_BL)
         # Padding is at the end, where no real token of a causal tower looks.
         seen_BL = None if self.causal else mask_BL
-        x_BLD = self.stack(drop(x_BLD, self.dropout, first), seen_BL, second)
+        with jax.named_scope('stack'):
+            x_BLD = self.stack(drop(x_BLD, self.dropout, first), seen_BL, second)
         real_BL = jnp.ones(text_BL.shape, bool) if mask_BL is None else mask_BL
         return Encoding(self.norm(POOLS[self.pool](x_BLD, real_BL)), self.norm(x_BLD), real_BL)
 
@@ -102,9 +104,11 @@ class Bert(nnx.Module):
         x_BLD = self.token_VD[...][text_BL] + (position_LD + self.segment_SD[...][:1])[None]
         x_BLD = self.embedding_norm(x_BLD).astype(self.dtype)
         mask_BL = text_BL != self.pad_id
-        x_BLD = self.stack(drop(x_BLD, self.dropout, first), mask_BL, second)
+        with jax.named_scope('stack'):
+            x_BLD = self.stack(drop(x_BLD, self.dropout, first), mask_BL, second)
         if self.pool == 'pooler':
-            pooled_BD = jnp.tanh(self.pooler(x_BLD[:, 0]).astype(jnp.float32))
+            with jax.named_scope('pooler'):
+                pooled_BD = jnp.tanh(self.pooler(x_BLD[:, 0]).astype(jnp.float32))
         else:
             pooled_BD = POOLS[self.pool](x_BLD, mask_BL)
         return Encoding(pooled_BD, x_BLD, mask_BL)

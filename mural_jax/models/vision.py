@@ -86,15 +86,18 @@ class ViT(nnx.Module):
     def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
         """uint8 [B, H, W, 3] -> Encoding; a `key` means training: dropout, batch statistics."""
         first, second = split_key(key, 2)
-        x_BLD = self._embed(image_BHWC, training=key is not None)
-        x_BLD = self.stack(drop(x_BLD, self.dropout, first), None, second)
+        with jax.named_scope('patches'):
+            x_BLD = self._embed(image_BHWC, training=key is not None)
+        with jax.named_scope('stack'):
+            x_BLD = self.stack(drop(x_BLD, self.dropout, first), None, second)
         tokens_BLD = self.norm(x_BLD)
         if self.pool == 'mean':
             pooled_BD = masked_mean(tokens_BLD, None)
         elif self.pool == 'class':
             pooled_BD = tokens_BLD[:, 0].astype(jnp.float32)
         else:
-            pooled_BD = self.map(tokens_BLD)
+            with jax.named_scope('map'):
+                pooled_BD = self.map(tokens_BLD)
         return Encoding(pooled_BD, tokens_BLD, jnp.ones(tokens_BLD.shape[:2], bool))
 
     def _embed(self, image_BHWC: Array, training: bool) -> Array:

@@ -11,9 +11,9 @@ from mural_jax.types import UserError
 
 # What turns a gradient into a direction; weight decay and the learning rate come after it.
 DIRECTIONS = {
-    'adamw': lambda b1, b2: optax.scale_by_adam(b1, b2),
-    'lamb': lambda b1, b2: optax.scale_by_adam(b1, b2, eps=1e-6),
-    'adafactor': lambda b1, b2: optax.chain(
+    'adamw': optax.scale_by_adam,
+    'lamb': optax.scale_by_adam,
+    'adafactor': lambda b1, b2, eps: optax.chain(
         optax.scale_by_factored_rms(decay_rate=0.8),  # Shazeer & Stern 2018, arXiv:1804.04235
         optax.clip_by_block_rms(1.0),
         optax.ema(b1, debias=False) if b1 else optax.identity(),
@@ -31,7 +31,8 @@ class Optimizer:
 
     kind: 'adamw', 'lamb' (You et al. 2020, arXiv:1904.00962) or 'adafactor'.
     learning_rate: the peak. warmup_steps: of a linear rise from 0. decay: 'linear' or 'cosine',
-    to 0 at the last step. clip_norm: largest norm of the gradient, 0 for no limit.
+    to 0 at the last step. b1, b2, eps: Adam's; Adafactor takes b1 alone. clip_norm: largest norm
+    of the gradient, 0 for no limit.
     weight_decay, multipliers: (pattern, value) lists; a path that nothing matches decays by 0
     and learns at 1. A multiplier of 0 freezes: such an array gets no gradient and no optimizer
     state, and a tower all of whose arrays are frozen runs as in evaluation (a locked tower, LiT,
@@ -44,6 +45,7 @@ class Optimizer:
     decay: str = 'cosine'
     b1: float = 0.9
     b2: float = 0.999
+    eps: float = 1e-8
     clip_norm: float = 1.0
     weight_decay: Patterns = ()
     multipliers: Patterns = ()
@@ -68,7 +70,7 @@ class Optimizer:
     def build(self, num_steps: int) -> optax.GradientTransformation:
         """The whole update, gradients to steps."""
         parts = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-        parts.append(DIRECTIONS[self.kind](self.b1, self.b2))
+        parts.append(DIRECTIONS[self.kind](self.b1, self.b2, self.eps))
         for value in sorted({value for _, value in self.weight_decay if value}):
             parts.append(optax.add_decayed_weights(value, self._having(self.weight_decay, value)))
         if self.kind == 'lamb':

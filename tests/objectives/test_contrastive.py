@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mural_jax.objectives.contrastive import Softmax
+from mural_jax.objectives.contrastive import Sigmoid, Softmax
 
 SETTINGS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)]
 
@@ -87,3 +87,31 @@ def test_eight_devices_equal_one() -> None:
     assert len(apart[1][0].sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(apart)):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_sigmoid_equals_a_double_loop() -> None:
+    x, y, ids = example()
+    total = 0.0
+    for i in range(len(x)):
+        for j in range(len(x)):
+            if i != j and set(ids[i]) & set(ids[j]):
+                continue
+            logit = float(x[i].astype(np.float64) @ y[j]) / 0.1 - 3.0
+            total += np.log1p(np.exp(-logit if i == j else logit)) / len(x)
+    loss, logs = Sigmoid()(x, y, ids, temperature=jnp.float32(0.1), bias=jnp.float32(-3.0))
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, total, rtol=2e-6)
+    _, of_softmax = Softmax()(x, y, ids, jnp.float32(0.1))
+    np.testing.assert_allclose(logs['accuracy'], of_softmax['accuracy'])
+
+
+def test_sigmoid_learns_its_scalars() -> None:
+    """Too many negatives at a bias of zero: the bias falls; far scores stay finite."""
+    x, y, ids = example()
+
+    def loss(bias: jax.Array, temperature: jax.Array) -> jax.Array:
+        return Sigmoid()(x, y, ids, temperature, bias)[0]
+
+    slopes = jax.grad(loss, argnums=(0, 1))(jnp.float32(0.0), jnp.float32(1e-3))
+    assert slopes[0] > 0
+    assert np.isfinite(slopes).all()

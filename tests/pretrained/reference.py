@@ -3,6 +3,7 @@
 Skips the tests of a module that imports it where the extra `parity` is not installed.
 """
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -17,10 +18,8 @@ torch = pytest.importorskip('torch', reason="pip install 'mural-jax[parity]'")
 # CPU build of PyTorch; timm and open_clip import it and never call them.
 _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
 for _name in ('nms', 'qnms'):
-    try:
+    with contextlib.suppress(RuntimeError):  # Where they are there.
         _OPERATORS.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    except RuntimeError:  # There they are.
-        pass
 
 from safetensors.torch import save_file
 

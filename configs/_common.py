@@ -1,0 +1,54 @@
+"""What the configs of the papers share: data that everybody has, and its evaluators.
+
+The papers' own data is not public. These configs read `emoji_cldr`, real pictures with names in
+over a hundred languages, until `streams.*.dataset` and `evaluators` name other data.
+"""
+
+from typing import Any
+
+from mural_jax.configs.emoji import IMAGE_TEXT, TRANSLATION_ONLY
+
+LANGUAGES = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
+MESH = dict(data=-1, fsdp=1, tensor=1)
+TRAINABLE = 'kernel|token_VD|position_LD'  # What decays: not norms, biases and scalars.
+
+
+def words_of(name: str, arg: str, known: str) -> set[str]:
+    """The words of a config's argument. Raises ValueError for one that is not among `known`."""
+    words = set(arg.split(','))
+    if not words <= set(known.split()):
+        raise ValueError(f'{name}:{arg} is not a config; there are {", ".join(known.split())}.')
+    return words
+
+
+def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> dict[str, Any]:
+    """The stream of pictures with a text."""
+    return dict(
+        kind='captions', dataset='emoji_cldr/pictures', languages=IMAGE_TEXT, alpha=0.5,
+        image_size=image_size, max_length=max_length, batch_size=batch_size, **more,
+    )  # fmt: skip
+
+
+def translations(max_length: int, batch_size: int) -> dict[str, Any]:
+    """The stream of translation pairs, from English into all other languages."""
+    return dict(
+        kind='translations', dataset='emoji_cldr/translations', alpha=0.5, pivots=('en',),
+        languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], max_length=max_length, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def evaluators(text_task: str) -> dict[str, Any]:
+    """Held-out pictures and names; `text_task` is whose space texts are compared in."""
+    return {
+        'image_text/held_out': dict(
+            kind='image_text', dataset='emoji_cldr/pictures', split='test', task='image_text'
+        ),
+        'text_text/held_out': dict(
+            kind='text_text', dataset='emoji_cldr/translations', split='test', task=text_task
+        ),
+    }
+
+
+def tiny_schedule() -> dict[str, int]:
+    """Of the sizes for tests, all this project's own."""
+    return dict(num_steps=12, log_every=2, checkpoint_every=4, keep=2)

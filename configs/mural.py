@@ -1,0 +1,45 @@
+"""MURAL: image-text pairs and translation pairs at once.
+
+    mural:base        EfficientNet-B5 and BERT-base
+    mural:large       EfficientNet-B7 and BERT-large
+    mural:tiny        seconds, for tests
+    mural:base,xlm_r  the text tower is XLM-R's, to start from its weights (ours):
+                      --config.init_from.text=FILE --config.tokenizer.path=SENTENCEPIECE.MODEL
+
+Jain et al. 2021, arXiv:2109.05125, on the recipe of ALIGN (Jia et al. 2021, arXiv:2102.05918) and
+the translation loss of LaBSE (Feng et al. 2022, arXiv:2007.01852). The paper has released no code:
+what none of the three says is marked as ours.
+"""
+
+from ml_collections import ConfigDict
+from mural_jax.configs import _common, align
+
+from mural_jax.models.sizes import BERT, EFFICIENTNET, XLM_R
+
+
+def get_config(arg: str = 'base') -> ConfigDict:
+    """The config of the arguments above, joined by commas."""
+    words = _common.words_of('mural', arg, 'base large tiny xlm_r')
+    large = 'large' in words
+    config = align.get_config('base')
+    # ALIGN's multilingual vocabulary.
+    config.tokenizer = dict(vocab_size=250000, bos=True, eos=True)
+    config.streams.translations = _common.translations(align.MAX_LENGTH, 16384)  # Batch: ours.
+    config.model.towers.image.update(EFFICIENTNET['B7' if large else 'B5'])
+    config.model.towers.text.layers.update(BERT['large' if large else 'base'])
+    if large:
+        config.model.heads.image = dict(kind='identity')  # B7 is as wide as the embedding, 640.
+    config.tasks.text_text = dict(
+        stream='translations', encode=(('source', 'text'), ('target', 'text')),
+        # Weight: not published, the order is the likely one. Margin: LaBSE's.
+        weight=0.1, temperature=1.0,
+        objective=dict(kind='softmax', margin=0.3, label_smoothing=0.0),
+    )  # fmt: skip
+    config.evaluators = _common.evaluators('text_text')
+    if 'xlm_r' in words:
+        config.tokenizer = dict(kind='xlm_r', path='', vocab_size=250002)
+        config.model.towers.text.update(num_segments=1, position_offset=2, pad_id=1)
+        config.model.towers.text.layers.update(XLM_R['large' if large else 'base'])
+    if 'tiny' in words:
+        align.shrink(config)
+    return config
