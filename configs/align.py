@@ -26,7 +26,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.mesh = _common.MESH
     config.sharding = ()
     config.languages = _common.LANGUAGES
-    config.clamp = dict(lowest=0.001, highest=1.0)  # Ours: wide, the paper has none.
+    config.clamp = dict(lowest=0.001, highest=2.0)  # Ours: wide, the paper has none.
     config.init_from = dict(model='', image='', text='')
     # "Large-batch": 1,024 cores of 16 pairs; 1.2 M steps are about 12 epochs of 1.8 B pairs.
     config.schedule = dict(num_steps=1200000, log_every=100, checkpoint_every=5000, keep=3)

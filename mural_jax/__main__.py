@@ -22,7 +22,20 @@ CONFIG_HELP = (
 
 def run() -> None:
     """The console script `mural`."""
+    if sys.argv[1:2] in (['train'], ['evaluate']):
+        _take_huge_pages()
     sys.exit(main(sys.argv[1:]))
+
+
+def _take_huge_pages() -> None:
+    """Starts again with memory in huge pages, which the C library decides when a process starts.
+
+    A step takes and gives back gigabytes; page by page that was a fifth of its time on a CPU, and
+    hosts of accelerators copy faster from huge pages.
+    """
+    if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
+        os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
+        os.execv(sys.executable, [sys.executable, '-m', 'mural_jax', *sys.argv[1:]])
 
 
 def main(argv: list[str]) -> int:

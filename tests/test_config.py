@@ -134,7 +134,6 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('tasks.image_text.bias', -10.0, 'sigmoid'),
         ('model.towers.image.layers.num_heads', 3, 'must divide'),
         ('model.towers.image.layers.widht', 3, "'width'"),
-        ('model.heads', {'image': {'kind': 'identity'}}, 'as wide as the embedding'),
         ('model.heads', {'imag': {'kind': 'linear'}}, "'image'"),
         ('model.dtype', 'float16', 'bfloat16'),
         ('model.attention', 'cudnn', 'NVIDIA'),

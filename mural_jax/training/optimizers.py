@@ -98,10 +98,16 @@ class Optimizer:
 
 
 def trust_ratio_by_layer() -> optax.GradientTransformation:
-    """LAMB's ratio |parameter| / |update|, for each layer of what is stacked under `blocks/`."""
+    """LAMB's ratio |parameter| / |update|, for each layer of what is stacked under `blocks/`.
+
+    Scalars go without: a temperature that starts at 1, whose logarithm is 0, would hardly move.
+    """
     ratio = optax.scale_by_trust_ratio()
 
     def scale(path: tuple, update: Any, param: Any) -> Any:
+        if not param.ndim:
+            return update
+
         def one(update: Any, param: Any) -> Any:
             return ratio.update(update, optax.EmptyState(), param)[0]
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder, Linear
+from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import PatchLevel, ViT
@@ -123,3 +123,8 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict) -> None:
 def test_layers_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         dataclasses.replace(SMALL, **wrong)
+
+
+def test_no_head_needs_a_tower_of_the_same_width() -> None:
+    with pytest.raises(UserError, match='as wide as the embedding'):
+        Identity(width=16, embedding=12, rngs=nnx.Rngs(0))

@@ -96,7 +96,7 @@ def test_every_array_is_placed_or_named(prefix: str) -> None:
         (dict(vocab_size=21), [r'\(20, 8\)', r'\(21, 8\)', 'word_embeddings']),
         (dict(layers=Layers(8, 3, 2)), ['2 layers', 'model 3']),
         (dict(layers=Layers(8, 1, 2)), ['2 layers', 'model 1']),
-        (dict(layers=Layers(8, 2, 2, mlp_ratio=2.0)), [r'\(8, 32\)', r'\(8, 16\)']),
+        (dict(layers=Layers(8, 2, 2, mlp_ratio=2.0)), [r'\(32, 8\)', r'\(16, 8\)']),
         (dict(num_segments=1), [r'\(2, 8\)', r'\(1, 8\)']),
     ],
 )
@@ -179,7 +179,7 @@ def big_vision(scanned: bool) -> dict[str, np.ndarray]:
             norm(f'{encoder}/encoderblock_{layer}/LayerNorm_1')
     if scanned:
         for name in [name for name in arrays if '/encoderblock_0/' in name]:
-            layers = [arrays.pop(name.replace('_0/', f'_{i}/', 1)) for i in range(DEPTH)]
+            layers = [arrays.pop(name.replace('block_0/', f'block_{i}/')) for i in range(DEPTH)]
             arrays[name.replace('encoderblock_0/', 'encoderblock/')] = np.stack(layers)
     return arrays
 
