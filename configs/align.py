@@ -3,7 +3,8 @@
     align:base           EfficientNet-B5 and BERT-base, the baseline of its table 8
     align:l2             EfficientNet-L2 and BERT-large, the reported model
     align:tiny           seconds, for tests
-    align:base,finetune  its fine-tuning: --config.init_from.model=WORKDIR of the run before
+    align:base,finetune  its fine-tuning, from the run before and with its vocabulary:
+                         --config.init_from.model=RUN --config.tokenizer.path=RUN/vocabulary.model
 
 Jia et al. 2021, arXiv:2102.05918. What the paper does not say is marked as ours.
 """
@@ -35,7 +36,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
         weight_decay=((_common.TRAINABLE, 1e-5),), clip_norm=0.0, multipliers=(),
     )  # fmt: skip
     # 100k wordpieces of the training texts; the marks are BERT's [CLS] and [SEP].
-    config.tokenizer = dict(vocab_size=100000, bos=True, eos=True)
+    config.tokenizer = dict(path='', vocab_size=100000, bos=True, eos=True)
     config.streams = dict(
         captions=_common.captions(
             IMAGE_SIZE, MAX_LENGTH, 16384, resize=346, augment=dict(crop=True, mirror=0.5)

@@ -47,7 +47,7 @@ def get_config(arg: str = 'b32') -> ConfigDict:
         multipliers=(('towers/image', 0.0),) if 'lit' in words else (),
     )  # fmt: skip
     # The paper has 49,408 pairs of bytes; a vocabulary of that size from the training texts: ours.
-    config.tokenizer = dict(vocab_size=49408, bos=True, eos=True)
+    config.tokenizer = dict(path='', vocab_size=49408, bos=True, eos=True)
     config.streams = dict(captions=_common.captions(IMAGE_SIZE, MAX_LENGTH, 32768))
     config.model = dict(
         kind='dual_encoder',

@@ -34,7 +34,8 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config.sharding = ()
     config.languages = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
     config.schedule = dict(num_steps=1500, log_every=50, checkpoint_every=250, keep=2)
-    config.tokenizer = dict(vocab_size=40000)
+    config.init_from = dict(model='', image='', text='')
+    config.tokenizer = dict(path='', vocab_size=40000)
     config.streams = dict(
         captions=dict(
             kind='captions', dataset='emoji_cldr/pictures', languages=IMAGE_TEXT, batch_size=128,

@@ -23,7 +23,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
     large = 'large' in words
     config = align.get_config('base')
     # ALIGN's multilingual vocabulary.
-    config.tokenizer = dict(vocab_size=250000, bos=True, eos=True)
+    config.tokenizer = dict(path='', vocab_size=250000, bos=True, eos=True)
     config.streams.translations = _common.translations(align.MAX_LENGTH, 16384)  # Batch: ours.
     config.model.towers.image.update(EFFICIENTNET['B7' if large else 'B5'])
     config.model.towers.text.layers.update(BERT['large' if large else 'base'])

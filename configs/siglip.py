@@ -30,7 +30,7 @@ def get_config(arg: str = 'b16') -> ConfigDict:
         weight_decay=((_common.TRAINABLE, 1e-4),), clip_norm=1.0,
     )  # fmt: skip
     # 32,000 pieces, one mark at the end.
-    config.tokenizer = dict(vocab_size=32000, eos=True)
+    config.tokenizer = dict(path='', vocab_size=32000, eos=True)
     config.streams.captions = _common.captions(IMAGE_SIZE, MAX_LENGTH, 32768)
     config.model.update(embedding=768)
     config.model.towers = dict(

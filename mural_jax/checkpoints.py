@@ -103,19 +103,22 @@ class Checkpoints:
         return dict(like) | dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
 
     def read(self, step: int, *names: str) -> dict[str, Any]:
-        """The named trees as they were saved, on the first device; those there are."""
-        saved = self._manager.item_metadata(step)
+        """Those of the named trees that there are, as they were saved, on the first device."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def like(array: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device)
 
-        items = {
-            name: ocp.args.StandardRestore(jax.tree.map(like, dict(saved[name])))
-            for name in names
-            if saved[name] is not None
-        }
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
+        # The manager knows what is in a checkpoint only when it is told, so not by the manager.
+        handler = ocp.StandardCheckpointHandler()
+        trees = {}
+        for name in names:
+            folder = self._manager.directory / str(step) / name
+            if folder.exists():
+                tree = jax.tree.map(like, dict(handler.metadata(folder)))
+                trees[name] = handler.restore(folder, args=ocp.args.StandardRestore(tree))
+        handler.close()
+        return trees
 
     def choose(self, step: int | None) -> int:
         """`step`, or the newest. Raises UserError where there is no such checkpoint."""

@@ -77,15 +77,16 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
         for number, (name, stream) in enumerate(run.build_streams().items())
         if name in drawn
     }
-    create_folder(workdir, '--workdir')
-    write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
-    tokenizer.save(kept)
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
     if not has_checkpoint(workdir):
         params, statistics, lines = load(
             run.init_from, params, statistics, run.paired_tasks, tokenizer.hash
         )
         print('\n'.join(lines), end='\n' if lines else '')
+    # Written last, so that a mistake so far leaves no workdir that belongs to its config.
+    create_folder(workdir, '--workdir')
+    write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
+    tokenizer.save(kept)
     trainer = run.build_trainer(graphdef, params)
     state = trainer.place(params, statistics)
     from mural_jax.training import loop
