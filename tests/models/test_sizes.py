@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import pytest
@@ -22,6 +23,12 @@ def count(build: Callable[[nnx.Rngs], nnx.Module]) -> int:
     return sum(math.prod(value.shape) for value in jax.tree.leaves(params))
 
 
+def in_the_docs(published: int) -> bool:
+    """Whether the table of docs/models.md has the number."""
+    page = Path(__file__).parents[2] / 'docs' / 'models.md'
+    return f' {published:,} ' in page.read_text(encoding='utf-8')
+
+
 def classes(width: int) -> int:
     """What the classifier of 1,000 classes adds, which our towers have not."""
     return width * 1000 + 1000
@@ -40,10 +47,12 @@ def test_efficientnet(size: str, published: int) -> None:
     width = nnx.eval_shape(lambda: EfficientNet(rngs=nnx.Rngs(0), **EFFICIENTNET[size])).width
     found = count(lambda rngs: EfficientNet(rngs=rngs, **EFFICIENTNET[size]))
     assert found + classes(width) == published
+    assert in_the_docs(published)
 
 
 def test_resnet() -> None:
     assert count(lambda rngs: ResNet(rngs=rngs)) + classes(2048) == 25_557_032
+    assert in_the_docs(25_557_032)
 
 
 # timm's; H and So400m, which are published without a classifier, as they are.
@@ -63,6 +72,7 @@ def test_vit(size: str, patch: int, pool: str, published: int) -> None:
     )
     headless = size == 'H' or pool == 'map'
     assert found + (0 if headless else classes(layers.width)) == published
+    assert in_the_docs(published)
 
 
 # Hugging Face's BertModel and XLMRobertaModel, poolers included.
@@ -87,6 +97,7 @@ def test_bert(layers: dict, vocab_size: int, more: dict, published: int) -> None
         )  # fmt: skip
     )
     assert found == published
+    assert in_the_docs(published)
 
 
 # OpenAI's CLIP, and Google's SigLIP, whole: towers, heads, temperature, bias.
@@ -101,3 +112,4 @@ def test_whole_models(name: str, published: int) -> None:
     run = Run.of(config.load(name, []))
     _, params, _ = run.build_model(run.tokenizer.vocab_size, abstract=True)
     assert sum(math.prod(value.shape) for value in jax.tree.leaves(params)) == published
+    assert in_the_docs(published)

@@ -51,7 +51,7 @@ def test_another_vocabulary_or_size_is_refused(workdir: Path) -> None:
         load({'model': str(workdir)}, params, statistics, run.paired_tasks, 'another')
     wide = '--config.model.towers.text.layers.width=16'
     run, params, statistics, _ = start('emoji:tiny', workdir, wide)
-    with pytest.raises(UserError, match=r'\(\d+, 32\), here it is \(\d+, 16\)'):
+    with pytest.raises(UserError, match=r'\(32,\), here it is \(16,\)'):
         load({'text': str(workdir)}, params, statistics, run.paired_tasks, vocabulary)
 
 
