@@ -152,3 +152,19 @@ def test_operations_are_counted_through_loops() -> None:
         )  # fmt: skip
 
     assert sum(cost.flops(depthwise, image, kernel).values()) == 2 * 6 * 6 * 4 * 9
+
+
+def test_batch_norm_counts_over_all_devices() -> None:
+    """Eight devices with an eighth of the batch each give what one gives with all of it."""
+    image = jax.random.randint(jax.random.key(0), (16, 32, 32, 3), 0, 255).astype(jnp.uint8)
+    tower = EfficientNet(rngs=nnx.Rngs(0), width_factor=0.2, depth_factor=1.0, drop_path=0.0)
+    graphdef, params, statistics = functional.split(tower)
+
+    @jax.jit
+    def encode(image: jax.Array) -> tuple:
+        model = functional.merge(graphdef, params, statistics)
+        return model(image, jax.random.key(0)).pooled_BD, functional.statistics(model)
+
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    same(encode(jax.device_put(image, split)), encode(image))
