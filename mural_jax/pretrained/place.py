@@ -303,7 +303,7 @@ def _is_square(number: int) -> bool:
 
 
 def _grouped(names: list[str]) -> list[str]:
-    """Names, those with one ending together where they are many."""
-    endings = Counter(re.split(r'[./]', name)[-1] for name in names)
-    words = [f'{count} x *{ending}' for ending, count in sorted(endings.items()) if count > 3]
-    return [n for n in names if endings[re.split(r'[./]', n)[-1]] <= 3] + words
+    """Names; those that differ in numbers alone as one, with their count."""
+    counts = Counter(re.sub(r'\d+', '#', name) for name in names)
+    shown = {re.sub(r'\d+', '#', name): name for name in names}
+    return [shown[key] if count == 1 else f'{key} ({count})' for key, count in counts.items()]
