@@ -13,11 +13,16 @@ MESH = dict(data=-1, fsdp=1, tensor=1)
 TRAINABLE = 'kernel|token_VD|position_LD'  # What decays: not norms, biases and scalars.
 
 
-def words_of(name: str, arg: str, known: str) -> set[str]:
-    """The words of a config's argument. Raises ValueError for one that is not among `known`."""
-    words = set(arg.split(','))
-    if not words <= set(known.split()):
-        raise ValueError(f'{name}:{arg} is not a config; there are {", ".join(known.split())}.')
+def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
+    """The words of a config's argument, at most one of them a size.
+
+    Raises ValueError for a word that is not there, and for two sizes.
+    """
+    words, known = set(arg.split(',')), [*sizes.split(), *options.split()]
+    if not words <= set(known):
+        raise ValueError(f'{name}:{arg} is not a config; there are {", ".join(known)}.')
+    if len(words & set(sizes.split())) > 1:
+        raise ValueError(f'{name}:{arg} has several sizes; give one of {", ".join(sizes.split())}.')
     return words
 
 

@@ -20,7 +20,7 @@ MAX_LENGTH = 64  # wordpieces
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('align', arg, 'base l2 tiny finetune')
+    words = _common.words_of('align', arg, 'base l2 tiny', 'finetune')
     large = 'l2' in words
     config = ConfigDict()
     config.seed = 0

@@ -28,7 +28,7 @@ SIZES = {
 
 def get_config(arg: str = 'b32') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('clip', arg, 'b32 b16 l14 tiny published lit')
+    words = _common.words_of('clip', arg, 'b32 b16 l14 tiny', 'published lit')
     size = next((name for name in SIZES if name in words), 'b32')
     vit, patch, width, num_heads, embedding, learning_rate = SIZES[size]
     layers = dict(activation='quick_gelu', norm_eps=1e-5, remat='none', unroll=1)

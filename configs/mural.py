@@ -19,7 +19,7 @@ from mural_jax.models.sizes import BERT, EFFICIENTNET, XLM_R
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('mural', arg, 'base large tiny xlm_r')
+    words = _common.words_of('mural', arg, 'base large tiny', 'xlm_r')
     large = 'large' in words
     config = align.get_config('base')
     # ALIGN's multilingual vocabulary.

@@ -20,7 +20,7 @@ MAX_LENGTH = 64  # tokens
 
 def get_config(arg: str = 'b16') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('siglip', arg, 'b16 tiny published lit')
+    words = _common.words_of('siglip', arg, 'b16 tiny', 'published lit')
     layers = dict(**VIT['B'], activation='gelu_tanh', norm_eps=1e-6, remat='none', unroll=1)
     config = clip.get_config('lit' if 'lit' in words else 'b16')
     config.clamp = dict(lowest=0.001, highest=1.0)  # Ours: wide, the paper has none.

@@ -109,6 +109,8 @@ def test_overrides_reach_their_field() -> None:
     [
         ('nowhere.py', None, 'emoji'),
         ('emoji:murall', None, 'mural'),
+        ('mural:big', None, 'large'),
+        ('clip:b32,l14', None, 'several sizes'),
         ('emoji', '--config.optimizer.learning_rat=1', 'optimizer.learning_rate'),
         ('emoji', '--config.optimizer.learning_rate=fast', 'learning_rate'),
         ('emoji', '--config.schedule.num_steps=1.5', 'num_steps'),
