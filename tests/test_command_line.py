@@ -210,9 +210,9 @@ def test_no_workdir(tmp_path: Path) -> None:
 def test_the_vocabulary_of_another_run(workdir: Path, data_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(workdir, tmp_path / 'copy')
     texts = [f'word{i} other{i % 7}' for i in range(500)]
-    from mural_jax.data.tokenizer import train
+    from mural_jax.data.tokenizer import Vocabulary, train
 
-    train(texts, 300, 1.0).save(copy / 'vocabulary.model')
+    train(texts, Vocabulary(vocab_size=300)).save(copy / 'vocabulary.model')
     data = f'--data_dir={data_dir}'
     for words in (
         ['train', '--config=emoji:tiny', data], ['evaluate', data], ['search', '--query=x'],
