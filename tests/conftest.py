@@ -18,6 +18,7 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,6 +35,13 @@ def mural(*words: object, devices: int = 1, **more: str) -> subprocess.Completed
     environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', **more}
     command = [sys.executable, '-m', 'mural_jax', *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Gives back what a module compiled: a process may map only so many pieces of code."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')
