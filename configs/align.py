@@ -29,7 +29,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.languages = _common.LANGUAGES
     config.clamp = dict(lowest=0.001, highest=2.0)  # Ours: wide, the paper has none.
     config.init_from = dict(model='', image='', text='')
-    # "Large-batch": 1,024 cores of 16 pairs; 1.2 M steps are about 12 epochs of 1.8 B pairs.
+    # 1,024 cores of 16 pairs each; 1.2 M steps are about 12 epochs of 1.8 B pairs.
     config.schedule = dict(num_steps=1200000, log_every=100, checkpoint_every=5000, keep=3)
     config.optimizer = dict(
         kind='lamb', learning_rate=1e-3, warmup_steps=10000, decay='linear', eps=1e-6,

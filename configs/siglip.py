@@ -6,7 +6,8 @@
                           --config.init_from.model=FILE --config.tokenizer.path=SENTENCEPIECE.MODEL
     siglip:b16,lit        the image tower is locked: --config.init_from.image=FILE
 
-Zhai et al. 2023, arXiv:2303.15343, and its code in big_vision. What neither says is marked as ours.
+Zhai et al. 2023, arXiv:2303.15343, and the code of big_vision: sigmoid loss, first temperature and
+bias, towers, pooling, cosine from 1e-3, gradients clipped at 1. The rest is marked as ours.
 """
 
 from ml_collections import ConfigDict
@@ -23,9 +24,11 @@ def get_config(arg: str = 'b16') -> ConfigDict:
     words = _common.words_of('siglip', arg, 'b16 tiny', 'published lit')
     layers = dict(**VIT['B'], activation='gelu_tanh', norm_eps=1e-6, remat='none', unroll=1)
     config = clip.get_config('lit' if 'lit' in words else 'b16')
+    # Steps are CLIP's, 32 epochs of 400 M pairs: ours.
     config.clamp = dict(lowest=0.001, highest=1.0)  # Ours: wide, the paper has none.
     config.optimizer.update(
-        # Section 4: a second moment of 0.95 keeps large batches stable. Warm-up: ours.
+        # A second moment of 0.95 keeps large batches stable, says the paper; it has Adafactor, here
+        # is AdamW. Decay and warm-up: ours.
         learning_rate=1e-3, b2=0.95, eps=1e-8, warmup_steps=10000,
         weight_decay=((_common.TRAINABLE, 1e-4),), clip_norm=1.0,
     )  # fmt: skip

@@ -35,7 +35,8 @@ def _take_huge_pages() -> None:
     """
     if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
         os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-        os.execv(sys.executable, [sys.executable, '-m', 'mural_jax', *sys.argv[1:]])
+        # The very command again: `-m` would let files of the current folder hide modules.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(argv: list[str]) -> int:
@@ -52,9 +53,13 @@ def main(argv: list[str]) -> int:
     arguments.overrides = overrides
     try:
         arguments.verb(arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f'mural: error: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # Whoever reads has enough: `mural search ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print('mural: interrupted; what is saved is whole', file=sys.stderr)
         return 130

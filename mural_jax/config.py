@@ -61,7 +61,9 @@ def _parse(argv: list[str]) -> ConfigDict:
         values(argv)
         return values.config
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f'{argv[-1]}: {error}') from error
+        # An error inside the file comes with its traceback; what it says is the last line.
+        said = str(error).strip().splitlines()[-1] if 'Traceback' in str(error) else str(error)
+        raise UserError(f'{argv[-1]}: {said}') from error
 
 
 def plain(value: Any) -> Any:

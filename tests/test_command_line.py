@@ -18,7 +18,7 @@ from PIL import Image
 from mural_jax import metrics
 
 ONE_DEVICE = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
-VERBS = ('prepare', 'train', 'evaluate', 'search', 'report')
+VERBS = ('params', 'prepare', 'train', 'evaluate', 'search', 'report')
 
 
 @pytest.mark.parametrize('words', [[], *[[verb] for verb in VERBS]])
@@ -233,3 +233,23 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
     done = mural('prepare', '--config=emoji:tiny', f'--data_dir={tmp_path}', '--source', 'fnt=x')
     assert done.returncode == 2
     assert 'font' in done.stderr
+
+
+def test_files_of_the_current_folder_hide_no_module(tmp_path: Path) -> None:
+    """`mural train` starts itself again, as it was started."""
+    script = Path(sys.executable).parent / 'mural'
+    if not script.exists():
+        pytest.skip('the package is not installed')
+    (tmp_path / 'random.py').write_text('raise SystemExit("hidden")')
+    environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+    command = [script, 'train', '--config=nowhere', '--workdir=run']
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert 'no config file' in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """The reader is gone before the first line: no traceback."""
+    command = f'{sys.executable} -m mural_jax params --config=clip:tiny | true'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stderr == ''

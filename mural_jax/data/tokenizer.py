@@ -66,6 +66,8 @@ class Tokenizer:
                 f'No vocabulary at {path}. Texts cannot be read without it: '
                 'run `mural prepare` with the same --config and --data_dir first.'
             ) from error
+        except UserError:
+            raise
         except OSError as error:
             raise UserError(f'Cannot read the vocabulary {path} ({error.strerror}).') from error
         except (RuntimeError, UnicodeDecodeError, ValueError) as error:

@@ -4,8 +4,8 @@ from typing import Any
 
 Size = dict[str, Any]
 
-# Dosovitskiy et al. 2021, table 1; Ti and S: Touvron et al. 2021 (arXiv:2012.12877), table 1;
-# So400m: Alabdulmohsin et al. 2023 (arXiv:2305.13035), table 2, whose MLP has 4304 units.
+# Dosovitskiy et al. 2021; Ti and S: Touvron et al. 2021 (arXiv:2012.12877); So400m: Alabdulmohsin
+# et al. 2023 (arXiv:2305.13035), whose MLP has 4304 units.
 VIT: dict[str, Size] = {
     'Ti': dict(width=192, depth=12, num_heads=3),
     'S': dict(width=384, depth=12, num_heads=6),
@@ -15,8 +15,8 @@ VIT: dict[str, Size] = {
     'So400m': dict(width=1152, depth=27, num_heads=16, mlp_ratio=4304 / 1152),
 }
 
-# Tan & Le 2019: width, depth, resolution and dropout of its released code; L2: Xie et al. 2020
-# (arXiv:1911.04252), table 7. The resolution is what the size was trained at for classification.
+# Tan & Le 2019, as its released code scales; L2: Xie et al. 2020 (arXiv:1911.04252). Behind each,
+# the resolution in pixels that it was trained at for classification.
 EFFICIENTNET: dict[str, Size] = {
     'B0': dict(width_factor=1.0, depth_factor=1.0),  # 224
     'B1': dict(width_factor=1.0, depth_factor=1.1),  # 240

@@ -1,5 +1,6 @@
 """Vocabularies: one of one's own with its marks, and those of published weights."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,13 @@ def test_tokenizer_json(tmp_path: Path) -> None:
     found = Tokenizer.load(tmp_path / 'tokenizer.json', settings)
     assert found(['red apple', 'red red red red'], 4).tolist() == [[2, 3, 1, 0], [2, 2, 2, 1]]
     assert (found.eos_id, found.pad_id, found.vocab_size) == (1, 0, 4)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'tokenizers', None)
+    (tmp_path / 'tokenizer.json').write_text('{}')
+    with pytest.raises(UserError, match='^config.tokenizer.kind.*needs the package'):
+        Tokenizer.load(tmp_path / 'tokenizer.json', Vocabulary(vocab_size=4, kind='tokenizers'))
 
 
 @pytest.mark.parametrize('kind', ['sentencepiece', 'xlm_r', 'tokenizers'])

@@ -14,8 +14,8 @@ from flax import nnx
 
 torch = pytest.importorskip('torch', reason="pip install 'mural-jax[parity]'")
 
-# torchvision of the package index is built for CUDA and does not find its operators beside the
-# CPU build of PyTorch; timm and open_clip import it and never call them.
+# torchvision is built for CUDA and does not find its operators beside the CPU build of PyTorch;
+# timm and open_clip import it and never call them.
 _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
 for _name in ('nms', 'qnms'):
     with contextlib.suppress(RuntimeError):  # Where they are there.

@@ -76,6 +76,13 @@ def logits(split: tuple, image: np.ndarray, text: np.ndarray) -> tuple:
     return compute(*split[1:])
 
 
+def same_as_hugging_face(split: tuple, image: np.ndarray, text: np.ndarray, out: Any) -> None:
+    x, y, score = logits(split, image, text)
+    agree(x, out.image_embeds)
+    agree(y, out.text_embeds)
+    agree(score, out.logits_per_image)
+
+
 def clip_texts(length: int = 77) -> np.ndarray:
     text_BL = np.zeros((3, length), np.int32)
     for row, real in zip(text_BL, (length, 9, 2)):
@@ -92,10 +99,7 @@ def test_hugging_face_clip(tmp_path: Path) -> None:
     image, theirs_image = pictures(224)
     text_BL = clip_texts()
     out = theirs(torch.tensor(text_BL), theirs_image)
-    x, y, score = logits(split, image, text_BL)
-    agree(x, out.image_embeds)
-    agree(y, out.text_embeds)
-    agree(score, out.logits_per_image)
+    same_as_hugging_face(split, image, text_BL, out)
 
 
 def test_open_clip(tmp_path: Path) -> None:
@@ -133,10 +137,7 @@ def test_hugging_face_siglip(tmp_path: Path) -> None:
     image, theirs_image = pictures(224)
     text_BL = siglip_texts()
     out = theirs(torch.tensor(text_BL), theirs_image)
-    x, y, score = logits(split, image, text_BL)
-    agree(x, out.image_embeds)
-    agree(y, out.text_embeds)
-    agree(score, out.logits_per_image)
+    same_as_hugging_face(split, image, text_BL, out)
 
 
 def test_open_clip_siglip(tmp_path: Path) -> None:
