@@ -1,0 +1,1 @@
+"""Readers of what others publish: tables, archives, parallel text. No TensorFlow here."""

@@ -1,0 +1,52 @@
+"""Pictures by their file's name, from folders and from tar archives."""
+
+import os
+import tarfile
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+from mural_jax.data.sources import tables
+from mural_jax.types import UserError
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
+
+
+def parts(paths: Sequence[str]) -> list[str]:
+    """The folders and tar archives that paths or patterns name."""
+    return [file for path in paths for file in tables.files(path, 'folder or archive of pictures')]
+
+
+def read(part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files of a folder or a tar archive, only those in `wanted` if given.
+
+    A name is the path below the folder or in the archive. Raises UserError for a broken archive.
+    """
+    if Path(part).is_dir():
+        yield from _folder(Path(part), wanted)
+        return
+    for name, content in members(part):
+        if wanted is None or name in wanted:
+            yield name, content
+
+
+def _folder(folder: Path, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place) / name
+            key = path.relative_to(folder).as_posix()
+            if wanted is None or key in wanted:
+                yield key, path.read_bytes()
+
+
+def members(path: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the plain files of a tar archive, in their order, read once."""
+    try:
+        # As a stream: nothing of it is kept.
+        with tarfile.open(path, 'r|*') as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    yield member.name.removeprefix('./'), file.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f'Cannot read the archive {path} ({error}). Is it whole?') from error
