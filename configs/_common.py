@@ -26,18 +26,25 @@ def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
     return words
 
 
+def source(dataset: str, split: str = 'train', **filters: Any) -> dict[str, Any]:
+    """One source of a stream, its weight and its filters for the command line to change."""
+    return dict(dataset=dataset, split=split, weight=1.0, filters=dict(exclude=(), **filters))
+
+
 def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> dict[str, Any]:
     """The stream of pictures with a text."""
     return dict(
-        kind='captions', dataset='emoji_cldr/pictures', languages=IMAGE_TEXT, alpha=0.5,
-        image_size=image_size, max_length=max_length, batch_size=batch_size, **more,
+        kind='captions', sources=dict(emoji=source('emoji_cldr/pictures')),
+        languages=IMAGE_TEXT, alpha=0.5, cap=1.0, max_bad=0.01, image_size=image_size,
+        max_length=max_length, batch_size=batch_size, **more,
     )  # fmt: skip
 
 
 def translations(max_length: int, batch_size: int) -> dict[str, Any]:
     """The stream of translation pairs, from English into all other languages."""
     return dict(
-        kind='translations', dataset='emoji_cldr/translations', alpha=0.5, pivots=('en',),
+        kind='translations', sources=dict(emoji=source('emoji_cldr/translations')),
+        alpha=0.5, cap=1.0, max_bad=0.01, pivots=('en',),
         languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], max_length=max_length, batch_size=batch_size,
     )  # fmt: skip
 

@@ -38,18 +38,21 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config.tokenizer = dict(path='', vocab_size=40000)
     config.streams = dict(
         captions=dict(
-            kind='captions', dataset='emoji_cldr/pictures', languages=IMAGE_TEXT, batch_size=128,
-            alpha=0.5, max_length=MAX_LENGTH, image_size=IMAGE_SIZE,
-            text=dict(name_share=0.5, max_keywords=3),
+            kind='captions', languages=IMAGE_TEXT, batch_size=128, alpha=0.5,
+            sources=dict(emoji=dict(dataset='emoji_cldr/pictures', split='train', weight=1.0)),
+            max_length=MAX_LENGTH, image_size=IMAGE_SIZE,
+            text=dict(kinds=dict(name=0.5, keyword=0.5), joined=dict(keyword=3)),
             # Mirrored texts and arrows cost less than mirrored everything else gains.
             augment=dict(shift=0.12, zoom=0.2, rotate=15.0, colour=0.3, mirror=0.5),
         ),
         # Translations from English into all others, as LaBSE has them, the image-text languages
         # too: MURAL's translation pairs cover both.
         translations=dict(
-            kind='translations', dataset='emoji_cldr/translations',
+            kind='translations',
+            sources=dict(emoji=dict(dataset='emoji_cldr/translations', split='train', weight=1.0)),
             languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], pivots=('en',), batch_size=256,
-            alpha=0.5, max_length=MAX_LENGTH, text=dict(name_share=0.6, max_keywords=4),
+            alpha=0.5, max_length=MAX_LENGTH,
+            text=dict(kinds=dict(name=0.6, keyword=0.4), joined=dict(keyword=4)),
             shuffle_pairs='shuffled' in words,
         ),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from mural_jax.checkpoints import (
     write_atomic,
 )
 from mural_jax.config import differences, plain
+from mural_jax.data import tokenizer
 from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.models import cost
 from mural_jax.pretrained.load import load
@@ -29,22 +30,51 @@ Config = dict[str, Any]
 
 
 def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
-    """Builds the data sets of all streams and evaluators and trains the vocabulary."""
+    """Builds or indexes the data of all streams and evaluators, filters it, trains the vocabulary."""
     run = Run.of(config)
     create_folder(data_dir, '--data_dir')
-    from mural_jax.data import records, tokenizer
+    from mural_jax.data import ingest
 
     streams = run.build_streams()
-    evaluated = [evaluator.dataset for evaluator in run.build_evaluators().values()]
-    for dataset in sorted({stream.dataset for stream in streams.values()} | set(evaluated)):
-        records.prepare(dataset, data_dir, sources)
+    drawn = {s.dataset for stream in streams.values() for s in stream.sources.values()}
+    evaluated = {evaluator.dataset for evaluator in run.build_evaluators().values()}
+    for dataset in sorted(drawn | evaluated):
+        ingest.prepare(dataset, data_dir, sources)
         print(f'{dataset} is ready in {data_dir}')
+    for name, stream in streams.items():
+        for source, about in stream.filter(data_dir).items():
+            print(f'{name}: of {source} the filters keep {counted(about["counts"])}')
     path = vocabulary_path(data_dir, run)
     if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
         raise UserError(
             f'config.tokenizer.kind={run.tokenizer.kind!r} is a published vocabulary: give its '
             'file with --config.tokenizer.path=FILE.'
         )
+    if path.exists() and not run.tokenizer.path:
+        print(f'the vocabulary is {path}')
+        return
+    from mural_jax.data import vocabulary
+
+    settings = run.tokenizer
+    pools = [stream.pool(data_dir) for stream in streams.values()]
+    texts = vocabulary.sample(pools, settings.sample, settings.sample_alpha)
+    made = _vocabulary(run, {text for held in texts.values() for text in held})
+    made.save(path)
+    Console().print(_cuts(vocabulary.report(made, texts)))
+    print(f'the vocabulary is {path}')
+
+
+def counted(counts: dict[str, int]) -> str:
+    """What filters did, in words."""
+    kept = f'{counts["records kept"]} of {counts["records"]} records, {counts["texts kept"]} of '
+    kept += f'{counts["texts"]} texts'
+    dropped = [f'{count} by {reason}' for reason, count in counts.items() if ': ' in reason and count]
+    bad = [f'{counts["bad records"]} bad records'] if counts['bad records'] else []
+    return kept + (f'; left out: {", ".join(dropped + bad)}' if dropped or bad else '')
+
+
+def _vocabulary(run: Run, texts: set[str]) -> Tokenizer:
+    """The published vocabulary of a run, or one that is trained on texts."""
     if run.tokenizer.path:
         made = Tokenizer.load(Path(run.tokenizer.path).expanduser(), run.tokenizer)
         if made.vocab_size > run.tokenizer.vocab_size:
@@ -52,13 +82,21 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
                 f'{run.tokenizer.path} has {made.vocab_size} ids, more than '
                 f'config.tokenizer.vocab_size={run.tokenizer.vocab_size}. Set it to that number.'
             )
-        made.save(path)
-    elif not path.exists():
-        texts = {text for stream in streams.values() for text in stream.texts(data_dir)}
-        made = tokenizer.train(sorted(texts), run.tokenizer)
-        made.save(path)
-        print(f'{made.vocab_size} pieces from {len(texts)} texts')
-    print(f'the vocabulary is {path}')
+        return made
+    made = tokenizer.train(sorted(texts), run.tokenizer)
+    print(f'{made.vocab_size} pieces from {len(texts)} texts')
+    return made
+
+
+def _cuts(cuts: dict[str, Any]) -> Table:
+    """Tokens per word and the share of unknown ones, by language."""
+    table = Table(title='how the vocabulary cuts words')
+    for name in ('language', 'texts', 'tokens per word', 'unknown'):
+        table.add_column(name, justify='left' if name == 'language' else 'right')
+    for language, cut in sorted(cuts.items()):
+        share = f'{100 * cut.unknown_share:.2f}%'
+        table.add_row(language, f'{cut.texts:,}', f'{cut.tokens_per_word:.2f}', share)
+    return table
 
 
 def train(config: Config, workdir: Path, data_dir: Path) -> None:

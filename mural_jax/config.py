@@ -124,6 +124,9 @@ def arguments_of(call: Callable) -> dict[str, inspect.Parameter]:
 def _typed(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return make(typing.cast(Callable, hint), value, where)
+    inner = typing.get_args(hint)[1:]
+    if inner and dataclasses.is_dataclass(inner[0]) and isinstance(value, Mapping):
+        return {key: _typed(item, inner[0], f'{where}.{key}') for key, item in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:

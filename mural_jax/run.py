@@ -246,10 +246,16 @@ MODELS = {'dual_encoder': _dual_encoder}
 def vocabulary_path(data_dir: Path, run: Run) -> Path:
     """Where `mural prepare` puts the vocabulary of these streams and these settings."""
     drawn = {
-        name: {key: node[key] for key in ('kind', 'dataset', 'split', 'languages', 'pivots')
-               if key in node}
+        name: {
+            'languages': sorted({*node['languages'], *node.get('pivots', ())}),
+            'sources': sorted(
+                [source['dataset'], source.get('split', 'train'), source.get('filters', {})]
+                for source in node['sources'].values()
+            ),
+            'kinds': sorted(node.get('text', {}).get('kinds', {})),
+        }
         for name, node in run.streams.items()
-    }  # fmt: skip
+    }
     words = json.dumps([drawn, dataclasses.asdict(run.tokenizer)], sort_keys=True)
     name = hashlib.sha256(words.encode()).hexdigest()[:16]
     return data_dir / 'vocabularies' / f'{name}.model'

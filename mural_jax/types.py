@@ -11,7 +11,7 @@ Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
 
 # A batch of one stream. Inputs are named by field: an image is uint8 [B, H, W, C], a text is
 # int32 [B, L] (0 is padding). 'ids' is int32 [B, N]: two examples that share an id are never
-# each other's negatives. 'language' is int32 [B], an index into the stream's languages.
+# each other's negatives. 'origin' is int32 [B], an index into the stream's labels.
 Batch = Mapping[str, Array]
 
 PAD = 0  # The token id of padding.

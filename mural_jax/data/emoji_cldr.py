@@ -15,9 +15,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from mural_jax.data import cldr
+from mural_jax.data import checks, cldr, schema
+from mural_jax.data.checks import Limits
 from mural_jax.data.pictures import Painter
-from mural_jax.data.schema import Text, columns, texts_feature
+from mural_jax.data.sources.reader import Example, Text
 from mural_jax.types import UserError
 
 PICTURE_SIZE = 64  # pixels
@@ -51,7 +52,7 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
     out too.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('2.0.0')
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name='pictures', description='Pictures with names and keywords.'),
         tfds.core.BuilderConfig(name='translations', description='Rows of names, text only.'),
@@ -69,18 +70,12 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format='array_record', **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features: dict[str, Any] = {
-            'id': tfds.features.Text(),
-            'concept': tfds.features.Text(),
-            'texts': texts_feature(cldr.locales(self._paths['cldr'])),
-        }
-        if self.builder_config.name == 'pictures':
-            shape = (PICTURE_SIZE, PICTURE_SIZE, 3)
-            features |= {
-                'image': tfds.features.Image(shape=shape, encoding_format='png'),
-                'group': tfds.features.Text(),
-                'subgroup': tfds.features.Text(),
-            }
+        pictures = self.builder_config.name == 'pictures'
+        locales = cldr.locales(self._paths['cldr'])
+        features = schema.features(locales, ['keyword', 'name'], pictures=pictures)
+        features['concept'] = tfds.features.Text()
+        if pictures:
+            features |= {'group': tfds.features.Text(), 'subgroup': tfds.features.Text()}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             homepage='https://cldr.unicode.org/',
@@ -121,10 +116,8 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
             if not texts or png is None:
                 skipped['without a name' if png else 'without a glyph in the font'] += 1
                 continue
-            yield split_of(emoji.concept), {
-                'id': emoji.id, 'concept': emoji.concept, 'texts': columns(texts),
-                'image': png, 'group': emoji.group, 'subgroup': emoji.subgroup,
-            }  # fmt: skip
+            row = _row(emoji.id, emoji.concept, texts, png)
+            yield split_of(emoji.concept), row | {'group': emoji.group, 'subgroup': emoji.subgroup}
         for reason, count in skipped.items():
             print(f'emoji_cldr: {count} of {len(table)} emoji skipped, {reason}')
 
@@ -149,8 +142,9 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
                 yield split, _row(f'{kind}-{code}', f'{kind}: {code}', texts)
 
 
-def _row(row_id: str, concept: str, texts: list[Text]) -> dict[str, Any]:
-    return {'id': row_id, 'concept': concept, 'texts': columns(texts)}
+def _row(row_id: str, concept: str, texts: list[Text], png: bytes = b'') -> dict[str, Any]:
+    example = Example(id=row_id, texts=texts, image=png, where=row_id)
+    return checks.record(example, Limits(), pictures=bool(png)) | {'concept': concept}
 
 
 def _texts(names: Names, char: str) -> list[Text]:

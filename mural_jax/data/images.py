@@ -1,6 +1,7 @@
 """Pictures in batches: decoding, and augmentation by given random numbers."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +10,7 @@ WHITE = 255.0
 
 
 def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
-    """PNG, JPEG or WebP -> uint8 [B, size, size, 3], resized where the side is another."""
+    """PNG, JPEG, GIF, BMP or WebP -> uint8 [B, size, size, 3], resized where the side differs."""
 
     def one(encoded: tf.Tensor) -> tf.Tensor:
         image_HWC = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -20,6 +21,58 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
         return tf.ensure_shape(image_HWC, [size, size, 3])
 
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
+
+
+def decode_area(
+    encoded_B: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor
+) -> tf.Tensor:
+    """A random part of each picture, uint8 [B, size, size, 3].
+
+    The part has `lowest` to all of the area and 3/4 to 4/3 of the aspect of the picture (the
+    ranges of Inception crops, Szegedy et al. 2015), and is cut to fit. Of a JPEG only the part is
+    decoded, at a half or a quarter of its size where that is still enough.
+    """
+
+    def one(given: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        encoded, random_4 = given
+        jpeg = tf.io.is_jpeg(encoded)
+        part_HWC = tf.cond(jpeg, lambda: _jpeg_part(encoded, size, lowest, random_4),
+                           lambda: _part(encoded, lowest, random_4))  # fmt: skip
+        part_HWC.set_shape([None, None, 3])
+        resized = tf.image.resize(part_HWC, [size, size])
+        return tf.cast(resized + 0.5, tf.uint8)
+
+    return tf.map_fn(one, (encoded_B, random_B4), fn_output_signature=tf.uint8)
+
+
+def _window(shape: tf.Tensor, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
+    """(top, left, height, width) in a picture of shape (height, width, ...), int32 [4]."""
+    side_2 = tf.cast(shape[:2], tf.float32)
+    scale = tf.sqrt(lowest + random_4[0] * (1 - lowest))
+    stretch = tf.exp((random_4[1] - 0.5) * float(np.log(4 / 3)))
+    part_2 = side_2 * scale * tf.stack([1 / stretch, stretch])
+    part_2 = tf.clip_by_value(tf.round(part_2), 1.0, side_2)
+    corner_2 = tf.floor(random_4[2:4] * (side_2 - part_2 + 1))
+    return tf.cast(tf.concat([corner_2, part_2], axis=0), tf.int32)
+
+
+def _part(encoded: tf.Tensor, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
+    image_HWC = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    top, left, height, width = tf.unstack(_window(tf.shape(image_HWC), lowest, random_4))
+    return image_HWC[top : top + height, left : left + width]
+
+
+def _jpeg_part(encoded: tf.Tensor, size: int, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
+    window_4 = _window(tf.image.extract_jpeg_shape(encoded), lowest, random_4)
+    # Decoding at 1/2 or 1/4 costs a fraction and averages what a resize would skip.
+    halvings = tf.reduce_min(window_4[2:]) // size
+
+    def at(ratio: int) -> Callable[[], tf.Tensor]:
+        return lambda: tf.io.decode_and_crop_jpeg(
+            encoded, tf.maximum(window_4 // ratio, [0, 0, 1, 1]), channels=3, ratio=ratio
+        )
+
+    return tf.case([(halvings >= 4, at(4)), (halvings >= 2, at(2))], default=at(1))
 
 
 def crop(image_BHWC: tf.Tensor, size: int, place_B2: tf.Tensor) -> tf.Tensor:
@@ -62,11 +115,16 @@ class Augment:
     def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor, size: int) -> tf.Tensor:
         """uint8 [B, H, H, 3] -> uint8 [B, size, size, 3]; `random_BU` is [B, NUM_RANDOM]."""
         signed_BU = random_BU * 2 - 1
-        image_BHWC = self._move(image_BHWC, signed_BU)
+        if self.shift or self.zoom or self.rotate:
+            image_BHWC = self._move(image_BHWC, signed_BU)
+        elif self.mirror:
+            mirrored_B = random_BU[:, 7] < self.mirror
+            flipped_BHWC = tf.reverse(image_BHWC, axis=[2])
+            image_BHWC = tf.where(mirrored_B[:, None, None, None], flipped_BHWC, image_BHWC)
         if image_BHWC.shape[1] != size:
             place_B2 = random_BU[:, 8:10] if self.crop else tf.fill(tf.shape(random_BU[:, :2]), 0.5)
             image_BHWC = crop(image_BHWC, size, place_B2)
-        return self._recolour(image_BHWC, signed_BU)
+        return self._recolour(image_BHWC, signed_BU) if self.colour else image_BHWC
 
     def _move(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
         """Shift, zoom and turn about the middle; what comes into view is white."""

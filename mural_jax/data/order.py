@@ -3,44 +3,146 @@
 Positions are cut into blocks. In a block each source has a fixed quota of slots, so the mixture
 is exact; the slots of a block and the records of an epoch are permuted by an index shuffle. No
 state is kept: any position can be asked for at any time, on any host.
+
+Weights may change on the way: a segment of the order begins at the position where they do, and
+remembers how far each source had come, so that epochs go on where they were.
 """
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-BLOCK = 4096  # Positions in a block; a source with a share below 1/4096 is rounded to none or one.
+BLOCK = 2**20  # positions; a source with a smaller share than one in a block still gets one
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """From position `start` on: slots of a block, and draws before `start`, of each source."""
+
+    start: int
+    quota_S: np.ndarray
+    before_S: np.ndarray
 
 
 class Mixture:
     """Which source and which of its records stands at a position."""
 
-    def __init__(self, sizes: np.ndarray, weights: np.ndarray, seed: int):
-        """`sizes` and `weights` of the sources: records in each, and how often each is drawn."""
-        assert (sizes > 0).all() and (weights >= 0).all()
+    def __init__(
+        self, sizes: np.ndarray, weights: np.ndarray, seed: int, history: Sequence[Mapping] = (),
+        position: int = 0,
+    ):  # fmt: skip
+        """`sizes` and `weights` of S sources: records in each, and how often each is drawn.
+
+        `history` is what `state` gave before; where the weights there are others, these are in
+        force from `position` on, and `changed` is true.
+        """
         self.sizes = np.asarray(sizes, np.int64)
-        self.quotas = quotas(weights, BLOCK)
-        self._starts = np.concatenate([[0], np.cumsum(self.quotas)])
+        assert (self.sizes > 0).all() and (np.asarray(weights) >= 0).all()
         self._seed = seed
+        self._blocks: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._segments = [
+            Segment(int(s['start']), *(np.array(s[key], np.int64) for key in ('quotas', 'before')))
+            for s in history
+        ]
+        quota_S = quotas(weights, BLOCK)
+        if not self._segments:
+            self._segments = [Segment(0, quota_S, np.zeros_like(quota_S))]
+        self.changed = not np.array_equal(self._segments[-1].quota_S, quota_S)
+        if self.changed:
+            self._segments.append(Segment(position, quota_S, self._drawn(position)))
+
+    @property
+    def state(self) -> list[dict[str, Any]]:
+        """The segments as JSON, for a checkpoint."""
+        return [
+            {'start': s.start, 'quotas': s.quota_S.tolist(), 'before': s.before_S.tolist()}
+            for s in self._segments
+        ]
 
     def locate(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source, record) at each position, two int64 [B]."""
-        block_B, slot_B = np.divmod(position_B, BLOCK)
-        slot_B = index_shuffle(slot_B, np.full_like(slot_B, BLOCK), self._seed, block_B)
-        source_B = np.searchsorted(self._starts, slot_B, side='right') - 1
-        drawn_B = block_B * self.quotas[source_B] + slot_B - self._starts[source_B]
-        epoch_B, record_B = np.divmod(drawn_B, self.sizes[source_B])
+        """(source, draw) at each position, two int64 [B]; the draws of a source count up."""
+        position_B = np.asarray(position_B, np.int64)
+        source_B, draw_B = np.zeros_like(position_B), np.zeros_like(position_B)
+        ends = [*(segment.start for segment in self._segments[1:]), np.iinfo(np.int64).max]
+        for number, end in enumerate(ends):
+            segment = self._segments[number]
+            block_B, slot_B = np.divmod(position_B - segment.start, BLOCK)
+            here_B = (position_B >= segment.start) & (position_B < end)
+            for block in np.unique(block_B[here_B]):
+                b = here_B & (block_B == block)
+                source_N, rank_N = self._block(number, int(block))
+                source = source_B[b] = source_N[slot_B[b]]
+                before_B = segment.before_S[source] + block * segment.quota_S[source]
+                draw_B[b] = before_B + rank_N[slot_B[b]]
+        return source_B, draw_B
+
+    def record(self, source_B: np.ndarray, draw_B: np.ndarray) -> np.ndarray:
+        """The record of each draw of a source: each once an epoch, in another order each time."""
+        epoch_B, record_B = np.divmod(draw_B, self.sizes[source_B])
         # Epochs of different sources must not share a permutation.
         stir_B = (source_B + 1) * 1_000_003 + epoch_B
-        return source_B, index_shuffle(record_B, self.sizes[source_B], self._seed, stir_B)
+        return index_shuffle(record_B, self.sizes[source_B], self._seed, stir_B)
+
+    def _block(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each slot of a block of a segment: its source, and how many slots of it are before."""
+        if (number, block) not in self._blocks:
+            quota_S = self._segments[number].quota_S
+            slot_N = np.arange(BLOCK)
+            key_N = np.full(BLOCK, block)
+            if len(quota_S) > 1:
+                slot_N = index_shuffle(slot_N, np.full(BLOCK, BLOCK), self._seed, key_N)
+            edge_S = np.cumsum(quota_S)
+            source_N = np.searchsorted(edge_S, slot_N, side='right').astype(np.int32)
+            rank_N = np.empty(BLOCK, np.int32)
+            rank_N[np.argsort(source_N, kind='stable')] = np.arange(BLOCK)
+            rank_N -= (edge_S - quota_S)[source_N].astype(np.int32)
+            while len(self._blocks) > 1:  # The one before may still be asked for.
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[number, block] = source_N, rank_N
+        return self._blocks[number, block]
+
+    def _drawn(self, position: int) -> np.ndarray:
+        """How often each source was drawn before a position, int64 [S]."""
+        segment = self._segments[-1]
+        block, slot = divmod(position - segment.start, BLOCK)
+        source_N, _ = self._block(len(self._segments) - 1, block)
+        cut_S = np.bincount(source_N[:slot], minlength=len(segment.quota_S))
+        return segment.before_S + block * segment.quota_S + cut_S
 
 
 def quotas(weights: np.ndarray, slots: int) -> np.ndarray:
-    """Shares `slots` by weight with the largest remainder method, int64, summing to `slots`."""
-    exact = np.asarray(weights, np.float64) / np.sum(weights) * slots
-    shares = np.floor(exact).astype(np.int64)
+    """Shares `slots` by weight with the largest remainder method, int64, summing to `slots`.
+
+    What has any weight gets one at least.
+    """
+    weights = np.asarray(weights, np.float64)
+    assert 0 < np.count_nonzero(weights) <= slots
+    exact = weights / weights.sum() * slots
+    shares = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
+    left = slots - shares.sum()
     order = np.argsort(shares - exact, kind='stable')
-    shares[order[: slots - shares.sum()]] += 1
+    if left >= 0:
+        shares[order[:left]] += 1
+    for _ in range(-left):  # Those that got one for nothing; the largest gives it.
+        shares[np.argmax(shares)] -= 1
     return shares
+
+
+def shares(sizes: np.ndarray, alpha: float, cap: float) -> np.ndarray:
+    """The share of each language, by n^alpha, none over `cap` while others can take more."""
+    weights = np.where(sizes > 0, np.asarray(sizes, np.float64) ** alpha, 0.0)
+    share, capped = weights / weights.sum(), np.zeros(len(weights), bool)
+    while cap * np.count_nonzero(weights) > 1 and (share > cap * (1 + 1e-9)).any():
+        capped |= share > cap
+        share[capped] = cap
+        rest = weights[~capped].sum()
+        share[~capped] = weights[~capped] / rest * (1 - cap * capped.sum())
+    if cap * np.count_nonzero(weights) <= 1:
+        share = (weights > 0) / np.count_nonzero(weights)
+    return share
 
 
 def index_shuffle(

@@ -1,102 +1,125 @@
 """Prepared data sets, read by index."""
 
-import os
-import sys
+import functools
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mural_jax.data import index as indices
 from mural_jax.data import schema
-from mural_jax.data.emoji_cldr import EmojiCldr
+from mural_jax.data.index import Index
 from mural_jax.types import UserError
-
-BUILDERS = {'emoji_cldr': EmojiCldr}
-
-
-def prepare(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
-    """Builds a data set `NAME/CONFIG` below `data_dir` if it is not there yet."""
-    name, config = dataset.split('/')
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # In a file every update would be a line.
-    builder = BUILDERS[name](config=config, data_dir=str(data_dir), sources=sources)
-    builder.download_and_prepare()
-    for split in builder.info.splits:
-        path = _presence_path(Path(builder.data_path), split)
-        if not path.exists():
-            part = path.with_name(f'{os.getpid()}.part.npy')
-            np.save(part, _presence(Records(dataset, split, data_dir, indexed=False)))
-            part.rename(path)
 
 
 class Records:
     """The examples of one split of a prepared data set."""
 
-    def __init__(self, dataset: str, split: str, data_dir: Path, indexed: bool = True):
-        """`dataset` is `NAME/CONFIG`. Raises UserError where it is not prepared.
-
-        `presence_RL`, bool [records, languages], tells which languages a record has texts in;
-        it is read from the index that `prepare` made, unless `indexed` is False.
-        """
-        if dataset.split('/')[0] not in BUILDERS:
-            raise UserError(f'There is no data set {dataset!r}; known are {sorted(BUILDERS)}.')
+    def __init__(self, dataset: str, split: str, data_dir: Path):
+        """`dataset` is `NAME/CONFIG`. Raises UserError where it is not prepared."""
         builder = _prepared(dataset, data_dir)
         if split not in builder.info.splits:
             known = sorted(builder.info.splits)
             raise UserError(f'{dataset} has no split {split!r}; it has {known}.')
         method = tfds.decode.DeserializeMethod.RAW_BYTES
         self._source = builder.as_data_source(split, deserialize_method=method)
-        self.languages: list[str] = builder.info.features['texts']['language'].feature.names
+        self._lengths = builder.info.splits[split].shard_lengths
+        self._files = [Path(name).name for name in builder.info.splits[split].filepaths]
+        features = builder.info.features
+        self.languages: list[str] = features['texts']['language'].feature.names
+        self.kinds: list[str] = features['texts']['kind'].feature.names
+        self.has_image = 'image' in features
         self.name = f'{dataset}:{split}'
-        if indexed:
-            path = _presence_path(Path(builder.data_path), split)
-            if not path.exists():
-                raise _not_prepared(dataset, data_dir)
-            self.presence_RL = np.load(path)
+        self.folder = Path(builder.data_path)
+        self._split, self._data_dir = split, data_dir
 
     def __len__(self) -> int:
         return len(self._source)
 
+    @functools.cached_property
+    def index(self) -> Index:
+        """Which texts there are. Raises UserError where `prepare` or `ingest` did not finish."""
+        try:
+            return indices.read(self._index_folder, self.languages, self.kinds)
+        except FileNotFoundError as error:
+            raise _not_prepared(self.name.split(':')[0], self._data_dir) from error
+
+    @property
+    def default_kinds(self) -> list[str]:
+        """The kinds of texts that are drawn where a config names none."""
+        about = self.folder / 'ingest.json'
+        if not about.exists():
+            return self.kinds
+        return json.loads(about.read_text(encoding='utf-8'))['default_kinds'] or self.kinds
+
+    def make_index(self) -> list[dict[str, Any]]:
+        """Makes the index, if it is not there, and gives the bad records with their shards."""
+        found = self.folder / f'quarantine-{self._split}.jsonl'
+        if not self._index_folder.exists():
+            bad = indices.write(self, self._index_folder, pictures=self.has_image)
+            lines = [json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad]
+            found.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+        return [json.loads(line) for line in found.read_text(encoding='utf-8').splitlines()]
+
+    def place(self, number: int) -> dict[str, Any]:
+        """{shard, index in shard} of a record, for people."""
+        ends = np.cumsum(self._lengths)
+        shard = int(np.searchsorted(ends, number, side='right'))
+        return {'shard': self._files[shard], 'index': int(number - (ends[shard - 1] if shard else 0))}
+
     def read(self, index_B: np.ndarray) -> np.ndarray:
         """Serialized examples, an object array [B] of bytes."""
         wanted, back_B = np.unique(index_B, return_inverse=True)
-        records = self._source.__getitems__(wanted.tolist())
-        return np.array(records, object)[back_B]
+        records = np.empty(len(wanted), object)
+        records[:] = self._source.__getitems__(wanted.tolist())
+        return records[back_B]
 
-    def language_ids(self, languages: list[str]) -> np.ndarray:
-        """Columns of `presence_RL`. Raises UserError for a language without texts here."""
-        counts = dict(zip(self.languages, self.presence_RL.sum(0)))
-        missing = [language for language in languages if not counts.get(language)]
-        if missing:
-            held = ' '.join(sorted(language for language, count in counts.items() if count))
-            raise UserError(f'{self.name} has no texts in {missing}. It has texts in: {held}')
-        return np.array([self.languages.index(language) for language in languages])
-
-    def examples(self, *, image: bool) -> list[dict[str, Any]]:
-        """All examples, parsed: {id, concept, texts: {language: {'name': [...], ...}}, image}."""
-        rows = []
-        for start in range(0, len(self), 256):
-            index_B = np.arange(start, min(start + 256, len(self)))
-            parsed = schema.parse(tf.constant(list(self.read(index_B))), image=image)
-            columns = [parsed[key].numpy() for key in ('language', 'kind', 'text')]
-            for row in range(len(index_B)):
-                example: dict[str, Any] = {
-                    key: parsed[key][row].numpy().decode() for key in ('id', 'concept')
-                }
+    def examples(self, *, image: bool) -> Iterator[dict[str, Any]]:
+        """All good examples, parsed: {id, texts: {language: {kind: [...]}}, image}."""
+        names = ('id', 'bad', 'language', 'kind', 'text', *(['image'] if image else []))
+        for _, parsed in indices.parse_all(self, *names):
+            columns = [parsed[key].to_list() for key in ('language', 'kind', 'text')]
+            flat = {key: parsed[key].numpy() for key in ('id', 'bad', *names[5:])}
+            for row in np.flatnonzero(flat['bad'] == b''):
                 texts: dict[str, dict[str, list[str]]] = {}
-                example['texts'] = texts
                 for language, kind, text in zip(*(column[row] for column in columns)):
                     kinds = texts.setdefault(self.languages[language], {})
-                    kinds.setdefault(schema.KINDS[kind], []).append(text.decode())
-                if image:
-                    example['image'] = parsed['image'][row].numpy()
-                rows.append(example)
-        return rows
+                    kinds.setdefault(self.kinds[kind], []).append(text.decode())
+                example: dict[str, Any] = {'id': flat['id'][row].decode(), 'texts': texts}
+                yield example | ({'image': flat['image'][row]} if image else {})
+
+    @property
+    def _index_folder(self) -> Path:
+        return self.folder / f'index-{self._split}'
+
+
+def named(name: str, data_dir: Path) -> Records:
+    """The records of a `DATASET:SPLIT`, indexed."""
+    dataset, colon, split = name.partition(':')
+    if not colon:
+        raise UserError(f'{name!r} names no split; write it like captions/flickr8k:test.')
+    records = Records(dataset, split, data_dir)
+    records.make_index()
+    return records
+
+
+def parse_text(records: Records, index_B: np.ndarray) -> Any:
+    """The texts of some records, ragged [B, ?]."""
+    return schema.parse(records.read(index_B), 'text')['text']
+
+
+def splits(dataset: str, data_dir: Path) -> list[str]:
+    """The splits of a prepared data set."""
+    return sorted(_prepared(dataset, data_dir).info.splits)
 
 
 def _prepared(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
+    name = Path(dataset)
+    if len(name.parts) != 2 or name.is_absolute() or '..' in name.parts:
+        raise UserError(f'{dataset!r} is no data set; their names are like captions/flickr8k.')
     folders = sorted((data_dir / dataset).glob('*.*.*')) if data_dir.exists() else []
     folders = [folder for folder in folders if not folder.name.startswith('incomplete')]
     if not folders:
@@ -105,21 +128,15 @@ def _prepared(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
 
 
 def _not_prepared(dataset: str, data_dir: Path) -> UserError:
-    return UserError(
-        f'The data set {dataset} is not prepared in {data_dir}. '
-        'Run `mural prepare` with the same --config and --data_dir first.'
-    )
-
-
-def _presence_path(folder: Path, split: str) -> Path:
-    return folder / f'languages-{split}.npy'
-
-
-def _presence(records: Records) -> np.ndarray:
-    """bool [records, languages]: which languages a record has texts in."""
-    present_RL = np.zeros((len(records), len(records.languages)), bool)
-    for start in range(0, len(records), 512):
-        index_B = np.arange(start, min(start + 512, len(records)))
-        language = schema.parse(tf.constant(list(records.read(index_B))), image=False)['language']
-        present_RL[index_B[language.value_rowids().numpy()], language.values.numpy()] = True
-    return present_RL
+    known = sorted(
+        path.parent.relative_to(data_dir).as_posix()
+        for path in data_dir.glob('*/*/*.*.*') if not path.name.startswith('incomplete')
+    )  # fmt: skip
+    there = f' There are: {", ".join(known)}.' if known else ''
+    how = 'Run `mural prepare` with the same --config and --data_dir first.'
+    if not dataset.startswith('emoji_cldr'):
+        how = (
+            f'Make it with `mural data ingest FORMAT --name={dataset.partition("/")[2]} '
+            '--data_dir=...`, then run `mural prepare`.'
+        )
+    return UserError(f'The data set {dataset} is not prepared in {data_dir}. {how}{there}')

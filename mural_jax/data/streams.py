@@ -6,82 +6,114 @@ does not depend on the number of hosts.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
-from mural_jax.data import choice, images, schema
+from mural_jax.data import images, schema
 from mural_jax.data.choice import TextChoice
 from mural_jax.data.images import Augment
-from mural_jax.data.order import Mixture, index_shuffle, uniform
-from mural_jax.data.records import Records
-from mural_jax.data.tokenizer import Tokenizer, text_ids
-from mural_jax.types import Batch, UserError
+from mural_jax.data.selection import Filters
+from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.types import UserError
 
-PREFETCH = 4  # batches
+if TYPE_CHECKING:
+    from mural_jax.data.opened import OpenStream
+    from mural_jax.data.pool import Pool
 
 
-class Source(NamedTuple):
-    """What a mixture draws from: the records that have texts in all of some languages."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of one prepared data set.
 
-    languages: tuple[int, ...]  # columns of Records.presence_RL, one for each text of an example
-    members: np.ndarray  # record numbers
-    weight: float
+    dataset: `NAME/CONFIG`, as `mural prepare` and `mural data ingest` make them.
+    weight: how often the source is drawn, in proportion to the stream's others; 0 rests.
+    filters: what is left out of it.
+    """
+
+    dataset: str
+    split: str = 'train'
+    weight: float = 1.0
+    filters: Filters = Filters()
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise UserError(f'The weight of {self.dataset}, {self.weight}, must be 0 or more.')
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """What all streams have: where examples come from, how often each language, how many.
 
-    dataset, split: a prepared data set `NAME/CONFIG` and one of its splits.
-    languages: the languages that are balanced, n examples of one drawn as n^alpha.
+    sources: by name, what is mixed.
+    languages: the languages that are balanced in each source, n examples of one drawn as n^alpha.
     alpha: 1 draws languages as they come, 0 draws all alike, in [0, 1].
+    cap: the largest share of a source's examples that one language may take, in (0, 1].
     batch_size: examples in a step, over all hosts.
     max_length: tokens of a text; what is longer is cut.
     text: which text of an example is taken.
+    max_bad: the largest share of examples that may turn out broken, in [0, 1]; more end the run.
     """
 
-    dataset: str
+    sources: Mapping[str, Source]
     languages: tuple[str, ...]
     batch_size: int
-    split: str = 'train'
     alpha: float = 1.0
+    cap: float = 1.0
     max_length: int = 64
     text: TextChoice = TextChoice()
+    max_bad: float = 0.01
 
     has_image = False
-    num_random = 0  # numbers in [0, 1) that one example takes
+    num_random = 0  # numbers in [0, 1) that an example takes besides those for its texts
+    num_texts = 1
+    shuffle_pairs = False
 
-    def sources(self, records: Records) -> list[Source]:
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        if not self.sources or not any(source.weight for source in self.sources.values()):
+            raise UserError('A stream needs sources, and one of them a weight of more than 0.')
+        if not 0 < self.cap <= 1:
+            raise UserError(f'cap={self.cap} must be more than 0 and at most 1.')
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f'alpha={self.alpha} must be in [0, 1].')
+        if self.batch_size < 1 or self.max_length < 1:
+            raise UserError('batch_size and max_length must be at least 1.')
 
     def fields(
-        self, serialized: list[tf.Tensor], language_BS: tf.Tensor, random_BU: tf.Tensor
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Serialized examples -> fields; texts are still strings. Runs inside tf.data."""
-        raise NotImplementedError
+        """Serialized examples -> fields; texts are still strings. Runs inside tf.data.
 
-    def partner(self, drawn_B: np.ndarray, size_B: np.ndarray, source_B: np.ndarray) -> list:
-        """Which members an example is made of besides the drawn one, a list of int64 [B]."""
-        return []
+        `number_BJ` says for each text of the example which of the stored ones are joined to it.
+        """
+        raise NotImplementedError
 
     def open(self, data_dir: Path, tokenizer: Tokenizer, seed: int) -> 'OpenStream':
         """Ready to be read. Raises UserError where the data is not prepared or does not fit."""
-        return OpenStream(self, Records(self.dataset, self.split, data_dir), tokenizer, seed)
+        from mural_jax.data.opened import OpenStream
 
-    def texts(self, data_dir: Path) -> Iterator[str]:
-        """Every text that the stream can draw, for the vocabulary."""
-        records = Records(self.dataset, self.split, data_dir)
-        languages = self.all_languages
-        records.language_ids(list(languages))
-        for example in records.examples(image=False):
-            for language, kinds in example['texts'].items():
-                if language in languages:
-                    for texts in kinds.values():
-                        yield from texts
+        return OpenStream(self, data_dir, tokenizer, seed)
+
+    def pool(self, data_dir: Path) -> 'Pool':
+        """All that the stream can draw."""
+        from mural_jax.data.pool import Pool
+
+        return Pool(self, data_dir)
+
+    def filter(self, data_dir: Path) -> dict[str, Any]:
+        """Works out the filters of the sources that have some; by source, {counts, leaks}."""
+        from mural_jax.data import selection
+        from mural_jax.data.records import Records, named
+
+        return {
+            name: selection.ensure(
+                Records(source.dataset, source.split, data_dir), source.dataset, source.split,
+                source.filters, data_dir, lambda test: named(test, data_dir),
+            )
+            for name, source in self.sources.items() if source.filters.active
+        }  # fmt: skip
 
     @property
     def all_languages(self) -> tuple[str, ...]:
@@ -95,46 +127,53 @@ class Captions(Stream):
     image_size: the side of a picture in pixels.
     resize: the side that a picture is brought to before image_size is cut out of it; 0 for
     image_size, so that nothing is cut off.
+    area: the smallest share of a picture's area that a random crop takes, in (0, 1); 0 takes
+    pictures whole. Instead of `resize`.
     augment: how pictures are changed.
     """
 
     image_size: int = 64
     resize: int = 0
+    area: float = 0.0
     augment: Augment = Augment()
 
     has_image = True
-    num_random = choice.NUM_RANDOM + Augment.NUM_RANDOM
+    num_random = Augment.NUM_RANDOM + 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resize and self.resize < self.image_size:
             raise UserError(
                 f'resize={self.resize} is smaller than image_size={self.image_size}, which is cut '
                 'out of it. Give 0 or something larger.'
             )
-
-    def sources(self, records: Records) -> list[Source]:
-        sources = []
-        for column in records.language_ids(list(self.languages)):
-            members = np.flatnonzero(records.presence_RL[:, column])
-            sources.append(Source((int(column),), members, len(members) ** self.alpha))
-        return sources
+        if not 0 <= self.area < 1 or (self.area and self.resize):
+            raise UserError(f'area={self.area} must be in [0, 1), and resize 0 where it is not 0.')
 
     def fields(
-        self, serialized: list[tf.Tensor], language_BS: tf.Tensor, random_BU: tf.Tensor
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        parsed = schema.parse(serialized[0], image=True)
-        text_B = self.text(parsed, language_BS[:, 0], random_BU[:, : choice.NUM_RANDOM])
-        image_BHWC = images.decode(parsed['image'], self.resize or self.image_size)
-        random_BU = random_BU[:, choice.NUM_RANDOM :]
-        image_BHWC = self.augment(image_BHWC, random_BU, self.image_size)
+        parsed = schema.parse(serialized[0], 'id', 'text', 'image')
+        image_BHWC = self.pictures(parsed['image'], random_BU)
+        text_B = join_texts(parsed['text'], number_BJ[0])
         return {'image': image_BHWC, 'text': text_B, 'id': _hash(parsed['id'])}
+
+    def pictures(self, encoded_B: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
+        """Encoded pictures -> uint8 [B, image_size, image_size, 3], cropped and augmented."""
+        if self.area:
+            random_B4 = random_BU[:, Augment.NUM_RANDOM :]
+            image_BHWC = images.decode_area(encoded_B, self.image_size, self.area, random_B4)
+        else:
+            image_BHWC = images.decode(encoded_B, self.resize or self.image_size)
+        return self.augment(image_BHWC, random_BU[:, : Augment.NUM_RANDOM], self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Translations(Stream):
     """Two texts of one meaning: fields `source` and `target`, both int32 [B, L].
 
-    A source is in one of `languages`, its target in one of `pivots`, all alike.
+    A source is in one of `languages`, its target in one of `pivots`, all alike. Without pivots a
+    target is in any other of the languages: of rows in many languages, any pair.
     shuffle_pairs: give each source the target of another example, always the same one. The
     control that shows whether a gain comes from the translations.
     """
@@ -142,124 +181,33 @@ class Translations(Stream):
     pivots: tuple[str, ...] = ('en',)
     shuffle_pairs: bool = False
 
-    num_random = 2 * choice.NUM_RANDOM
-
-    def sources(self, records: Records) -> list[Source]:
-        columns = records.language_ids(list(self.languages))
-        pivots = records.language_ids(list(self.pivots))
-        present_RL = records.presence_RL
-        sources = []
-        for column in columns:
-            weight = float(present_RL[:, column].sum() ** self.alpha)
-            pairs = []
-            for pivot in pivots:
-                members = np.flatnonzero(present_RL[:, column] & present_RL[:, pivot])
-                if pivot != column and len(members):
-                    pairs.append(((int(column), int(pivot)), members))
-            if not pairs:
-                name = records.languages[column]
-                raise UserError(f'{self.dataset} has no pairs of {name} with {self.pivots}.')
-            sources += [Source(*pair, weight=weight / len(pairs)) for pair in pairs]
-        return sources
-
-    def partner(self, drawn_B: np.ndarray, size_B: np.ndarray, source_B: np.ndarray) -> list:
-        if not self.shuffle_pairs:
-            return []
-        return [index_shuffle(drawn_B, size_B, 0, source_B)]
+    num_texts = 2
 
     def fields(
-        self, serialized: list[tf.Tensor], language_BS: tf.Tensor, random_BU: tf.Tensor
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        parsed = schema.parse(serialized[0], image=False)
-        other = schema.parse(serialized[1], image=False) if self.shuffle_pairs else parsed
-        # Both sides take a name or both take keywords: the first random number is shared.
-        second_B3 = tf.concat([random_BU[:, :1], random_BU[:, 4:]], axis=1)
+        del random_BU
+        parsed = schema.parse(serialized[0], 'id', 'text')
+        other = schema.parse(serialized[1], 'text') if self.shuffle_pairs else parsed
         return {
-            'source': self.text(parsed, language_BS[:, 0], random_BU[:, :3]),
-            'target': self.text(other, language_BS[:, 1], second_B3),
+            'source': join_texts(parsed['text'], number_BJ[0]),
+            'target': join_texts(other['text'], number_BJ[1]),
             'id': _hash(parsed['id']),
         }
 
     @property
     def all_languages(self) -> tuple[str, ...]:
-        return self.languages + self.pivots
+        return tuple(dict.fromkeys(self.languages + self.pivots))
 
 
-class OpenStream:
-    """A stream over prepared data: `batches` reads it from any step on."""
-
-    def __init__(self, spec: Stream, records: Records, tokenizer: Tokenizer, seed: int):
-        self.spec = spec
-        self.batch_size, self.languages = spec.batch_size, spec.languages
-        self._records = records
-        self._tokenizer = tokenizer
-        self._seed = seed
-        self._sources = spec.sources(records)
-        sizes = np.array([len(source.members) for source in self._sources])
-        weights = np.array([source.weight for source in self._sources])
-        self._mixture = Mixture(sizes, weights, seed)
-        self._languages_SL = np.array([source.languages for source in self._sources])
-        columns = list(records.language_ids(list(spec.languages)))
-        self._language_S = np.array([columns.index(s.languages[0]) for s in self._sources])
-
-    def batches(
-        self, position: int, count: int, host: int = 0, num_hosts: int = 1
-    ) -> Iterator[Batch]:
-        """`count` batches, the first one from `position` on, the host's slice of each.
-
-        A batch holds the stream's fields as numpy arrays, `ids` int32 [B, N] and `language`
-        int32 [B], an index into the stream's `languages`.
-        """
-        assert self.batch_size % num_hosts == 0, 'checked where the mesh is made'
-        num_inputs = 1 + len(self.spec.partner(*np.zeros((3, 0), np.int64)))
-        kinds = [tf.string] * num_inputs + [tf.int64, tf.int32, tf.float32]
-
-        def read(first: np.ndarray) -> list[np.ndarray]:
-            return self._read(int(first), host, num_hosts)
-
-        def decode(first: tf.Tensor) -> dict[str, tf.Tensor]:
-            *serialized, languages, language, random = tf.numpy_function(read, [first], kinds)
-            for column in serialized:
-                column.set_shape([None])
-            languages.set_shape([None, self._languages_SL.shape[1]])
-            random.set_shape([None, self.spec.num_random])
-            return self._tokenise(self.spec.fields(serialized, languages, random), language)
-
-        end = position + count * self.batch_size
-        firsts = tf.data.Dataset.range(position, end, self.batch_size)
-        dataset = firsts.map(decode, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
-        yield from dataset.as_numpy_iterator()
-
-    def _read(self, first: int, host: int, num_hosts: int) -> list[np.ndarray]:
-        """The examples of the batch that starts at position `first`, still serialized."""
-        size = self.batch_size // num_hosts
-        position_B = first + host * size + np.arange(size)
-        source_B, drawn_B = self._mixture.locate(position_B)
-        size_B = self._mixture.sizes[source_B]
-        columns = [drawn_B, *self.spec.partner(drawn_B, size_B, source_B)]
-        serialized = []
-        for column_B in columns:
-            index_B = [self._sources[s].members[i] for s, i in zip(source_B, column_B)]
-            serialized.append(self._records.read(np.array(index_B)))
-        random_BU = uniform(self._seed, position_B, self.spec.num_random)
-        language_B = self._language_S[source_B].astype(np.int32)
-        return [*serialized, self._languages_SL[source_B], language_B, random_BU]
-
-    def _tokenise(
-        self, fields: dict[str, tf.Tensor], language_B: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """Strings -> tokens, and the ids of examples and texts in one array."""
-
-        def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            texts = [text.decode() for text in text_B]
-            return self._tokenizer(texts, self.spec.max_length), text_ids(texts)
-
-        ids = [fields.pop('id')]
-        for name, value in fields.items():
-            if value.dtype == tf.string:
-                fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
-                ids.append(text_id_B)
-        return fields | {'ids': tf.stack(ids, axis=1), 'language': language_B}
+def join_texts(text: tf.RaggedTensor, number_BJ: tf.Tensor) -> tf.Tensor:
+    """The numbered texts of each example, joined by commas, string [B]; -1 is no text."""
+    place_BJ = text.row_starts()[:, None] + tf.maximum(number_BJ, 0)
+    wanted_BJ = tf.gather(text.values, place_BJ)
+    if number_BJ.shape[1] == 1:
+        return wanted_BJ[:, 0]
+    joined = tf.ragged.boolean_mask(wanted_BJ, number_BJ >= 0)
+    return tf.strings.reduce_join(joined, axis=1, separator=', ')
 
 
 def _hash(text_B: tf.Tensor) -> tf.Tensor:

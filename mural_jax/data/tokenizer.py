@@ -28,13 +28,19 @@ class Vocabulary:
     vocab_size: ids of the text tower; of a vocabulary that is trained, at most.
     path: the file of a published vocabulary; empty trains one on the texts of the streams.
     character_coverage: of a trained one, the share of characters with a piece of their own, in
-    (0, 1]. bos, eos: of kind 'sentencepiece', whether texts begin and end with a mark.
+    (0, 1]. byte_fallback: other characters are spelled in bytes, not unknown.
+    sample: at most so many texts are read to train one, 0 for all; sample_alpha: n texts of a
+    language are taken as n^sample_alpha (XLM-R's 0.3, arXiv:1911.02116, section 3.1).
+    bos, eos: of kind 'sentencepiece', whether texts begin and end with a mark.
     """
 
     vocab_size: int
     kind: str = 'sentencepiece'
     path: str = ''
     character_coverage: float = 0.9995
+    byte_fallback: bool = True
+    sample: int = 10_000_000
+    sample_alpha: float = 0.3
     bos: bool = False
     eos: bool = False
 
@@ -91,6 +97,10 @@ class Tokenizer:
         """The ids of each text with its marks, at most `max_length`."""
         raise NotImplementedError
 
+    def is_unknown(self, token: int) -> bool:
+        """Whether a token stands for what the vocabulary has no piece for."""
+        return False
+
 
 class SentencePiece(Tokenizer):
     """A SentencePiece model; what is cut off a long text is never its last mark."""
@@ -116,6 +126,10 @@ class SentencePiece(Tokenizer):
         pieces = self._pieces.encode([self.clean(text) for text in texts], num_threads=1)
         return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
 
+    def is_unknown(self, token: int) -> bool:
+        known = 0 <= token < self._pieces.get_piece_size()
+        return known and (self._pieces.is_unknown(token) or self._pieces.is_byte(token))
+
     def clean(self, text: str) -> str:
         return text
 
@@ -134,6 +148,9 @@ class XlmR(SentencePiece):
 
     def id_of(self, piece: int) -> int:
         return piece + 1 if piece else 3
+
+    def is_unknown(self, token: int) -> bool:
+        return token == 3
 
 
 class Siglip(SentencePiece):
@@ -197,9 +214,9 @@ def text_ids(texts: list[str]) -> np.ndarray:
 
 
 def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
-    """A vocabulary of at most `vocab_size` pieces, 256 of them bytes.
+    """A vocabulary of at most `vocab_size` pieces, 256 of them bytes with `byte_fallback`.
 
-    Characters without a piece of their own are spelled in bytes. Texts are NFKC-normalised and
+    Texts are NFKC-normalised and
     case-folded. Raises UserError where `vocab_size` does not fit the texts.
     """
     model = io.BytesIO()
@@ -209,7 +226,7 @@ def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts), model_writer=model, vocab_size=settings.vocab_size,
-            model_type='unigram', byte_fallback=True,
+            model_type='unigram', byte_fallback=settings.byte_fallback,
             character_coverage=settings.character_coverage,
             normalization_rule_name='nmt_nfkc_cf', hard_vocab_limit=False,
             pad_id=PAD, unk_id=1, bos_id=bos_id, eos_id=eos_id, num_threads=2, minloglevel=2,

@@ -30,12 +30,14 @@ class Items(NamedTuple):
 class ImageText:
     """Pictures by their name and names by their picture, one language at a time.
 
-    The gallery of a language is the pictures of the split that have a name in it.
+    The gallery of a language is the pictures of the split that have a text in it. Of several the
+    first one of the kind `text` is taken.
     """
 
     dataset: str
     split: str
     task: str
+    text: str = 'name'
 
     has_image = True
 
@@ -56,19 +58,20 @@ class ImageText:
             'split': self.split,
             'head': self.task,
             'captions_per_image': 1,
-            'caption': 'the name, without a prompt',
-            'gallery': 'the pictures of the split with a name in the language',
+            'caption': f'the first {self.text}, without a prompt',
+            'gallery': f'the pictures of the split with a {self.text} in the language',
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class TextText:
-    """Names by their translation, from and to the language `pivot`."""
+    """Texts of the kind `text` by their translation, from and to the language `pivot`."""
 
     dataset: str
     split: str
     task: str
     pivot: str = 'en'
+    text: str = 'name'
 
     has_image = False
 
@@ -93,7 +96,7 @@ class TextText:
             'split': self.split,
             'head': self.task,
             'pivot': self.pivot,
-            'gallery': 'the names of the split that exist in both languages',
+            'gallery': f'the first {self.text} of what has one in both languages',
         }
 
 

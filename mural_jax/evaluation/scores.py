@@ -57,10 +57,10 @@ def read_items(
     from mural_jax.data.records import Records
 
     records = Records(evaluator.dataset, evaluator.split, data_dir)
-    examples = records.examples(image=evaluator.has_image)
+    examples = list(records.examples(image=evaluator.has_image))
     names = [
-        {language: texts['name'][0] for language, texts in example['texts'].items()
-         if 'name' in texts}
+        {language: texts[evaluator.text][0] for language, texts in example['texts'].items()
+         if evaluator.text in texts}
         for example in examples
     ]  # fmt: skip
     pngs = [example['image'] for example in examples] if evaluator.has_image else []

@@ -71,7 +71,7 @@ class Trainer:
     def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
         """One step; `batches` are this host's slices, without what only the host reads."""
         placed = {
-            name: global_batch({k: v for k, v in batch.items() if k != 'language'}, self.mesh)
+            name: global_batch({k: v for k, v in batch.items() if k != 'origin'}, self.mesh)
             for name, batch in batches.items()
         }
         return training_step.train_step(self.fixed, np.uint32(self.seed), state, placed)
@@ -89,16 +89,19 @@ def train(
     for name, stream in streams.items():
         check_batch(name, stream.batch_size, trainer.mesh)
     checkpoints = Checkpoints(workdir, trainer.schedule.keep)
-    first, feed = 0, Feed(streams)
+    broken = workdir / f'quarantine-{jax.process_index()}.jsonl'
+    first, feed = 0, Feed(streams, quarantine=broken)
     if checkpoints.steps:
         first = checkpoints.steps[-1]
         about = checkpoints.about(first)
         check(about['vocabulary'])
         state = State.of(checkpoints.restore(first, **state.trees()))
-        feed = Feed(streams, about)
+        feed = Feed(streams, about, broken)
     writer = jax.process_index() == 0
     with Metrics(workdir, first, trainer.schedule.num_steps, write=writer) as metrics:
         for line in _opening(trainer, streams, state.params, first):
+            metrics.say(line)
+        for line in feed.changes:
             metrics.say(line)
 
         def save(step: int, state: State) -> None:

@@ -1,7 +1,9 @@
 """Pictures by their file's name, from folders and from tar archives."""
 
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +11,11 @@ from mural_jax.data.sources import tables
 from mural_jax.types import UserError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
+# What tarfile and the decompressors raise for broken archives, some of it by accident.
+BROKEN = (
+    tarfile.TarError, OSError, EOFError, ValueError, TypeError, OverflowError, RecursionError,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 def parts(paths: Sequence[str]) -> list[str]:
@@ -45,8 +52,10 @@ def members(path: str) -> Iterator[tuple[str, bytes]]:
         # As a stream: nothing of it is kept.
         with tarfile.open(path, 'r|*') as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.isfile() else None
+                # A sparse file may be a few bytes here and terabytes once read; pictures are not.
+                plain = member.isfile() and not member.issparse()
+                file = archive.extractfile(member) if plain else None
                 if file is not None:
                     yield member.name.removeprefix('./'), file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except BROKEN as error:
         raise UserError(f'Cannot read the archive {path} ({error}). Is it whole?') from error

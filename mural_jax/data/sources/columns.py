@@ -42,7 +42,9 @@ class TextColumn:
     @property
     def needs(self) -> list[str]:
         """The columns of the table that this one reads."""
-        referred = [word[1:].split('.')[0] for word in (self.kind, self.language) if word[:1] == '@']
+        referred = [
+            word[1:].split('.')[0] for word in (self.kind, self.language) if word[:1] == '@'
+        ]
         return [self.name, *referred]
 
 
@@ -89,5 +91,5 @@ def integer(value: Any) -> int:
     """A class number; -1 where there is none."""
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return -1

@@ -57,6 +57,8 @@ class Reader:
     languages: tuple[str, ...] = ()
 
     family: ClassVar[str] = 'captions'  # or 'translations': what the data set is named by
+    # The kinds that a stream draws where its config names none; empty: all of them.
+    default_kinds: ClassVar[tuple[str, ...]] = ()
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         """The parts (files, members, ...) that each split is read from, all non-empty."""
@@ -66,7 +68,7 @@ class Reader:
         """What one part adds to a split."""
         raise NotImplementedError
 
-    def texts(self, split: str, part: str) -> Iterator[Text]:
+    def part_texts(self, split: str, part: str) -> Iterator[Text]:
         """The texts of a part, in any order, without reading pictures where that can be."""
         for example in self.examples(split, part):
             yield from example.texts
@@ -76,7 +78,7 @@ class Reader:
         languages, kinds = set(self.languages), set()
         for split, parts in self.splits().items():
             for part in parts:
-                for language, kind, _ in self.texts(split, part):
+                for language, kind, _ in self.part_texts(split, part):
                     languages.add(language)
                     kinds.add(kind)
         wanted = set(self.languages) or languages
@@ -101,7 +103,11 @@ class JoinedReader(Reader):
         """(key, encoded picture); only those in `wanted` need be given, None for all."""
         raise NotImplementedError
 
-    def texts(self, split: str, part: str) -> Iterator[Text]:
+    def merge(self, rows: Sequence[Example]) -> Example:
+        """The one example of the rows of one key."""
+        return merge(rows)
+
+    def part_texts(self, split: str, part: str) -> Iterator[Text]:
         for _, example in self.rows(split, part):
             yield from example.texts
 

@@ -1,11 +1,13 @@
 """Rows of tables: Parquet, TSV, CSV, JSON lines, plain or gzipped; one row at a time."""
 
+import contextlib
 import csv
 import glob
 import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +17,7 @@ from mural_jax.types import UserError
 Row = dict[str, Any]
 FORMATS = ('.parquet', '.tsv', '.csv', '.jsonl')
 MAX_FIELD = 2**24  # Characters; a longer field is no text any more (ours).
+SEPARATED = ('.tsv', '.csv')
 
 
 def files(pattern: str, what: str) -> list[str]:
@@ -28,13 +31,30 @@ def files(pattern: str, what: str) -> list[str]:
     return found
 
 
-def open_text(path: str, newline: str | None = None) -> IO[str]:
-    """A text file, gunzipped where it ends in .gz; bytes that are no UTF-8 become surrogates."""
+def open_binary(path: str) -> Any:
+    """A file of bytes, gunzipped where it ends in .gz."""
     try:
-        binary: Any = gzip.open(path) if path.endswith('.gz') else open(path, 'rb')
+        return gzip.open(path) if path.endswith('.gz') else Path(path).open('rb')  # noqa: SIM115
     except OSError as error:
         raise UserError(f'Cannot read {path} ({error.strerror}).') from error
-    return io.TextIOWrapper(binary, encoding='utf-8', errors='surrogateescape', newline=newline)
+
+
+def open_text(path: str, newline: str | None = None) -> IO[str]:
+    """A text file, gunzipped where it ends in .gz; bytes that are no UTF-8 become surrogates.
+
+    A byte order mark, which some programs write in front of UTF-8, is no part of the text.
+    """
+    return io.TextIOWrapper(
+        open_binary(path), encoding='utf-8-sig', errors='surrogateescape', newline=newline
+    )
+
+
+def lines(file: IO[str], path: str) -> Iterator[str]:
+    """The lines of a text file with their ends; a UserError where one is too long to be held."""
+    while line := file.readline(MAX_FIELD):
+        if len(line) == MAX_FIELD:
+            raise UserError(f'{path} has a line of {MAX_FIELD:,} characters. Is it a text file?')
+        yield line
 
 
 def suffix(path: str) -> str:
@@ -42,56 +62,135 @@ def suffix(path: str) -> str:
     return Path(path.removesuffix('.gz')).suffix.lower()
 
 
-def rows(path: str, columns: Sequence[str] = ()) -> Iterator[Row]:
+def rows(path: str, columns: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of a table as dicts, only `columns` where some are named.
 
+    `header` names the columns of a TSV or CSV file that has no header line.
     Raises UserError for a file that cannot be read, an unknown format or a missing column.
     """
-    kinds = {'.parquet': _parquet, '.tsv': _tsv, '.csv': _csv, '.jsonl': _json_lines}
-    if suffix(path) not in kinds:
-        raise UserError(f'{path} is no table that can be read; known are {", ".join(FORMATS)}.')
+    kind = _known(path, header)
     try:
-        yield from kinds[suffix(path)](path, columns)
-    except (OSError, EOFError, csv.Error) as error:
+        if kind in SEPARATED:
+            yield from _separated(path, columns, header)
+        else:
+            yield from (_parquet if kind == '.parquet' else _json_lines)(path, columns)
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
+def names(path: str, header: Sequence[str] = ()) -> list[str]:
+    """The columns of a table that may hold texts: in Parquet those of strings, or lists of them.
+
+    Of JSON lines, whose objects may differ, those of the first.
+    """
+    kind = _known(path, header)
+    if kind == '.parquet':
+        return _string_columns(path)
+    if header:
+        return list(header)
+    try:
+        if kind == '.jsonl':
+            return list(next(_json_lines(path, ()), {}))
+        return next(_fields(path), [])
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
+        raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
+
+
+def _known(path: str, header: Sequence[str]) -> str:
+    kind = suffix(path)
+    if kind not in FORMATS:
+        raise UserError(f'{path} is no table that can be read; known are {", ".join(FORMATS)}.')
+    if header and kind not in SEPARATED:
+        raise UserError(f'{path} names its columns itself; name them only for TSV and CSV.')
+    return kind
+
+
 def _parquet(path: str, columns: Sequence[str]) -> Iterator[Row]:
+    with _opened(path) as file:
+        _check(path, columns, file.schema_arrow.names)
+        for batch in file.iter_batches(1024, columns=list(columns) or None):
+            yield from _pylist(batch)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A Parquet file; what pyarrow finds wrong with it is a UserError."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            _check(path, columns, file.schema_arrow.names)
-            for batch in file.iter_batches(1024, columns=list(columns) or None):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+            yield file
+    except (pyarrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
         raise UserError(f'{path} is not a readable Parquet file ({error}).') from error
 
 
-def _tsv(path: str, columns: Sequence[str]) -> Iterator[Row]:
-    # Quotes are part of a text in TSV; fields are what stands between tabs.
-    return _separated(path, columns, delimiter='\t', quoting=csv.QUOTE_NONE)
+def _pylist(batch: Any) -> list[Row]:
+    """The rows of a batch; strings that are no UTF-8 get surrogates, as in the other formats."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = [_decoded(column) for column in batch.columns]
+        return [dict(zip(batch.schema.names, row)) for row in zip(*columns)]
 
 
-def _csv(path: str, columns: Sequence[str]) -> Iterator[Row]:
-    return _separated(path, columns, delimiter=',', quoting=csv.QUOTE_MINIMAL)
+def _decoded(column: Any) -> list[Any]:
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not _is_string(column.type):
+        return column.to_pylist()
+    values = column.cast(pyarrow.large_binary()).to_pylist()
+    return [value if value is None else value.decode(errors='surrogateescape') for value in values]
 
 
-def _separated(path: str, columns: Sequence[str], **dialect: Any) -> Iterator[Row]:
-    csv.field_size_limit(min(MAX_FIELD, sys.maxsize))
-    with open_text(path, newline='') as file:
-        lines = (line.replace('\0', '') for line in file)
-        reader = csv.reader(lines, **dialect)
-        names = next(reader, [])
-        _check(path, columns, names)
-        for values in reader:
-            yield dict(zip(names, values))
+def _string_columns(path: str) -> list[str]:
+    with _opened(path) as file:
+        return [field.name for field in file.schema_arrow if _is_text(field.type)]
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column type is of strings, plain, numbered or listed."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+    return _is_string(kind)
+
+
+def _is_string(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _fields(path: str) -> Iterator[list[str]]:
+    """The fields of each line of TSV or CSV."""
+    if suffix(path) == '.tsv':
+        # Quotes are part of a text, and so is a lone \r: a row is a line, a field is what stands
+        # between tabs.
+        with open_text(path, newline='\n') as file:
+            for line in lines(file, path):
+                yield line.rstrip('\r\n').split('\t')
+    else:
+        csv.field_size_limit(min(MAX_FIELD, sys.maxsize))
+        with open_text(path, newline='') as file:
+            yield from csv.reader(line.replace('\0', '') for line in lines(file, path))
+
+
+def _separated(path: str, columns: Sequence[str], header: Sequence[str]) -> Iterator[Row]:
+    values = _fields(path)
+    names = header or next(values, [])
+    _check(path, columns, names)
+    for row in values:
+        yield dict(zip(names, row))
 
 
 def _json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
+    first = True
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines(file, path), 1):
             if not line.strip():
                 continue
             try:
@@ -100,8 +199,9 @@ def _json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
                 raise UserError(f'{path}, line {number} is not JSON ({error}).') from error
             if not isinstance(row, dict):
                 raise UserError(f'{path}, line {number} is not an object.')
-            if number == 1:
+            if first:
                 _check(path, columns, list(row))
+            first = False
             yield row
 
 

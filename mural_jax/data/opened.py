@@ -1,0 +1,239 @@
+"""A stream over prepared data: reads, decodes, tokenises, replaces what is broken."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mural_jax.data import checks, choice, schema
+from mural_jax.data.order import Mixture, index_shuffle, uniform
+from mural_jax.data.pool import Pool
+from mural_jax.data.streams import Stream
+from mural_jax.data.tokenizer import Tokenizer, text_ids
+from mural_jax.types import Batch, UserError
+
+PREFETCH = 4  # batches
+MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
+GRACE = 1000  # examples before the share of broken ones says anything
+
+
+class OpenStream:
+    """A stream over prepared data: `batches` reads it from any position on."""
+
+    def __init__(self, spec: Stream, data_dir: Path, tokenizer: Tokenizer, seed: int):
+        self.spec = spec
+        self.batch_size = spec.batch_size
+        self._pool = Pool(spec, data_dir)
+        self.labels = self._pool.labels
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._mixture = Mixture(self._pool.sizes, self._pool.weights, seed)
+        label_S = [self.labels.index(draw.label) for draw in self._pool.draws]
+        self._label_S = np.array(label_S, np.int32)
+        self._bad: list[dict[str, Any]] = []
+        self._num_bad, self._num_read = 0, 0
+
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """How often each source was and is drawn, for a checkpoint."""
+        return {'sources': self._names, 'segments': self._mixture.state}
+
+    def follow(self, mixture: Mapping[str, Any], position: int) -> str:
+        """Goes on from the mixture of a checkpoint; what changed in it, or ''.
+
+        Weights that are others now are in force from `position` on. Raises UserError where the
+        sources themselves are others.
+        """
+        if list(mixture['sources']) != self._names:
+            raise UserError(
+                'The checkpoint was trained on other sources or languages: '
+                f'{mixture["sources"]}, here are {self._names}. Only weights may change in a run.'
+            )
+        self._mixture = Mixture(
+            self._pool.sizes, self._pool.weights, self._seed, mixture['segments'], position
+        )
+        if not self._mixture.changed:
+            return ''
+        before, after = (segment['quotas'] for segment in self._mixture.state[-2:])
+        total = sum(after)
+        changed = [
+            f'{name} {100 * old / total:.2f}% -> {100 * new / total:.2f}%'
+            for name, old, new in zip(self._names, before, after) if old != new
+        ]  # fmt: skip
+        return f'weights change at example {position}: {", ".join(changed)}'
+
+    def take_bad(self) -> list[dict[str, Any]]:
+        """What was found broken since the last call: {position, dataset, shard, index, reason}."""
+        bad, self._bad = self._bad, []
+        return bad
+
+    def batches(
+        self, position: int, count: int, host: int = 0, num_hosts: int = 1
+    ) -> Iterator[Batch]:
+        """`count` batches, the first one from `position` on, the host's slice of each.
+
+        A batch holds the stream's fields as numpy arrays, `ids` int32 [B, N] and `origin`
+        int32 [B], an index into `labels`. Raises UserError where more than `max_bad` is broken.
+        """
+        assert self.batch_size % num_hosts == 0, 'checked where the mesh is made'
+        size = self.batch_size // num_hosts
+        end = position + count * self.batch_size
+        firsts = tf.data.Dataset.range(position + host * size, end, self.batch_size)
+        batches = iter(self._dataset(firsts, size))
+        for first in range(position + host * size, end, self.batch_size):
+            try:
+                batch = next(batches)
+            except tf.errors.OpError as error:
+                batch = self._repaired(first, size, error)
+            self._num_read += size
+            yield {key: value.numpy() for key, value in batch.items()}
+
+    def _dataset(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
+        spec = self.spec
+        kinds = [tf.string] * self._num_records + [tf.int64] * spec.num_texts
+        kinds += [tf.int32, tf.float32]
+
+        def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
+            def read(first: np.ndarray) -> list[np.ndarray]:
+                member_B, *others = self._find(int(first) + np.arange(size))
+                return [*self._read(member_B), *others]
+
+            arrays = tf.numpy_function(read, [first], kinds)
+            widths = [self._num_joined] * spec.num_texts
+            shapes = [[size]] * self._num_records + [[size, width] for width in widths]
+            shapes += [[size], [size, spec.num_random]]
+            for array, shape in zip(arrays, shapes):
+                array.set_shape(shape)
+            return self._decoded(arrays)
+
+        loaded = firsts.map(load, num_parallel_calls=2, deterministic=True)
+        return loaded.prefetch(PREFETCH)
+
+    def _find(self, position_B: np.ndarray) -> list[np.ndarray]:
+        """(members, the texts taken of each, origins, random numbers) at positions."""
+        source_B, draw_B = self._mixture.locate(position_B)
+        member_B = self._member(source_B, draw_B)
+        return [member_B, *self._chosen(source_B, member_B, position_B)]
+
+    def _member(self, source_B: np.ndarray, draw_B: np.ndarray) -> np.ndarray:
+        return self._pool.base_S[source_B] + self._mixture.record(source_B, draw_B)
+
+    def _chosen(
+        self, source_B: np.ndarray, member_B: np.ndarray, position_B: np.ndarray
+    ) -> list[np.ndarray]:
+        spec, count = self.spec, choice.NUM_RANDOM
+        random_BU = uniform(self._seed, position_B, spec.num_texts * count + spec.num_random)
+        numbers = []
+        for side in range(spec.num_texts):
+            # Both texts of a pair share the number that says which kind.
+            columns = [0, *range(side * count + 1, (side + 1) * count)]
+            owner_B = self._partner(member_B) if side and spec.shuffle_pairs else member_B
+            numbers.append(self._pool.choose(owner_B, side, random_BU[:, columns]))
+        return [*numbers, self._label_S[source_B], random_BU[:, spec.num_texts * count :]]
+
+    def _read(self, member_B: np.ndarray) -> list[np.ndarray]:
+        """The examples of a batch, still serialized, and those that their pairs come from."""
+        owners = [member_B, *([self._partner(member_B)] if self.spec.shuffle_pairs else [])]
+        return [self._pool.read(owner_B) for owner_B in owners]
+
+    def _partner(self, member_B: np.ndarray) -> np.ndarray:
+        """Another member of the same draw, always the same one."""
+        source_B = np.searchsorted(self._pool.base_S, member_B, side='right') - 1
+        base_B = self._pool.base_S[source_B]
+        size_B = self._pool.sizes[source_B]
+        return base_B + index_shuffle(member_B - base_B, size_B, 0, source_B)
+
+    def _decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `_read` and `_find` give -> fields, texts as tokens."""
+        records, texts = self._num_records, self.spec.num_texts
+        serialized, numbers = arrays[:records], arrays[records : records + texts]
+        origin_B, random_BU = arrays[records + texts :]
+        fields = self.spec.fields(serialized, numbers, random_BU)
+        return self._tokenised(fields) | {'origin': origin_B}
+
+    def _tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Strings -> tokens, and the ids of examples and texts in one array."""
+
+        def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            texts = [text.decode(errors='replace') for text in text_B]
+            return self._tokenizer(texts, self.spec.max_length), text_ids(texts)
+
+        ids = [fields.pop('id')]
+        for name, value in fields.items():
+            if value.dtype == tf.string:
+                fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
+                fields[name].set_shape([value.shape[0], self.spec.max_length])
+                ids.append(text_id_B)
+        return fields | {'ids': tf.stack(ids, axis=1)}
+
+    def _repaired(self, first: int, size: int, error: Exception) -> dict[str, tf.Tensor]:
+        """A batch with each broken example replaced by the next good one of its source.
+
+        Which one that is depends on the position alone. Raises `error` again where no example
+        is at fault.
+        """
+        position_B = first + np.arange(size)
+        source_B, draw_B = self._mixture.locate(position_B)
+        before = len(self._bad)
+        for place in range(size):
+            for tries in range(MAX_TRIES):
+                member = self._member(source_B[place : place + 1], draw_B[place : place + 1])
+                reason = self._fault(member)
+                if not reason:
+                    break
+                # A replacement that is broken too is listed where it stands itself.
+                if not tries:
+                    bad = {'position': int(position_B[place]), 'reason': reason}
+                    self._bad.append(bad | self._pool.place(int(member[0])))
+                draw_B[place] += 1
+            else:
+                raise UserError(
+                    f'{MAX_TRIES} examples in a row are broken, the last one: {reason}, '
+                    f'{self._pool.place(int(member[0]))}. Ingest this data set again.'
+                )
+        if len(self._bad) == before:
+            raise error
+        self._num_bad += len(self._bad) - before
+        self._check_share()
+        member_B = self._member(source_B, draw_B)
+        chosen = self._chosen(source_B, member_B, position_B)
+        arrays = [*self._read(member_B), *chosen]
+        return self._decoded([tf.constant(array) for array in arrays])
+
+    def _fault(self, member: np.ndarray) -> str:
+        """What is wrong with an example, or ''."""
+        try:
+            for serialized in self._read(member):
+                names = ['id', 'text', *(['image'] if self.spec.has_image else [])]
+                parsed = schema.parse(tf.constant(serialized), *names)
+                if self.spec.has_image:
+                    checks.decode(parsed['image'].numpy()[0])
+        except checks.BadRecord as error:
+            return str(error)
+        except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+            return f'record cannot be read: {str(error).splitlines()[0][:100]}'
+        return ''
+
+    def _check_share(self) -> None:
+        seen = max(self._num_read, GRACE)
+        if self._num_bad > self.spec.max_bad * seen:
+            listed = '\n  '.join(str(item) for item in self._bad[:20])
+            raise UserError(
+                f'{self._num_bad} of {self._num_read} examples are broken, more than '
+                f'max_bad={self.spec.max_bad}:\n  {listed}\nIngest the data again, or raise max_bad.'
+            )
+
+    @property
+    def _names(self) -> list[str]:
+        return [draw.name for draw in self._pool.draws]
+
+    @property
+    def _num_records(self) -> int:
+        return 2 if self.spec.shuffle_pairs else 1
+
+    @property
+    def _num_joined(self) -> int:
+        """Texts that one text of an example is joined of, at most."""
+        return int(self.spec.text.most(self._pool.kinds).max())

@@ -1,0 +1,258 @@
+"""Caption sets as they were published; their pictures are joined by the name of their file."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mural_jax.data.sources import layouts, named, tables
+from mural_jax.data.sources.layouts import Entry
+from mural_jax.data.sources.named import NamedPictures
+from mural_jax.data.sources.reader import Example
+from mural_jax.types import UserError
+
+Rows = Iterator[tuple[str, Example]]
+SPLITS = ('train', 'val', 'test')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Karpathy(NamedPictures):
+    """COCO, Flickr30k or Flickr8k in the splits of Karpathy and Fei-Fei 2015, arXiv:1412.2306.
+
+    dataset_coco.json and its like (cs.stanford.edu/people/karpathy/deepimagesent) hold
+    {"images": [{"filename", "split", "sentences": [{"raw", "sentid", ...}], ...}]}.
+
+    captions: the JSON file.
+    language: of the captions.
+    restval: COCO's split restval, the rest of its validation set, is part of train.
+    """
+
+    captions: str
+    language: str = 'en'
+    restval: bool = True
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        entries = (entry for _, entry in layouts.entries(self.captions, 'images'))
+        return dict.fromkeys(sorted({self._split(entry) for entry in entries}), (self.captions,))
+
+    def rows(self, split: str, part: str) -> Rows:
+        for where, entry in layouts.entries(part, 'images'):
+            if self._split(entry) == split:
+                raw = [sentence.get('raw') for sentence in layouts.dicts(entry.get('sentences'))]
+                yield named.row(entry.get('filename'), layouts.captions(raw, self.language), where)
+
+    def _split(self, entry: Entry) -> str:
+        split = str(entry.get('split') or 'train')
+        return 'train' if split == 'restval' and self.restval else split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CocoAnnotations(NamedPictures):
+    """COCO's captions, and sets in their format such as STAIR Captions.
+
+    captions_{train,val}2014.json (cocodataset.org/#format-data) and
+    stair_captions_v1.2_{train,val}.json (github.com/STAIR-Lab-CIT/STAIR-captions, Japanese) hold
+    {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "caption", ...}]}. For an
+    image without file_name we assume COCO's own: COCO_val2014_000000000042.jpg for 42.
+
+    annotations: the JSON files, or patterns of them.
+    language: of the captions.
+    split: the split of all files, by default train, val or test as the file's name says.
+    """
+
+    annotations: tuple[str, ...]
+    language: str = 'en'
+    split: str = ''
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return layouts.by_split(layouts.files(self.annotations, 'annotations'), self.split)
+
+    def rows(self, split: str, part: str) -> Rows:
+        names = {
+            str(image.get('id')): image.get('file_name')
+            for _, image in layouts.entries(part, 'images')
+        }
+        for where, entry in layouts.entries(part, 'annotations'):
+            image = str(entry.get('image_id'))
+            name = names.get(image)
+            if name is None and image in names and image.isdecimal():
+                name = f'COCO_{split}2014_{image:0>12}.jpg'
+            yield named.row(name, layouts.captions([entry.get('caption')], self.language), where)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlickrTokens(NamedPictures):
+    """Flickr8k's and Flickr30k's own captions, and translations of them in the same layout.
+
+    Flickr8k.token.txt and results_20130124.token hold lines of NAME.jpg#NUMBER, a tab and the
+    caption (Hodosh et al. 2013, Young et al. 2014). Flickr8k's names one picture that there is
+    not, NAME.jpg.1: it is left without picture.
+
+    captions: the file, or a pattern of files.
+    language: of the captions.
+    train: a list of the pictures of the split, such as Flickr_8k.trainImages.txt.
+    val: the same of the split val (Flickr_8k.devImages.txt).
+    test: the same of the split test. Without any list, all are train; else those in none are out.
+    """
+
+    captions: str
+    language: str = 'en'
+    train: str = ''
+    val: str = ''
+    test: str = ''
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        files = tables.files(self.captions, 'file of captions')
+        given = [split for split in SPLITS if getattr(self, split)] or ['train']
+        return dict.fromkeys(given, files)
+
+    def rows(self, split: str, part: str) -> Rows:
+        listed = getattr(self, split)
+        wanted = {line.strip() for line in layouts.lines(listed)} if listed else None
+        for number, line in enumerate(layouts.lines(part), 1):
+            name, tab, caption = line.partition('\t')
+            name = name.rpartition('#')[0]
+            where = f'{part}:{number}'
+            if not tab or not name:
+                if split == self._first():
+                    yield named.bad('not NAME#NUMBER, a tab and a caption', where)
+            elif wanted is None or name in wanted:
+                yield named.row(name, layouts.captions([caption], self.language), where)
+
+    def _first(self) -> str:
+        """The split that broken lines are counted in."""
+        return next(iter(self.splits()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Multi30k(NamedPictures):
+    """Multi30k's aligned lines, of task 1 (translations) or task 2 (five captions a language).
+
+    raw/SPLIT.LANGUAGE.gz or raw/SPLIT.NUMBER.LANGUAGE.gz, and image_splits/SPLIT.txt or
+    image_splits/SPLIT_images.txt with the pictures' names, line by line
+    (github.com/multi30k/dataset; Elliott et al. 2016, arXiv:1605.00459). All texts have the kind
+    "caption". Splits are named as the files: train, val, test_2016_flickr, ...
+
+    folder: data/task1 or data/task2 of the repository.
+    """
+
+    folder: str
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        found = sorted({split for split, _, _ in self._raw()})
+        if not found:
+            raise UserError(f'There is no raw/SPLIT.LANGUAGE.gz in {self.folder}.')
+        return {split: (split,) for split in found}
+
+    def rows(self, split: str, part: str) -> Rows:
+        names = [line.partition('#')[0] for line in layouts.lines(self._list(part))]
+        for found, language, path in self._raw():
+            if found == part:
+                for number, (name, text) in enumerate(layouts.aligned(names, path), 1):
+                    yield named.row(name, layouts.captions([text], language), f'{path}:{number}')
+
+    def _raw(self) -> Iterator[tuple[str, str, str]]:
+        """(split, language, path) of the files of texts."""
+        for path in sorted((Path(self.folder).expanduser() / 'raw').glob('*')):
+            match = re.fullmatch(r'(\w+)(\.[1-5])?\.([A-Za-z-]+)', path.name.removesuffix('.gz'))
+            if match:
+                yield match[1], match[3], str(path)
+
+    def _list(self, split: str) -> str:
+        folder = Path(self.folder).expanduser() / 'image_splits'
+        paths = [folder / f'{split}.txt', folder / f'{split}_images.txt']
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise UserError(f'There is no {paths[0]}: which pictures has {split}?')
+        return str(found[0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Xtd10(NamedPictures):
+    """XTD10's test captions, a line a picture: Aggarwal and Kale 2020, arXiv:2012.05107.
+
+    XTD10/test_1kcaptions_LANGUAGE.txt, aligned with XTD10/test_image_names.txt, whose pictures
+    are of COCO's train2014 and val2014 (github.com/adobe-research/
+    Cross-lingual-Test-Dataset-XTD10; MIC and STAIR there hold de, fr and jp). Languages are as
+    the files spell them: Japanese is jp.
+
+    captions: the files of captions, or patterns of them.
+    names: the file of the pictures' names.
+    split: the split of all.
+    """
+
+    captions: tuple[str, ...]
+    names: str
+    split: str = 'test'
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return {self.split: layouts.files(self.captions, 'captions')}
+
+    def rows(self, split: str, part: str) -> Rows:
+        language = re.search(r'captions_([A-Za-z-]+)\.txt', Path(part).name)
+        if not language:
+            raise UserError(f'{part} names no language; it should be test_1kcaptions_LANGUAGE.txt.')
+        for number, (name, text) in enumerate(
+            layouts.aligned(list(layouts.lines(self.names)), part), 1
+        ):
+            yield named.row(name, layouts.captions([text], language[1]), f'{part}:{number}')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crossmodal3600(NamedPictures):
+    """Crossmodal-3600, captions in 36 languages: Thapliyal et al. 2022, arXiv:2205.12522.
+
+    captions.jsonl holds {"image/key": KEY, "image/locale": ..., LANGUAGE: {"caption": [...],
+    "caption/tokenized": [...], ...}, ...}, the pictures are KEY.jpg
+    (google.github.io/crossmodal-3600).
+
+    captions: captions.jsonl.
+    split: the split of all.
+    """
+
+    captions: str
+    split: str = 'test'
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return {self.split: tables.files(self.captions, 'captions.jsonl')}
+
+    def rows(self, split: str, part: str) -> Rows:
+        for number, row in enumerate(tables.rows(part, ('image/key',)), 1):
+            key = row.get('image/key')
+            texts = [
+                text
+                for language, value in row.items()
+                if isinstance(value, dict)
+                for text in layouts.captions(value.get('caption'), language)
+            ]
+            yield named.row(f'{key}.jpg' if key else None, texts, f'{part}:{number}')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class XFlickrCO(NamedPictures):
+    """xFlickrCO of IGLUE, captions of Flickr30k and COCO: Bugliarello et al. 2022.
+
+    annotations/LANGUAGE/{test,train_100,...}.jsonl hold {"sentences": [...], "id": ...,
+    "img_path": NAME}; annotations_machine-translate/LANGUAGE/test_gmt.jsonl the same, translated
+    into English (github.com/e-bug/iglue, arXiv:2201.11732). Japanese captions of Flickr30k carry
+    the numbers of the things they name.
+
+    annotations: the files, or patterns such as annotations/*/test.jsonl.
+    language: of all files, by default the name of each file's folder, English for *_gmt.jsonl.
+    split: the split of all files, by default train, val or test as the file's name says.
+    """
+
+    annotations: tuple[str, ...]
+    language: str = ''
+    split: str = ''
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return layouts.by_split(layouts.files(self.annotations, 'annotations'), self.split)
+
+    def rows(self, split: str, part: str) -> Rows:
+        path = Path(part)
+        english = path.stem.endswith('_gmt')
+        language = self.language or ('en' if english else path.absolute().parent.name)
+        for number, row in enumerate(tables.rows(part, ('sentences', 'img_path')), 1):
+            texts = layouts.captions(row.get('sentences'), language)
+            yield named.row(row.get('img_path'), texts, f'{part}:{number}')
