@@ -28,7 +28,7 @@ def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
 
 def source(dataset: str, split: str = 'train', **filters: Any) -> dict[str, Any]:
     """One source of a stream, its weight and its filters for the command line to change."""
-    return dict(dataset=dataset, split=split, weight=1.0, filters=dict(exclude=(), **filters))
+    return dict(dataset=dataset, split=split, weight=1.0, filters=dict(exclude=()) | filters)
 
 
 def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ wait for TensorFlow. What the user got wrong is one clear message and exit code 
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def _take_huge_pages() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs one verb; returns 0, or 2 where the user has to change something."""
-    parser = _parser()
+    parser = _parser(argv)
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith('--config.')]
     unknown = [word for word in rest if word not in overrides]
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mural', description='Train and use multilingual image-text dual encoders.'
     )
@@ -99,7 +100,72 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _verb(verbs, 'report', _report, 'write WORKDIR/report.html')
     _add(report, workdir=True, step=True)
+
+    data = verbs.add_parser('data', help='ingest, look at and measure data')
+    _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)
     return parser
+
+
+def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
+    ingest = verbs.add_parser('ingest', help='make a data set of files that others publish')
+    if argv[:2] == ['data', 'ingest']:  # The formats are known by their readers alone.
+        _formats(ingest.add_subparsers(title='formats', required=True, metavar='FORMAT'))
+
+    clean = _verb(verbs, 'decontaminate', _decontaminate, 'find test sets in training data')
+    _add(clean, config=True, data_dir=True)
+    clean.add_argument(
+        '--against', nargs='+', default=[], metavar='DATASET:SPLIT',
+        help='test sets, besides those that filters.exclude of the sources name',
+    )  # fmt: skip
+    clean.add_argument(
+        '--out', type=Path, default=Path('decontamination'),
+        help='the folder of the report (default: decontamination)',
+    )
+
+    look = _verb(verbs, 'inspect', _inspect, 'a page of what the streams of a config hold')
+    _add(look, config=True, data_dir=True)
+    look.add_argument(
+        '--out', type=Path, default=Path('data.html'), help='the page (default: data.html)'
+    )
+
+    bench = _verb(verbs, 'bench', _bench, 'how fast the streams of a config are, and why')
+    _add(bench, config=True, data_dir=True)
+    bench.add_argument(
+        '--seconds', type=float, default=5.0, help='of each measurement (default: 5)'
+    )
+
+
+def _formats(formats: argparse._SubParsersAction) -> None:
+    from mural_jax import flags
+    from mural_jax.data.sources.formats import FORMATS
+
+    for name, kind in FORMATS.items():
+        first = (kind.__doc__ or '').strip().splitlines()[0]
+        parser = _verb(formats, name, _ingest, first)
+        parser.set_defaults(reader=kind)
+        parser.add_argument(
+            '--name', required=True, help='what comes after the slash: captions/NAME or '
+            'translations/NAME in a config'
+        )  # fmt: skip
+        _add(parser, data_dir=True)
+        flags.add(parser.add_argument_group(f'what a {name} is made of'), kind)
+        limits = parser.add_argument_group('limits')
+        limits.add_argument(
+            '--max_bad', type=float, default=0.01,
+            help='the largest share of records that may be bad (default: 0.01)',
+        )  # fmt: skip
+        limits.add_argument(
+            '--max_pixels', type=int, default=50_000_000,
+            help='larger pictures are bad, and never decoded (default: 50000000)',
+        )  # fmt: skip
+        limits.add_argument(
+            '--max_characters', type=int, default=10_000,
+            help='longer texts are cut there (default: 10000)',
+        )  # fmt: skip
+        parser.add_argument(
+            '--beam', nargs='?', const='', metavar='OPTIONS',
+            help="by Apache Beam, with its own options, such as '--runner=FlinkRunner'",
+        )
 
 
 def _verb(
@@ -173,6 +239,41 @@ def _report(arguments: argparse.Namespace) -> None:
     from mural_jax import commands
 
     commands.report(arguments.workdir.expanduser(), arguments.step)
+
+
+def _ingest(arguments: argparse.Namespace) -> None:
+    from mural_jax import data_commands, flags
+
+    beam = None if arguments.beam is None else shlex.split(arguments.beam)
+    data_commands.ingest(
+        flags.build(arguments.reader, arguments), arguments.name, arguments.data_dir.expanduser(),
+        arguments.max_pixels, arguments.max_characters, arguments.max_bad, beam,
+    )  # fmt: skip
+
+
+def _decontaminate(arguments: argparse.Namespace) -> None:
+    from mural_jax import data_commands
+
+    data_commands.decontaminate(
+        _config(arguments), arguments.data_dir.expanduser(), arguments.against,
+        arguments.out.expanduser(),
+    )  # fmt: skip
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from mural_jax import data_commands
+
+    data_dir = arguments.data_dir.expanduser()
+    data_commands.inspect(_config(arguments), data_dir, arguments.out.expanduser())
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    if not arguments.seconds > 0:
+        raise UserError(f'--seconds {arguments.seconds} must be more than 0.')
+    from mural_jax import data_commands
+
+    data_dir = arguments.data_dir.expanduser()
+    data_commands.bench(_config(arguments), data_dir, arguments.seconds)
 
 
 def _config(arguments: argparse.Namespace) -> dict:

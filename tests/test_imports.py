@@ -14,9 +14,9 @@ PACKAGE = Path(mural_jax.__file__).parent
 # Rooms on one line do not import each other; a line may import those below it.
 LINES = [
     ['__main__'],
-    ['commands'],
+    ['commands', 'data_commands'],
     ['run'],
-    ['config'],
+    ['config', 'flags'],
     ['training', 'evaluation', 'serving', 'pretrained'],
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],

@@ -1,6 +1,8 @@
 """Makes a data set of what a reader gives, and checks it: `mural data ingest`."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from mural_jax.data.builders import Captions, Translations
 from mural_jax.data.checks import Limits
@@ -82,7 +85,9 @@ def _build(
         from mural_jax.data.sources import beam
 
         download = tfds.download.DownloadConfig(beam_options=beam.options(beam_options))
-    builder.download_and_prepare(download_config=download)
+    # TFDS says that it downloads, which nothing here does.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=download)
     path = Path(builder.data_path) / 'ingest.json'
     part = path.with_suffix('.part')
     part.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf-8')
@@ -116,5 +121,6 @@ def _report(dataset: str, data_dir: Path, max_bad: float) -> None:
 
 
 def _quiet() -> None:
+    logging.set_verbosity(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # In a file every update would be a line.

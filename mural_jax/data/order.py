@@ -126,8 +126,8 @@ def quotas(weights: np.ndarray, slots: int) -> np.ndarray:
     order = np.argsort(shares - exact, kind='stable')
     if left >= 0:
         shares[order[:left]] += 1
-    for _ in range(-left):  # Those that got one for nothing; the largest gives it.
-        shares[np.argmax(shares)] -= 1
+    for _ in range(-left):  # Those that got one for nothing; who is furthest above its share gives.
+        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
     return shares
 
 

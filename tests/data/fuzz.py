@@ -9,11 +9,12 @@ SPECIAL = (b'\0', b'\n', b'\r', b'\t', b'"', b'\\', b'{', b'[', b'%', b'\xff', b
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The data with one to four things wrong: bytes changed, put in, repeated, left out or cut off."""
+    """The data with one to four faults: bytes changed, put in, repeated, left out or cut off."""
     for _ in range(rng.randint(1, 4)):
         start, end = sorted(rng.randint(0, len(data)) for _ in range(2))
         end = min(end, start + rng.choice((1, 4, 64, len(data))))
         run = rng.choice(SPECIAL) * rng.choice((100, 100_000))
-        piece = rng.choice((*SPECIAL, run, rng.randbytes(rng.randint(1, 8)), data[start:end] * 2, b''))
+        noise = rng.randbytes(rng.randint(1, 8))
+        piece = rng.choice((*SPECIAL, run, noise, data[start:end] * 2, b''))
         data = data[:start] if rng.random() < 0.1 else data[:start] + piece + data[end:]
     return data

@@ -311,7 +311,7 @@ def test_tiny_imagenet() -> None:
 
 def test_a_cut_off_archive_is_told(tmp_path: Path) -> None:
     whole = gzip.compress(Path(shard(tmp_path / 's.tar')).read_bytes())
-    for length in (3, 9, len(whole) // 2, len(whole) - 9):
+    for length in (3, 9, len(whole) // 3, len(whole) // 2):
         (tmp_path / 'cut.tar.gz').write_bytes(whole[:length])
         with pytest.raises(UserError, match='Is it whole'):
             examples(WebDataset(shards=(str(tmp_path / 'cut.tar.gz'),), language='en'))

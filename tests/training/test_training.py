@@ -27,7 +27,7 @@ class ArrayStream:
 
     def __init__(self, fields: dict[str, tuple[tuple[int, ...], type, int]], batch_size: int = 16):
         self.batch_size, self._fields = batch_size, fields
-        self.languages = ('aa', 'bb')
+        self.labels, self.mixture = ('some/aa', 'some/bb'), {}
 
     def batches(
         self, position: int, count: int, host: int = 0, num_hosts: int = 1
@@ -39,7 +39,13 @@ class ArrayStream:
                 for name, (shape, kind, top) in self._fields.items()
             }
             ids = rng.integers(0, 200, (self.batch_size, 2)).astype(np.int32)
-            yield batch | {'ids': ids, 'language': ids[:, 0] % 2}
+            yield batch | {'ids': ids, 'origin': ids[:, 0] % 2}
+
+    def follow(self, mixture: dict, position: int) -> str:
+        return ''
+
+    def take_bad(self) -> list:
+        return []
 
 
 def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
@@ -83,7 +89,7 @@ def test_eight_devices_equal_one() -> None:
     alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     batches = {name: next(iter(s.batches(0, 1))) for name, s in streams().items()}
     inputs = {
-        name: {k: v for k, v in batch.items() if k != 'language'} for name, batch in batches.items()
+        name: {k: v for k, v in batch.items() if k != 'origin'} for name, batch in batches.items()
     }
     from mural_jax.training.step import train_step
 

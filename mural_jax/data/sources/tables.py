@@ -25,7 +25,8 @@ def files(pattern: str, what: str) -> list[str]:
 
     Raises UserError, saying `what` is missing, where there is none.
     """
-    found = sorted(glob.glob(str(Path(pattern).expanduser())))
+    # Path.glob takes no absolute pattern.
+    found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
     if not found:
         raise UserError(f'There is no {what} at {pattern}. Give a file or a pattern like DIR/*.')
     return found

@@ -16,6 +16,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote
 
 from mural_jax.data.sources import archives, tables
@@ -70,6 +71,9 @@ class Wit(JoinedReader):
     images_key: str = 'basename'
     split: str = ''
     all_attributions: bool = False
+
+    # MURAL's choice: the description beside the picture (arXiv:2109.05125).
+    default_kinds: ClassVar[tuple[str, ...]] = ('reference',)
 
     def __post_init__(self) -> None:
         if self.images_key not in IMAGE_KEYS:

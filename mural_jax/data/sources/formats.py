@@ -1,0 +1,39 @@
+"""What `mural data ingest` reads, by the name of the format."""
+
+from mural_jax.data.sources.aligned import Aligned, Moses, Tatoeba
+from mural_jax.data.sources.captions import CaptionTable, WebDataset
+from mural_jax.data.sources.crisscrossed import CrissCrossed
+from mural_jax.data.sources.pairs import PairTable
+from mural_jax.data.sources.published import (
+    CocoAnnotations,
+    Crossmodal3600,
+    FlickrTokens,
+    Karpathy,
+    Multi30k,
+    XFlickrCO,
+    Xtd10,
+)
+from mural_jax.data.sources.reader import Reader
+from mural_jax.data.sources.tfds_sets import TfdsSet
+from mural_jax.data.sources.tmx import Tmx
+from mural_jax.data.sources.wit import Wit
+
+FORMATS: dict[str, type[Reader]] = {
+    'captions': CaptionTable,
+    'webdataset': WebDataset,
+    'wit': Wit,
+    'karpathy': Karpathy,
+    'coco': CocoAnnotations,
+    'flickr': FlickrTokens,
+    'multi30k': Multi30k,
+    'xtd10': Xtd10,
+    'xm3600': Crossmodal3600,
+    'xflickrco': XFlickrCO,
+    'crisscrossed': CrissCrossed,
+    'pairs': PairTable,
+    'moses': Moses,
+    'tmx': Tmx,
+    'aligned': Aligned,
+    'tatoeba': Tatoeba,
+    'tfds': TfdsSet,
+}
