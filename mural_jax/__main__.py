@@ -118,7 +118,9 @@ def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
         help='test sets, besides those that filters.exclude of the sources name',
     )  # fmt: skip
     clean.add_argument(
-        '--out', type=Path, default=Path('decontamination'),
+        '--out',
+        type=Path,
+        default=Path('decontamination'),
         help='the folder of the report (default: decontamination)',
     )
 
@@ -163,7 +165,10 @@ def _formats(formats: argparse._SubParsersAction) -> None:
             help='longer texts are cut there (default: 10000)',
         )  # fmt: skip
         parser.add_argument(
-            '--beam', nargs='?', const='', metavar='OPTIONS',
+            '--beam',
+            nargs='?',
+            const='',
+            metavar='OPTIONS',
             help="by Apache Beam, with its own options, such as '--runner=FlinkRunner'",
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 _FIELD = re.compile(r'^(\w+): ')
 
 
-def add(parser: argparse.ArgumentParser, kind: type) -> None:
+def add(parser: argparse._ArgumentGroup, kind: type) -> None:
     """Adds a flag for each field: text, number, switch, or several texts."""
     helps, hints = _helps(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):

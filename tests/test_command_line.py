@@ -57,7 +57,8 @@ def test_scores_are_what_the_readme_says(workdir: Path) -> None:
 def test_metrics_hold_what_was_promised(workdir: Path) -> None:
     line = metrics.read(workdir)[-1]
     for name in ('image_text/loss', 'image_text/accuracy', 'text_text/temperature', 'loss',
-                 'pairs_per_second', 'data_wait_share', 'examples/translations/emoji/yo'):  # fmt: skip
+                 'bad/captions', 'pairs_per_second', 'data_wait_share',
+                 'examples/translations/emoji/yo'):  # fmt: skip
         assert name in line
     assert sum(v for k, v in line.items() if k.startswith('examples/captions/')) == 12 * 16
     assert list((workdir / 'tensorboard').glob('events*'))

@@ -1,5 +1,7 @@
 """The TFDS builders of what readers give: `captions/NAME` and `translations/NAME`."""
 
+import dataclasses
+import itertools
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -41,12 +43,13 @@ class _Ingested(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Any:
         prepare = _Prepare(tuple(self._vocabulary[0]), self._limits, self.pictures)
         if not self._beam:
-            return map(prepare, join.local(self._reader, split))
-        import apache_beam
-
+            return itertools.chain.from_iterable(map(prepare, join.local(self._reader, split)))
         from mural_jax.data.sources import beam
 
-        return beam.examples(self._reader, split) | apache_beam.Map(prepare)
+        examples = beam.examples(self._reader, split)  # Says what to install where Beam is missing.
+        import apache_beam
+
+        return examples | apache_beam.FlatMap(prepare)
 
 
 class Captions(_Ingested):
@@ -60,14 +63,20 @@ class Translations(_Ingested):
 
 
 class _Prepare:
-    """Example -> (key, what TFDS writes of it). A class, so that Beam's workers can load it."""
+    """Example -> [(key, what TFDS writes of it)]. A class, so that Beam's workers can load it.
+
+    What has texts, but in no language that is taken, is left out: it is not bad.
+    """
 
     def __init__(self, languages: tuple[str, ...], limits: Limits, pictures: bool):
         self._languages = frozenset(languages)
         self._limits, self._pictures = limits, pictures
 
-    def __call__(self, example: Example) -> tuple[str, dict[str, Any]]:
-        example.texts = [text for text in example.texts if text[0] in self._languages]
+    def __call__(self, example: Example) -> list[tuple[str, dict[str, Any]]]:
+        taken = [text for text in example.texts if text[0] in self._languages]
+        if example.texts and not taken and not example.bad:
+            return []
+        example = dataclasses.replace(example, texts=taken)
         fields = checks.record(example, self._limits, pictures=self._pictures)
         # Where it stood names it, even where ids repeat.
-        return f'{example.where}\t{fields["id"]}', fields
+        return [(f'{fields["where"]}\t{fields["id"]}', fields)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 import unicodedata
 import warnings
 from typing import Any
@@ -41,8 +42,8 @@ def record(example: Example, limits: Limits, *, pictures: bool) -> dict[str, Any
             size, hash_ = image_HWC.shape[1::-1], near.picture_hash(image_HWC)
         except BadRecord as error:
             bad = str(error)
-    identity = example.id.encode(errors='replace').decode()
-    cleaned = dataclasses.replace(example, texts=texts, bad=bad, id=identity)
+    identity, where = (x.encode(errors='replace').decode() for x in (example.id, example.where))
+    cleaned = dataclasses.replace(example, texts=texts, bad=bad, id=identity, where=where)
     return schema.record(cleaned, pictures=pictures, width=size[0], height=size[1], hash=hash_)
 
 
@@ -91,7 +92,7 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
         raise BadRecord(f'picture is {form}')
     if width * height > max_pixels:
         raise BadRecord('picture has too many pixels')
-    if form == 'GIF' and max(width, height) and _gif_pixels(encoded) > max_pixels:
+    if form == 'GIF' and _gif_pixels(encoded) > max_pixels:
         raise BadRecord('picture has too many pixels')
     try:
         with tf.device('cpu'):
@@ -107,7 +108,11 @@ def header(encoded: bytes) -> tuple[str, int, int]:
             # Large pictures are ours to refuse.
             warnings.simplefilter('ignore')
             with Image.open(io.BytesIO(encoded)) as image:
-                return image.format or 'unknown', image.width, image.height
+                form = image.format or 'unknown'
+                # TensorFlow takes the numbers of colours, or of runs of them, for colours.
+                if form == 'BMP' and (image.mode == 'P' or image.info.get('compression') in (1, 2)):
+                    form = 'BMP with a palette'
+                return form, image.width, image.height
     except Exception as error:  # Pillow raises many kinds for broken headers.
         if isinstance(error, Image.DecompressionBombError):
             raise BadRecord('picture has too many pixels') from error
@@ -115,9 +120,28 @@ def header(encoded: bytes) -> tuple[str, int, int]:
 
 
 def _gif_pixels(encoded: bytes) -> int:
-    """Pixels of all frames of a GIF: TensorFlow decodes them all before it takes the first."""
+    """Pixels of all frames of a GIF: TensorFlow decodes them all before it takes the first.
+
+    Each frame has a size of its own, whatever that of the whole is, and the largest one's counts.
+    """
+    frames, width, height = 0, 0, 0
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.width * image.height * getattr(image, 'n_frames', 1)
-    except Exception as error:
-        raise BadRecord('picture is broken') from error
+        place = 13 + _gif_colours(encoded[10])
+        while encoded[place] in b'!,':
+            if encoded[place] == ord(','):
+                size = struct.unpack_from('<HH', encoded, place + 5)
+                frames, width, height = frames + 1, max(width, size[0]), max(height, size[1])
+                place += 11 + _gif_colours(encoded[place + 9])
+            else:
+                place += 2
+            while encoded[place]:
+                place += encoded[place] + 1
+            place += 1
+    except (IndexError, struct.error):
+        pass  # It is cut off: what is there counts.
+    return frames * width * height
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of a GIF's table of colours."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -23,9 +23,7 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
 
 
-def decode_area(
-    encoded_B: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor
-) -> tf.Tensor:
+def decode_area(encoded_B: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor) -> tf.Tensor:
     """A random part of each picture, uint8 [B, size, size, 3].
 
     The part has `lowest` to all of the area and 3/4 to 4/3 of the aspect of the picture (the

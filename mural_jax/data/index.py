@@ -71,11 +71,11 @@ def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]
 
     Each bad record is {index, id, reason, where}.
     """
-    names = ['bad', 'id', 'where', 'language', 'kind']
+    names = ['bad', 'id', 'where', 'language', 'kind', 'text']
     names += ['width', 'height', 'hash'] if pictures else []
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in ('language', *OF_TEXTS)}
     about: dict[str, list[np.ndarray]] = {name: [] for name in OF_RECORDS}
-    bad = []
+    bad, digest = [], hashlib.sha256()
     for start, parsed in parse_all(records, *names):
         rows = parsed['language'].value_rowids().numpy()
         starts = parsed['language'].row_starts().numpy()
@@ -83,6 +83,7 @@ def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]
         chunks['record'].append((rows + start).astype(np.uint32))
         chunks['number'].append((np.arange(len(rows)) - starts[rows]).astype(np.uint16))
         chunks['kind'].append(parsed['kind'].values.numpy().astype(np.uint8))
+        digest.update(b'\0'.join([*parsed['id'].numpy(), *parsed['text'].values.numpy()]))
         reason_B = parsed['bad'].numpy()
         about['bad'].append(reason_B != b'')
         for name, kind in (('width', np.uint32), ('height', np.uint32), ('hash', np.uint64)):
@@ -97,7 +98,8 @@ def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]
     arrays = {f'{name}_T': array[order] for name, array in text.items()}
     arrays |= {f'{name}_R': np.concatenate(parts) for name, parts in about.items()}
     arrays['offset_L'] = np.concatenate([[0], np.cumsum(counts)])
-    save(folder, arrays, {'fingerprint': fingerprint(arrays)})
+    of_all = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
+    save(folder, arrays, {'fingerprint': fingerprint(of_all)})
     return bad
 
 
@@ -117,7 +119,7 @@ def words_of(records: Any, index: Index) -> dict[str, np.ndarray]:
     """
     folder = index.folder.with_name(index.folder.name + '-words')
     if not folder.exists():
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             'words_T': np.zeros(len(index.record_T), np.uint16),
             'bytes_T': np.zeros(len(index.record_T), np.uint16),
             'hash_T': np.zeros(len(index.record_T), np.uint64),

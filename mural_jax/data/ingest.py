@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import shutil
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 
 from mural_jax.data.builders import Captions, Translations
 from mural_jax.data.checks import Limits
@@ -121,6 +122,7 @@ def _report(dataset: str, data_dir: Path, max_bad: float) -> None:
 
 
 def _quiet() -> None:
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger('apache_beam').setLevel(logging.WARNING)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # In a file every update would be a line.

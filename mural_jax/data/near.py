@@ -47,7 +47,7 @@ def text_sketch(text: str, size: int = 4) -> int:
 
 def pairs(query_N: np.ndarray, table_M: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
     """All (query, row) at most `distance` bits apart, two int64 [P] sorted by query, then row."""
-    found = []
+    found = [np.zeros((2, 0), np.int64)]
     for shift, width in _bands(distance + 1):
         mask = np.uint64((1 << width) - 1)
         query_band_N, table_band_M = ((x >> np.uint64(shift)) & mask for x in (query_N, table_M))

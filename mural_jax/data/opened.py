@@ -38,7 +38,10 @@ class OpenStream:
     @property
     def mixture(self) -> dict[str, Any]:
         """How often each source was and is drawn, for a checkpoint."""
-        return {'sources': self._names, 'segments': self._mixture.state}
+        return {
+            'sources': self._names, 'segments': self._mixture.state,
+            'data': self._pool.fingerprint,
+        }  # fmt: skip
 
     def follow(self, mixture: Mapping[str, Any], position: int) -> str:
         """Goes on from the mixture of a checkpoint; what changed in it, or ''.
@@ -50,6 +53,11 @@ class OpenStream:
             raise UserError(
                 'The checkpoint was trained on other sources or languages: '
                 f'{mixture["sources"]}, here are {self._names}. Only weights may change in a run.'
+            )
+        if mixture['data'] != self._pool.fingerprint:
+            raise UserError(
+                'The prepared data is not what the checkpoint was trained on, so the order of the '
+                'stream would be another. Give the --data_dir of that run, or a new --workdir.'
             )
         self._mixture = Mixture(
             self._pool.sizes, self._pool.weights, self._seed, mixture['segments'], position
@@ -179,8 +187,9 @@ class OpenStream:
         before = len(self._bad)
         for place in range(size):
             for tries in range(MAX_TRIES):
-                member = self._member(source_B[place : place + 1], draw_B[place : place + 1])
-                reason = self._fault(member)
+                here = slice(place, place + 1)
+                member = self._member(source_B[here], draw_B[here])
+                reason = self._fault(source_B[here], member, position_B[here])
                 if not reason:
                     break
                 # A replacement that is broken too is listed where it stands itself.
@@ -202,8 +211,20 @@ class OpenStream:
         arrays = [*self._read(member_B), *chosen]
         return self._decoded([tf.constant(array) for array in arrays])
 
-    def _fault(self, member: np.ndarray) -> str:
-        """What is wrong with an example, or ''."""
+    def _fault(self, source_B: np.ndarray, member_B: np.ndarray, position_B: np.ndarray) -> str:
+        """What is wrong with an example, or ''.
+
+        It is read just as in a batch: whether it is replaced must not depend on those beside it.
+        """
+        try:
+            arrays = [*self._read(member_B), *self._chosen(source_B, member_B, position_B)]
+            self._decoded([tf.constant(array) for array in arrays])
+        except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+            return self._reason(member_B) or f'record cannot be used: {_first_line(error)}'
+        return ''
+
+    def _reason(self, member: np.ndarray) -> str:
+        """What the checks of `ingest` say of an example, or ''."""
         try:
             for serialized in self._read(member):
                 names = ['id', 'text', *(['image'] if self.spec.has_image else [])]
@@ -213,7 +234,7 @@ class OpenStream:
         except checks.BadRecord as error:
             return str(error)
         except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-            return f'record cannot be read: {str(error).splitlines()[0][:100]}'
+            return f'record cannot be read: {_first_line(error)}'
         return ''
 
     def _check_share(self) -> None:
@@ -222,7 +243,7 @@ class OpenStream:
             listed = '\n  '.join(str(item) for item in self._bad[:20])
             raise UserError(
                 f'{self._num_bad} of {self._num_read} examples are broken, more than '
-                f'max_bad={self.spec.max_bad}:\n  {listed}\nIngest the data again, or raise max_bad.'
+                f'max_bad={self.spec.max_bad}:\n  {listed}\nIngest the data again or raise max_bad.'
             )
 
     @property
@@ -237,3 +258,7 @@ class OpenStream:
     def _num_joined(self) -> int:
         """Texts that one text of an example is joined of, at most."""
         return int(self.spec.text.most(self._pool.kinds).max())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]

@@ -1,5 +1,6 @@
 """What a stream can draw: of each source and language, which records and which of their texts."""
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +51,7 @@ class Pool:
         self._size = 0
         # By (source, language): the record and the number of each text that can be drawn.
         self.rows: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
-        draws = []
+        draws: list[Draw] = []
         for number, (name, source) in enumerate(spec.sources.items()):
             keep_T = kept(self.records[number], source, data_dir)
             draws += self._draws(number, name, source, keep_T)
@@ -60,7 +61,7 @@ class Pool:
         if lost:
             names = ', '.join(records.name for records in self.records)
             raise UserError(
-                f'{names}: nothing is left to draw in {lost}. For pairs they need a text in another '
+                f'{names}: nothing is left to draw in {lost}. Pairs need a text in another '
                 'language of the same row; filters and text.kinds may have taken everything.'
             )
         sizes = np.array([len(draw.record_M) for draw in self.draws])
@@ -77,6 +78,12 @@ class Pool:
         )
         self._weight_K = spec.text.weights(self.kinds)
         self._most_K = spec.text.most(self.kinds)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what the order of a stream rests on: the data sets and what filters kept."""
+        parts = [records.index.fingerprint for records in self.records]
+        return f'{zlib.crc32(repr((parts, self.sizes.tolist())).encode()):08x}'
 
     @property
     def labels(self) -> tuple[str, ...]:

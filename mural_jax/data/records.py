@@ -58,17 +58,24 @@ class Records:
     def make_index(self) -> list[dict[str, Any]]:
         """Makes the index, if it is not there, and gives the bad records with their shards."""
         found = self.folder / f'quarantine-{self._split}.jsonl'
-        if not self._index_folder.exists():
+        if not self._index_folder.exists() or not found.exists():
             bad = indices.write(self, self._index_folder, pictures=self.has_image)
-            lines = [json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad]
-            found.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+            lines = [
+                json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad
+            ]
+            part = found.with_suffix('.part')
+            part.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+            part.replace(found)
         return [json.loads(line) for line in found.read_text(encoding='utf-8').splitlines()]
 
     def place(self, number: int) -> dict[str, Any]:
         """{shard, index in shard} of a record, for people."""
         ends = np.cumsum(self._lengths)
         shard = int(np.searchsorted(ends, number, side='right'))
-        return {'shard': self._files[shard], 'index': int(number - (ends[shard - 1] if shard else 0))}
+        return {
+            'shard': self._files[shard],
+            'index': int(number - (ends[shard - 1] if shard else 0)),
+        }
 
     def read(self, index_B: np.ndarray) -> np.ndarray:
         """Serialized examples, an object array [B] of bytes."""

@@ -156,7 +156,7 @@ def _sizes(work: _Work) -> None:
     filters, index = work.filters, work.index
     short_R = np.minimum(index.width_R, index.height_R)
     long_R = np.maximum(index.width_R, index.height_R)
-    if filters.min_side:
+    if filters.min_side and work.records.has_image:
         work.drop_records('min_side', short_R < filters.min_side)
     if filters.max_aspect:
         work.drop_records('max_aspect', long_R > filters.max_aspect * short_R)

@@ -18,7 +18,9 @@ class Stream(Protocol):
 
     batch_size: int
     labels: tuple[str, ...]
-    mixture: dict[str, Any]
+
+    @property
+    def mixture(self) -> dict[str, Any]: ...
 
     def batches(self, position: int, count: int, host: int, num_hosts: int) -> Iterator[Batch]: ...
 
@@ -45,7 +47,7 @@ class Feed:
         """
         self.streams, self.changes = streams, list[str]()
         none = {name: [0] * len(stream.labels) for name, stream in streams.items()}
-        start = {'positions': dict.fromkeys(streams, 0), 'counts': none,
+        start: dict[str, Any] = {'positions': dict.fromkeys(streams, 0), 'counts': none,
                  'bad': dict.fromkeys(streams, 0)}  # fmt: skip
         progress = progress or start
         self._positions = {name: int(progress['positions'][name]) for name in streams}

@@ -5,7 +5,6 @@ import pytest
 
 from mural_jax.data.order import BLOCK, Mixture, quotas, shares, uniform
 
-
 SIZES, WEIGHTS = np.array([5, 1000, 30]), np.array([1.0, 2.0, 0.5])
 
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mural_jax import config
-from mural_jax.data.records import Records
 from mural_jax.data.opened import OpenStream
+from mural_jax.data.records import Records
 from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.run import Run, vocabulary_path
 from mural_jax.types import UserError
