@@ -24,7 +24,8 @@ def picture_hash(image_HWC: np.ndarray) -> int:
     and slight recolouring change few bits.
     """
     grey = Image.fromarray(image_HWC).convert('L')
-    grey_SS = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    # Not by boxes: where sides do not divide they alias, and a copy of half the size gets far.
+    grey_SS = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float64)
     low_KK = _COSINES @ grey_SS @ _COSINES.T
     # A flat picture has only the mean, the first frequency: rounding must not decide the rest.
     low_KK = np.where(np.abs(low_KK) < 1e-6 * SIDE * SIDE, 0.0, low_KK)

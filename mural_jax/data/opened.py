@@ -93,7 +93,8 @@ class OpenStream:
         for first in range(position + host * size, end, self.batch_size):
             try:
                 batch = next(batches)
-            except tf.errors.OpError as error:
+            # Of messages with broken bytes TensorFlow raises that they are not UTF-8.
+            except (tf.errors.OpError, UnicodeDecodeError) as error:
                 batch = self._repaired(first, size, error)
             self._num_read += size
             yield {key: value.numpy() for key, value in batch.items()}

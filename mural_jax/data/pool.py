@@ -122,6 +122,7 @@ class Pool:
             if count
         }
         names = ', '.join(records.name for records in self.records)
+        self.languages = self._spec.languages or tuple(sorted(held))
         missing = [language for language in self._spec.all_languages if language not in held]
         if missing:
             raise UserError(
@@ -143,9 +144,10 @@ class Pool:
     ) -> Iterable[Draw]:  # fmt: skip
         """The draws of one source, their weights summing to the source's."""
         records, spec = self.records[number], self._spec
-        held = [x for x in spec.all_languages if x in records.languages]
+        wanted = dict.fromkeys((*self.languages, *spec.all_languages))
+        held = [x for x in wanted if x in records.languages]
         texts = {language: self._of(number, language, keep_T) for language in held}
-        languages = [x for x in spec.languages if x in texts and len(texts[x].record_M)]
+        languages = [x for x in self.languages if x in texts and len(texts[x].record_M)]
         pivots = getattr(spec, 'pivots', None)
         found: dict[str, list[tuple[str, np.ndarray, tuple[Texts, ...]]]] = {}
         for language in languages:
@@ -153,7 +155,7 @@ class Pool:
             if pivots is None:
                 found[language] = [(language, mine.record_M, (mine,))]
                 continue
-            others = [x for x in pivots or spec.languages if x != language and x in texts]
+            others = [x for x in pivots or self.languages if x != language and x in texts]
             pairs = [(f'{language}-{x}', *_both(mine, texts[x])) for x in others]
             found[language] = [pair for pair in pairs if len(pair[1])]
         found = {language: pairs for language, pairs in found.items() if pairs}

@@ -66,7 +66,9 @@ class Records:
             part = found.with_suffix('.part')
             part.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
             part.replace(found)
-        return [json.loads(line) for line in found.read_text(encoding='utf-8').splitlines()]
+        # By line feeds only: names may hold other characters that end lines.
+        with found.open(encoding='utf-8') as lines:
+            return [json.loads(line) for line in lines]
 
     def place(self, number: int) -> dict[str, Any]:
         """{shard, index in shard} of a record, for people."""

@@ -48,7 +48,8 @@ class Stream:
     """What all streams have: where examples come from, how often each language, how many.
 
     sources: by name, what is mixed.
-    languages: the languages that are balanced in each source, n examples of one drawn as n^alpha.
+    languages: the languages that are balanced in each source, n examples of one drawn as n^alpha;
+    empty takes all that the sources have.
     alpha: 1 draws languages as they come, 0 draws all alike, in [0, 1].
     cap: the largest share of a source's examples that one language may take, in (0, 1].
     batch_size: examples in a step, over all hosts.

@@ -1,0 +1,65 @@
+"""Pictures and records with broken bytes: refused, or decoded within the limits."""
+
+import random
+import resource
+from typing import Any
+
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from data.fuzz import FUZZ_ROUNDS, mutated
+from data.made import encoded, picture
+
+from mural_jax.data import checks, schema
+from mural_jax.data.checks import BadRecord, Limits
+from mural_jax.data.sources.reader import Example
+from mural_jax.data.streams import Captions, Source
+
+PICTURE = picture(1, (61, 43))
+PALETTE = PICTURE.quantize(64)
+FRAMES: dict[str, Any] = {'save_all': True, 'append_images': [PALETTE.rotate(90)] * 5}
+SEEDS = {
+    'jpeg': encoded(PICTURE, 'JPEG'),
+    'progressive': encoded(PICTURE, 'JPEG', progressive=True),
+    'png': encoded(PALETTE, 'PNG'),
+    'gif': encoded(PALETTE, 'GIF', **FRAMES),
+    'webp': encoded(PICTURE, 'WEBP'),
+    'bmp': encoded(PICTURE, 'BMP'),
+}
+
+
+@pytest.mark.parametrize('form', SEEDS)
+def test_broken_pictures_never_surprise(form: str) -> None:
+    """They are refused, or decode to no more pixels than are allowed."""
+    rng, most, good = random.Random(form), 10_000, 0
+    for _ in range(FUZZ_ROUNDS):
+        try:
+            image_HWC = checks.decode(mutated(SEEDS[form], rng), most)
+        except BadRecord:
+            continue
+        good += 1
+        assert image_HWC.shape[2] == 3
+        assert image_HWC.shape[0] * image_HWC.shape[1] <= most
+    assert good < FUZZ_ROUNDS
+    # What a broken header says must not take memory: the largest allowed takes 150 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6_000_000
+
+
+def test_broken_records_never_surprise() -> None:
+    features = tfds.features.FeaturesDict(schema.features(['de', 'en'], ['x'], pictures=True))
+    example = Example('1', [('en', 'x', 'a dog'), ('de', 'x', 'Hund')], SEEDS['jpeg'])
+    stored = checks.record(example, Limits(), pictures=True)
+    serialized = features.serialize_example(features.encode_example(stored))
+    spec = Captions({'x': Source('captions/x')}, ('en',), 1, image_size=8)
+    given = [tf.constant([[1]], tf.int64)], tf.zeros([1, spec.num_random])
+    assert spec.fields([tf.constant([serialized])], *given)['text'].numpy() == [b'Hund']
+    rng, failed = random.Random(7), 0
+    for _ in range(FUZZ_ROUNDS):
+        broken = tf.constant([mutated(serialized, rng)])
+        try:
+            schema.parse(broken, *schema._SPECS)
+            spec.fields([broken], *given)
+        # The latter where the message holds bytes of the record.
+        except (tf.errors.OpError, UnicodeDecodeError):
+            failed += 1
+    assert failed > FUZZ_ROUNDS / 4

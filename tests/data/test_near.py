@@ -1,0 +1,141 @@
+"""Nearly equal pictures and texts: found whatever the size and the coding, and no others."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.made import encoded, picture
+from PIL import Image, ImageEnhance
+
+from mural_jax.data import near
+
+SHARED = Path(
+    os.environ.get('MURAL_TEST_DATA', str(Path(__file__).resolve().parents[3] / 'shared' / 'data'))
+)
+
+
+def hashed(image: Image.Image) -> int:
+    return near.picture_hash(np.asarray(image.convert('RGB')))
+
+
+def bits(left: int, right: int) -> int:
+    return (left ^ right).bit_count()
+
+
+def again(image: Image.Image, quality: int) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, 'JPEG', quality=quality)))
+
+
+def changed(image: Image.Image) -> dict[str, Image.Image]:
+    """What counts as the same picture."""
+    width, height = image.size
+    return {
+        'half': image.resize((width // 2, height // 2), Image.Resampling.LANCZOS),
+        'double': image.resize((2 * width, 2 * height), Image.Resampling.BICUBIC),
+        'quality 30': again(image, 30),
+        'half, quality 60': again(image.resize((width // 2, height // 2)), 60),
+        'brighter': ImageEnhance.Brightness(image).enhance(1.05),
+        'grey': image.convert('L'),
+    }
+
+
+def photos(count: int) -> list[Image.Image]:
+    path = SHARED / 'flickr8k_multi' / 'images112.tar'
+    if not path.exists():
+        pytest.skip(f'{path} is missing')
+    with tarfile.open(path) as archive:
+        found = [archive.extractfile(archive.next()) for _ in range(count)]
+        return [Image.open(io.BytesIO(file.read())).convert('RGB') for file in found]
+
+
+@pytest.mark.parametrize('kind', ['made', 'photos'])
+def test_a_changed_picture_is_near_and_others_are_far(kind: str) -> None:
+    pictures = [picture(seed, (112, 112)) for seed in range(40)] if kind == 'made' else photos(200)
+    hashes = [hashed(image) for image in pictures]
+    for image, hash_ in zip(pictures[:40], hashes):
+        for change, other in changed(image).items():
+            # Real photos stay within 4 bits, the threshold that filters recommend.
+            assert bits(hash_, hashed(other)) <= 4, change
+    apart = [bits(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(apart) > 8
+    assert 24 < np.mean(apart) < 40
+
+
+def test_flat_and_thin_pictures_have_a_hash() -> None:
+    flat = [np.full((height, width, 3), 200, np.uint8) for height, width in ((1, 1), (1, 999))]
+    flat += [np.full((70, 50, 3), 201, np.uint8)]
+    assert len({near.picture_hash(image_HWC) for image_HWC in flat}) == 1
+    assert 0 <= near.picture_hash(np.zeros((5, 5, 3), np.uint8)) < 2**64
+
+
+def test_texts_with_little_changed_have_near_sketches() -> None:
+    text = 'a brown dog runs over the wet grass behind a red ball while two children look on'
+    near_by = [text.replace('red', 'blue'), text + ' today', text.replace('two', 'three')]
+    others = ['a man in a black suit plays the violin on the stage of a large concert hall',
+              'two girls sit on a bench in the park and eat ice cream in the hot sun']  # fmt: skip
+    sketch = near.text_sketch(text)
+    assert sketch == near.text_sketch(text)
+    near_bits = [bits(sketch, near.text_sketch(other)) for other in near_by]
+    far_bits = [bits(sketch, near.text_sketch(other)) for other in others]
+    assert max(near_bits) <= 16 < 20 < min(far_bits)
+    for short in ('', 'a', 'ab', 'ไทย', '犬'):
+        assert 0 <= near.text_sketch(short) < 2**64
+
+
+def test_text_hashes_differ_unless_texts_are_equal() -> None:
+    texts = [f'{a} {b}' for a in range(100) for b in range(100)]
+    assert len({near.text_hash(text) for text in texts}) == len(texts)
+
+
+def clusters(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Hashes of which many are near to some other, at all distances up to a dozen, or equal."""
+    base = rng.integers(0, 2**64, 12, dtype=np.uint64)
+    flips = (rng.random((count, 64)) < rng.choice([0, 0.03, 0.08], (count, 1))).astype(np.uint8)
+    return rng.choice(base, count) ^ np.packbits(flips, axis=1).view('>u8').ravel().astype('u8')
+
+
+@pytest.mark.parametrize('most', [near.MAX_PAIRS, 7, 1])
+@pytest.mark.parametrize('distance', range(9))
+def test_pairs_are_those_of_brute_force(
+    monkeypatch: pytest.MonkeyPatch, distance: int, most: int
+) -> None:
+    """In chunks of any size, also where one query has more candidates than a chunk may."""
+    monkeypatch.setattr(near, 'MAX_PAIRS', most)
+    rng = np.random.default_rng(distance)
+    query_N, table_M = clusters(rng, 60), clusters(rng, 80)
+    table_M[:5] = query_N[:5]
+    within = np.bitwise_count(query_N[:, None] ^ table_M[None]) <= distance
+    found = near.pairs(query_N, table_M, distance)
+    np.testing.assert_array_equal(np.stack(found), np.stack(np.nonzero(within)))
+    assert found[0].dtype == np.int64
+    assert len(found[0]) >= 5
+
+
+def test_nothing_has_no_pairs() -> None:
+    none, some = np.zeros(0, np.uint64), np.zeros(3, np.uint64)
+    for query_N, table_M in ((none, some), (some, none), (none, none)):
+        assert [len(part) for part in near.pairs(query_N, table_M, 4)] == [0, 0]
+    assert near.later_copies(none, 4).tolist() == []
+
+
+@pytest.mark.parametrize('distance', [0, 1, 3, 4, 8])
+@pytest.mark.parametrize('seed', range(4))
+def test_later_copies_are_those_of_a_greedy_walk(distance: int, seed: int) -> None:
+    hash_N = clusters(np.random.default_rng(seed), 150)
+    kept: list[int] = []
+    dropped_N = []
+    for hash_ in hash_N.tolist():
+        dropped_N.append(any(bits(hash_, other) <= distance for other in kept))
+        if not dropped_N[-1]:
+            kept.append(hash_)
+    assert near.later_copies(hash_N, distance).tolist() == dropped_N
+    assert 0 < sum(dropped_N) < len(hash_N)
+
+
+def test_a_copy_of_what_was_dropped_stays() -> None:
+    """0, 1 and 3 differ by one bit each; 1 is dropped for 0, and 3 has no one that is kept."""
+    hash_N = np.array([0b00, 0b01, 0b11], np.uint64)
+    assert near.later_copies(hash_N, 1).tolist() == [False, True, False]
