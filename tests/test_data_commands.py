@@ -39,17 +39,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     One picture is broken, and the translations hold captions of the test split.
     """
     folder, random_ = tmp_path_factory.mktemp('files'), random.Random(3)
-    rows, archive = [], tarfile.open(folder / 'images.tar', 'w')
-    for number in range(80):
-        content = picture(random_) if number else b'\xff\xd8\xff nothing more'
-        info = tarfile.TarInfo(f'{number}.jpg')
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-        split = 'dev' if number >= 60 else 'train'
-        for language in LANGUAGES:
-            text = ' '.join(word(random_, language) for _ in range(4))
-            rows.append((f'{number}.jpg', split, language, text))
-    archive.close()
+    rows = []
+    with tarfile.open(folder / 'images.tar', 'w') as archive:
+        for number in range(80):
+            content = picture(random_) if number else b'\xff\xd8\xff nothing more'
+            info = tarfile.TarInfo(f'{number}.jpg')
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+            split = 'dev' if number >= 60 else 'train'
+            for language in LANGUAGES:
+                text = ' '.join(word(random_, language) for _ in range(4))
+                rows.append((f'{number}.jpg', split, language, text))
     with (folder / 'captions.tsv').open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, delimiter='\t', quoting=csv.QUOTE_NONE)
         writer.writerows([('image', 'split', 'lang', 'caption'), *rows])

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 WHITE = 255.0
+RATIOS = (1, 2, 4)  # at which a JPEG may be decoded smaller than it is
 
 
 def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
@@ -23,54 +24,79 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
 
 
-def decode_area(encoded_B: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor) -> tf.Tensor:
-    """A random part of each picture, uint8 [B, size, size, 3].
+def decode_area(
+    encoded_B: tf.Tensor, side_B2: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor,
+    mirrored_B: tf.Tensor,
+) -> tf.Tensor:  # fmt: skip
+    """A random part of each picture, mirrored or not, uint8 [B, size, size, 3].
 
-    The part has `lowest` to all of the area and 3/4 to 4/3 of the aspect of the picture (the
-    ranges of Inception crops, Szegedy et al. 2015), and is cut to fit. Of a JPEG only the part is
-    decoded, at a half or a quarter of its size where that is still enough.
+    `side_B2` is height and width in pixels. The part has `lowest` to all of the area and 3/4 to
+    4/3 of the aspect of the picture (the ranges of Inception crops, Szegedy et al. 2015), and is
+    cut to fit. Of a JPEG only the part is decoded, at a half or a quarter of its size where that
+    is still enough: that costs a fraction, and averages what a resize would skip.
     """
+    window_B4 = windows(side_B2, lowest, random_B4)
+    halvings_B = tf.reduce_min(window_B4[:, 2:], axis=1) // size
+    way_B = tf.where(halvings_B >= 4, 2, tf.where(halvings_B >= 2, 1, 0))
+    jpeg_B = tf.strings.substr(encoded_B, 0, 3) == b'\xff\xd8\xff'
+    # What does not depend on pixels is worked out here for all, since each operation in the loop
+    # costs as much as some of the decoding.
+    way_B = tf.where(jpeg_B, way_B, len(RATIOS))
+    ratio_B = tf.gather(tf.constant([*RATIOS, 1]), way_B)
+    window_B4 = tf.maximum(window_B4 // ratio_B[:, None], [0, 0, 1, 1])
 
-    def one(given: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        encoded, random_4 = given
-        jpeg = tf.io.is_jpeg(encoded)
-        part_HWC = tf.cond(jpeg, lambda: _jpeg_part(encoded, size, lowest, random_4),
-                           lambda: _part(encoded, lowest, random_4))  # fmt: skip
+    def one(given: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        encoded, window_4, way, mirrored = given
+
+        def jpeg(ratio: int) -> Callable[[], tf.Tensor]:
+            return lambda: tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3, ratio=ratio)
+
+        ways = [*map(jpeg, RATIOS), lambda: _part(encoded, window_4)]
+        part_HWC = tf.switch_case(way, ways)
         part_HWC.set_shape([None, None, 3])
-        resized = tf.image.resize(part_HWC, [size, size])
-        return tf.cast(resized + 0.5, tf.uint8)
+        image_SSC = tf.cast(tf.image.resize(part_HWC, [size, size]) + 0.5, tf.uint8)
+        return tf.cond(mirrored, lambda: tf.reverse(image_SSC, [1]), lambda: image_SSC)
 
-    return tf.map_fn(one, (encoded_B, random_B4), fn_output_signature=tf.uint8)
-
-
-def _window(shape: tf.Tensor, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
-    """(top, left, height, width) in a picture of shape (height, width, ...), int32 [4]."""
-    side_2 = tf.cast(shape[:2], tf.float32)
-    scale = tf.sqrt(lowest + random_4[0] * (1 - lowest))
-    stretch = tf.exp((random_4[1] - 0.5) * float(np.log(4 / 3)))
-    part_2 = side_2 * scale * tf.stack([1 / stretch, stretch])
-    part_2 = tf.clip_by_value(tf.round(part_2), 1.0, side_2)
-    corner_2 = tf.floor(random_4[2:4] * (side_2 - part_2 + 1))
-    return tf.cast(tf.concat([corner_2, part_2], axis=0), tf.int32)
+    given = (encoded_B, window_B4, way_B, mirrored_B)
+    image_BSSC = tf.map_fn(one, given, fn_output_signature=tf.uint8)
+    return tf.ensure_shape(image_BSSC, [None, size, size, 3])
 
 
-def _part(encoded: tf.Tensor, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
+def windows(side_B2: tf.Tensor, lowest: float, random_B4: tf.Tensor) -> tf.Tensor:
+    """(top, left, height, width) in pictures of sides (height, width), int32 [B, 4]."""
+    side_B2 = tf.cast(side_B2, tf.float32)
+    scale_B = tf.sqrt(lowest + random_B4[:, 0] * (1 - lowest))
+    stretch_B = tf.exp((random_B4[:, 1] - 0.5) * float(np.log(4 / 3)))
+    part_B2 = side_B2 * tf.stack([scale_B / stretch_B, scale_B * stretch_B], axis=1)
+    part_B2 = tf.clip_by_value(tf.round(part_B2), 1.0, side_B2)
+    corner_B2 = tf.floor(random_B4[:, 2:4] * (side_B2 - part_B2 + 1))
+    return tf.cast(tf.concat([corner_B2, part_B2], axis=1), tf.int32)
+
+
+def _part(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
     image_HWC = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    top, left, height, width = tf.unstack(_window(tf.shape(image_HWC), lowest, random_4))
+    top, left, height, width = tf.unstack(window_4)
     return image_HWC[top : top + height, left : left + width]
 
 
-def _jpeg_part(encoded: tf.Tensor, size: int, lowest: float, random_4: tf.Tensor) -> tf.Tensor:
-    window_4 = _window(tf.image.extract_jpeg_shape(encoded), lowest, random_4)
-    # Decoding at 1/2 or 1/4 costs a fraction and averages what a resize would skip.
-    halvings = tf.reduce_min(window_4[2:]) // size
+def decoded(encoded_B: tf.Tensor) -> tf.Tensor:
+    """Decodes pictures whole and gives their heights, int32 [B]: what decoding alone costs."""
 
-    def at(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_and_crop_jpeg(
-            encoded, tf.maximum(window_4 // ratio, [0, 0, 1, 1]), channels=3, ratio=ratio
-        )
+    def one(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.shape(tf.io.decode_image(encoded, channels=3, expand_animations=False))[0]
 
-    return tf.case([(halvings >= 4, at(4)), (halvings >= 2, at(2))], default=at(1))
+    return tf.map_fn(one, encoded_B, fn_output_signature=tf.int32)
+
+
+def bare_part(encoded: tf.Tensor, window_4: tf.Tensor, size: int) -> tf.Tensor:
+    """A part of one picture in the plainest way, uint8 [size, size, 3]: a yardstick."""
+    part_HWC = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3),
+        lambda: _part(encoded, window_4),
+    )
+    part_HWC.set_shape([None, None, 3])
+    return tf.cast(tf.image.resize(part_HWC, [size, size]) + 0.5, tf.uint8)
 
 
 def crop(image_BHWC: tf.Tensor, size: int, place_B2: tf.Tensor) -> tf.Tensor:
@@ -109,16 +135,13 @@ class Augment:
     crop: bool = False
 
     NUM_RANDOM = 10  # numbers in [0, 1) that one picture takes
+    MIRROR = 7  # which of them says whether it is mirrored
 
     def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor, size: int) -> tf.Tensor:
         """uint8 [B, H, H, 3] -> uint8 [B, size, size, 3]; `random_BU` is [B, NUM_RANDOM]."""
         signed_BU = random_BU * 2 - 1
-        if self.shift or self.zoom or self.rotate:
+        if self.shift or self.zoom or self.rotate or self.mirror:
             image_BHWC = self._move(image_BHWC, signed_BU)
-        elif self.mirror:
-            mirrored_B = random_BU[:, 7] < self.mirror
-            flipped_BHWC = tf.reverse(image_BHWC, axis=[2])
-            image_BHWC = tf.where(mirrored_B[:, None, None, None], flipped_BHWC, image_BHWC)
         if image_BHWC.shape[1] != size:
             place_B2 = random_BU[:, 8:10] if self.crop else tf.fill(tf.shape(random_BU[:, :2]), 0.5)
             image_BHWC = crop(image_BHWC, size, place_B2)
@@ -134,7 +157,7 @@ class Augment:
         # Rows of the projective matrix that maps a pixel of the result to one of the source.
         right_B = middle - middle * cos_B + middle * sin_B + signed_BU[:, 2] * self.shift * side
         down_B = middle - middle * sin_B - middle * cos_B + signed_BU[:, 3] * self.shift * side
-        mirrored_B = (signed_BU[:, 7] + 1) / 2 < self.mirror
+        mirrored_B = (signed_BU[:, self.MIRROR] + 1) / 2 < self.mirror
         right_B = tf.where(mirrored_B, side - 1 - right_B, right_B)
         flip_B = tf.where(mirrored_B, -1.0, 1.0)
         zero_B = tf.zeros_like(turn_B)

@@ -101,9 +101,10 @@ def _report(dataset: str, data_dir: Path, max_bad: float) -> None:
         records = Records(dataset, split, data_dir)
         bad = records.make_index()
         index = records.index
+        texts = int((~index.bad_R[index.record_T]).sum())
         held = int((index.offset_L[1:] > index.offset_L[:-1]).sum())
         print(
-            f'{records.name}: {len(records) - len(bad)} records, {len(index.record_T)} texts in '
+            f'{records.name}: {len(records) - len(bad)} records, {texts} texts in '
             f'{held} languages of the kinds {", ".join(records.kinds)}'
         )
         if not bad:

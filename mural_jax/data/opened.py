@@ -10,11 +10,12 @@ import tensorflow as tf
 from mural_jax.data import checks, choice, schema
 from mural_jax.data.order import Mixture, index_shuffle, uniform
 from mural_jax.data.pool import Pool
-from mural_jax.data.streams import Stream
+from mural_jax.data.streams import Stream, join_texts
 from mural_jax.data.tokenizer import Tokenizer, text_ids
 from mural_jax.types import Batch, UserError
 
 PREFETCH = 4  # batches
+PARALLEL = 2  # batches that are made side by side
 MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
 GRACE = 1000  # examples before the share of broken ones says anything
 
@@ -34,6 +35,12 @@ class OpenStream:
         self._label_S = np.array(label_S, np.int32)
         self._bad: list[dict[str, Any]] = []
         self._num_bad, self._num_read = 0, 0
+        self._graph = tf.function(self.decoded, reduce_retracing=True)
+
+    @property
+    def pool(self) -> Pool:
+        """All that is drawn from."""
+        return self._pool
 
     @property
     def mixture(self) -> dict[str, Any]:
@@ -72,6 +79,24 @@ class OpenStream:
         ]  # fmt: skip
         return f'weights change at example {position}: {", ".join(changed)}'
 
+    def members(self, position_B: np.ndarray) -> np.ndarray:
+        """Which members of the pool stand at positions."""
+        return self._member(*self._mixture.locate(position_B))
+
+    def texts(self, position_B: np.ndarray) -> list[list[str]]:
+        """The texts of the examples at positions, before they are tokens; [num_texts][B].
+
+        Raises OSError, ValueError or an error of TensorFlow where a record cannot be read.
+        """
+        member_B, *numbers, _, _ = self.find(position_B)
+        serialized = self.read(member_B)
+        found = []
+        for side, number_BJ in enumerate(numbers):
+            text = schema.parse(tf.constant(serialized[min(side, len(serialized) - 1)]), 'text')
+            joined_B = join_texts(text['text'], tf.constant(number_BJ)).numpy()
+            found.append([text.decode(errors='replace') for text in joined_B])
+        return found
+
     def take_bad(self) -> list[dict[str, Any]]:
         """What was found broken since the last call: {position, dataset, shard, index, reason}."""
         bad, self._bad = self._bad, []
@@ -106,8 +131,8 @@ class OpenStream:
 
         def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
             def read(first: np.ndarray) -> list[np.ndarray]:
-                member_B, *others = self._find(int(first) + np.arange(size))
-                return [*self._read(member_B), *others]
+                member_B, *others = self.find(int(first) + np.arange(size))
+                return [*self.read(member_B), *others]
 
             arrays = tf.numpy_function(read, [first], kinds)
             widths = [self._num_joined] * spec.num_texts
@@ -115,12 +140,12 @@ class OpenStream:
             shapes += [[size], [size, spec.num_random]]
             for array, shape in zip(arrays, shapes):
                 array.set_shape(shape)
-            return self._decoded(arrays)
+            return self.decoded(arrays)
 
-        loaded = firsts.map(load, num_parallel_calls=2, deterministic=True)
+        loaded = firsts.map(load, num_parallel_calls=PARALLEL, deterministic=True)
         return loaded.prefetch(PREFETCH)
 
-    def _find(self, position_B: np.ndarray) -> list[np.ndarray]:
+    def find(self, position_B: np.ndarray) -> list[np.ndarray]:
         """(members, the texts taken of each, origins, random numbers) at positions."""
         source_B, draw_B = self._mixture.locate(position_B)
         member_B = self._member(source_B, draw_B)
@@ -142,7 +167,7 @@ class OpenStream:
             numbers.append(self._pool.choose(owner_B, side, random_BU[:, columns]))
         return [*numbers, self._label_S[source_B], random_BU[:, spec.num_texts * count :]]
 
-    def _read(self, member_B: np.ndarray) -> list[np.ndarray]:
+    def read(self, member_B: np.ndarray) -> list[np.ndarray]:
         """The examples of a batch, still serialized, and those that their pairs come from."""
         owners = [member_B, *([self._partner(member_B)] if self.spec.shuffle_pairs else [])]
         return [self._pool.read(owner_B) for owner_B in owners]
@@ -154,15 +179,17 @@ class OpenStream:
         size_B = self._pool.sizes[source_B]
         return base_B + index_shuffle(member_B - base_B, size_B, 0, source_B)
 
-    def _decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `_read` and `_find` give -> fields, texts as tokens."""
-        records, texts = self._num_records, self.spec.num_texts
-        serialized, numbers = arrays[:records], arrays[records : records + texts]
-        origin_B, random_BU = arrays[records + texts :]
-        fields = self.spec.fields(serialized, numbers, random_BU)
-        return self._tokenised(fields) | {'origin': origin_B}
+    def decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `read` and `find` give -> fields, texts as tokens."""
+        return self.tokenised(self.strings(arrays)) | {'origin': arrays[-2]}
 
-    def _tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def strings(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `read` and `find` give -> fields, texts as strings."""
+        records, texts = self._num_records, self.spec.num_texts
+        numbers = arrays[records : records + texts]
+        return self.spec.fields(arrays[:records], numbers, arrays[-1])
+
+    def tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Strings -> tokens, and the ids of examples and texts in one array."""
 
         def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,49 +212,58 @@ class OpenStream:
         """
         position_B = first + np.arange(size)
         source_B, draw_B = self._mixture.locate(position_B)
-        before = len(self._bad)
-        for place in range(size):
-            for tries in range(MAX_TRIES):
-                here = slice(place, place + 1)
-                member = self._member(source_B[here], draw_B[here])
-                reason = self._fault(source_B[here], member, position_B[here])
-                if not reason:
-                    break
-                # A replacement that is broken too is listed where it stands itself.
-                if not tries:
-                    bad = {'position': int(position_B[place]), 'reason': reason}
-                    self._bad.append(bad | self._pool.place(int(member[0])))
-                draw_B[place] += 1
-            else:
-                raise UserError(
-                    f'{MAX_TRIES} examples in a row are broken, the last one: {reason}, '
-                    f'{self._pool.place(int(member[0]))}. Ingest this data set again.'
-                )
+        before, broken = len(self._bad), np.arange(size)
+        for tries in range(MAX_TRIES):
+            broken = self._broken(source_B, draw_B, position_B, broken)
+            # A replacement that is broken too is listed where it stands itself.
+            for place in [] if tries else broken.tolist():
+                member = self._member(source_B[[place]], draw_B[[place]])
+                bad = {'position': int(position_B[place]), 'reason': self._reason(member)}
+                self._bad.append(bad | self._pool.place(int(member[0])))
+            if not tries:
+                self._num_bad += len(self._bad) - before
+                self._check_share()
+            if not len(broken):
+                break
+            draw_B[broken] += 1
+        else:
+            member = self._member(source_B[broken[:1]], draw_B[broken[:1]] - 1)
+            raise UserError(
+                f'{MAX_TRIES} examples in a row are broken, the last one: {self._reason(member)}, '
+                f'{self._pool.place(int(member[0]))}. Ingest this data set again.'
+            )
         if len(self._bad) == before:
             raise error
-        self._num_bad += len(self._bad) - before
-        self._check_share()
+        return self._loaded(source_B, draw_B, position_B)
+
+    def _loaded(
+        self, source_B: np.ndarray, draw_B: np.ndarray, position_B: np.ndarray
+    ) -> dict[str, tf.Tensor]:
+        """The fields of some draws, as in a batch."""
         member_B = self._member(source_B, draw_B)
-        chosen = self._chosen(source_B, member_B, position_B)
-        arrays = [*self._read(member_B), *chosen]
-        return self._decoded([tf.constant(array) for array in arrays])
+        arrays = [*self.read(member_B), *self._chosen(source_B, member_B, position_B)]
+        return self._graph([tf.constant(array) for array in arrays])
 
-    def _fault(self, source_B: np.ndarray, member_B: np.ndarray, position_B: np.ndarray) -> str:
-        """What is wrong with an example, or ''.
+    def _broken(
+        self, source_B: np.ndarray, draw_B: np.ndarray, position_B: np.ndarray, place_P: np.ndarray
+    ) -> np.ndarray:
+        """Those places of a batch whose examples cannot be used; found by halving.
 
-        It is read just as in a batch: whether it is replaced must not depend on those beside it.
+        They are read just as in a batch: whether one is broken must not depend on those beside it.
         """
         try:
-            arrays = [*self._read(member_B), *self._chosen(source_B, member_B, position_B)]
-            self._decoded([tf.constant(array) for array in arrays])
-        except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-            return self._reason(member_B) or f'record cannot be used: {_first_line(error)}'
-        return ''
+            self._loaded(source_B[place_P], draw_B[place_P], position_B[place_P])
+            return place_P[:0]
+        except (tf.errors.OpError, ValueError, OSError, RuntimeError):
+            if len(place_P) == 1:
+                return place_P
+        halves = np.array_split(place_P, 2)
+        return np.concatenate([self._broken(source_B, draw_B, position_B, x) for x in halves])
 
     def _reason(self, member: np.ndarray) -> str:
-        """What the checks of `ingest` say of an example, or ''."""
+        """What is wrong with a broken example, as `ingest` would say it where it can."""
         try:
-            for serialized in self._read(member):
+            for serialized in self.read(member):
                 names = ['id', 'text', *(['image'] if self.spec.has_image else [])]
                 parsed = schema.parse(tf.constant(serialized), *names)
                 if self.spec.has_image:
@@ -235,8 +271,9 @@ class OpenStream:
         except checks.BadRecord as error:
             return str(error)
         except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-            return f'record cannot be read: {_first_line(error)}'
-        return ''
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            return f'record cannot be read: {line.split("}} ", 1)[-1][:100]}'
+        return 'record cannot be used'
 
     def _check_share(self) -> None:
         seen = max(self._num_read, GRACE)
@@ -259,7 +296,3 @@ class OpenStream:
     def _num_joined(self) -> int:
         """Texts that one text of an example is joined of, at most."""
         return int(self.spec.text.most(self._pool.kinds).max())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]

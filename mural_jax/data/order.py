@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-BLOCK = 2**20  # positions; a source with a smaller share than one in a block still gets one
+BLOCK = 2**18  # positions; a source with a smaller share than one in a block still gets one
+FEW = 64  # records that are shuffled by sorting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,15 @@ class Mixture:
         epoch_B, record_B = np.divmod(draw_B, self.sizes[source_B])
         # Epochs of different sources must not share a permutation.
         stir_B = (source_B + 1) * 1_000_003 + epoch_B
-        return index_shuffle(record_B, self.sizes[source_B], self._seed, stir_B)
+        size_B = self.sizes[source_B]
+        few_B = size_B <= FEW
+        shuffled_B = np.empty_like(record_B)
+        for here_B, shuffle in ((few_B, _shuffle_few), (~few_B, index_shuffle)):
+            if here_B.any():
+                shuffled_B[here_B] = shuffle(
+                    record_B[here_B], size_B[here_B], self._seed, stir_B[here_B]
+                )
+        return shuffled_B
 
     def _block(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each slot of a block of a segment: its source, and how many slots of it are before."""
@@ -156,6 +165,15 @@ def index_shuffle(
             max_index=size_B.astype(np.int64) - 1, rounds=4,
         )  # fmt: skip
     return shuffled_B.numpy()
+
+
+def _shuffle_few(
+    index_B: np.ndarray, size_B: np.ndarray, seed: int, stir_B: np.ndarray
+) -> np.ndarray:
+    """What `index_shuffle` does for at most FEW, which it is slow for: by sorting random keys."""
+    key_BF = uniform(seed, stir_B, FEW)
+    key_BF[np.arange(FEW)[None] >= size_B[:, None]] = 1.0
+    return np.take_along_axis(np.argsort(key_BF, axis=1), index_B[:, None], axis=1)[:, 0]
 
 
 def uniform(seed: int, position_B: np.ndarray, count: int) -> np.ndarray:

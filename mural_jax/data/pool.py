@@ -9,7 +9,7 @@ import numpy as np
 
 from mural_jax.data import choice, selection
 from mural_jax.data.order import shares
-from mural_jax.data.records import Records
+from mural_jax.data.records import Records, named
 from mural_jax.data.streams import Source, Stream
 from mural_jax.types import UserError
 
@@ -202,9 +202,7 @@ def kept(records: Records, source: Source, data_dir: Path) -> np.ndarray:
     """Which texts of the index a source may use, bool [T]: not bad, and let through by filters."""
     if not source.filters.active:
         return ~np.asarray(records.index.bad_R)[records.index.record_T]
-    path = selection.path_of(
-        data_dir, source.dataset, source.split, records.index.fingerprint, source.filters
-    )
+    path = selection.path_of(data_dir, records, source.filters, lambda test: named(test, data_dir))
     try:
         return np.load(path / 'keep_T.npy', mmap_mode='r')
     except FileNotFoundError as error:

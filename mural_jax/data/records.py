@@ -67,8 +67,8 @@ class Records:
             part.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
             part.replace(found)
         # By line feeds only: names may hold other characters that end lines.
-        with found.open(encoding='utf-8') as lines:
-            return [json.loads(line) for line in lines]
+        with found.open(encoding='utf-8') as file:
+            return [json.loads(line) for line in file]
 
     def place(self, number: int) -> dict[str, Any]:
         """{shard, index in shard} of a record, for people."""

@@ -72,9 +72,13 @@ class Filters:
         return self != Filters()
 
 
-def path_of(data_dir: Path, dataset: str, split: str, fingerprint: str, filters: Filters) -> Path:
-    """Where `mural prepare` stores what these filters keep."""
-    words = json.dumps([dataset, split, fingerprint, dataclasses.asdict(filters)], sort_keys=True)
+def path_of(
+    data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]
+) -> Path:  # fmt: skip
+    """Where `mural prepare` stores what these filters keep of records."""
+    tests = [others(name).index.fingerprint for name in filters.exclude]
+    about = [records.name, records.index.fingerprint, tests, dataclasses.asdict(filters)]
+    words = json.dumps(about, sort_keys=True)
     return data_dir / 'selections' / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
@@ -102,11 +106,10 @@ def select(
 
 
 def ensure(
-    records: Any, dataset: str, split: str, filters: Filters, data_dir: Path,
-    others: Callable[[str], Any],
-) -> dict[str, Any]:  # fmt: skip
+    records: Any, filters: Filters, data_dir: Path, others: Callable[[str], Any]
+) -> dict[str, Any]:
     """Works out filters and stores what they keep, if that is not there; {counts, leaks}."""
-    path = path_of(data_dir, dataset, split, records.index.fingerprint, filters)
+    path = path_of(data_dir, records, filters, others)
     if not path.exists():
         keep_T, counts, leaks = select(records, filters, others)
         about = {'filters': dataclasses.asdict(filters), 'of': records.name}

@@ -110,8 +110,8 @@ class Stream:
 
         return {
             name: selection.ensure(
-                Records(source.dataset, source.split, data_dir), source.dataset, source.split,
-                source.filters, data_dir, lambda test: named(test, data_dir),
+                Records(source.dataset, source.split, data_dir), source.filters, data_dir,
+                lambda test: named(test, data_dir),
             )
             for name, source in self.sources.items() if source.filters.active
         }  # fmt: skip
@@ -154,19 +154,25 @@ class Captions(Stream):
     def fields(
         self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        parsed = schema.parse(serialized[0], 'id', 'text', 'image')
-        image_BHWC = self.pictures(parsed['image'], random_BU)
+        parsed = schema.parse(serialized[0], 'id', 'text', 'image', 'height', 'width')
+        side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
+        image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
         text_B = join_texts(parsed['text'], number_BJ[0])
         return {'image': image_BHWC, 'text': text_B, 'id': _hash(parsed['id'])}
 
-    def pictures(self, encoded_B: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
-        """Encoded pictures -> uint8 [B, image_size, image_size, 3], cropped and augmented."""
-        if self.area:
-            random_B4 = random_BU[:, Augment.NUM_RANDOM :]
-            image_BHWC = images.decode_area(encoded_B, self.image_size, self.area, random_B4)
-        else:
+    def pictures(self, encoded_B: tf.Tensor, side_B2: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
+        """Encoded pictures of (height, width) -> uint8 [B, image_size, image_size, 3]."""
+        random_BU, random_B4 = tf.split(random_BU, [Augment.NUM_RANDOM, 4], axis=1)
+        if not self.area:
             image_BHWC = images.decode(encoded_B, self.resize or self.image_size)
-        return self.augment(image_BHWC, random_BU[:, : Augment.NUM_RANDOM], self.image_size)
+            return self.augment(image_BHWC, random_BU, self.image_size)
+        mirrored_B = random_BU[:, Augment.MIRROR] < self.augment.mirror
+        image_BHWC = images.decode_area(
+            encoded_B, side_B2, self.image_size, self.area, random_B4, mirrored_B
+        )
+        # Mirrored already.
+        augment = dataclasses.replace(self.augment, mirror=0.0)
+        return augment(image_BHWC, random_BU, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)

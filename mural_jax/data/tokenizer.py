@@ -97,6 +97,10 @@ class Tokenizer:
         """The ids of each text with its marks, at most `max_length`."""
         raise NotImplementedError
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that tokens stand for, without padding and marks."""
+        raise NotImplementedError
+
     def is_unknown(self, token: int) -> bool:
         """Whether a token stands for what the vocabulary has no piece for."""
         return False
@@ -126,6 +130,10 @@ class SentencePiece(Tokenizer):
         pieces = self._pieces.encode([self.clean(text) for text in texts], num_threads=1)
         return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
 
+    def decode(self, ids: Iterable[int]) -> str:
+        marks = {self.pad_id, *self.before, *self.after}
+        return self._pieces.decode([self.piece_of(int(i)) for i in ids if i not in marks])
+
     def is_unknown(self, token: int) -> bool:
         known = 0 <= token < self._pieces.get_piece_size()
         return known and (self._pieces.is_unknown(token) or self._pieces.is_byte(token))
@@ -135,6 +143,9 @@ class SentencePiece(Tokenizer):
 
     def id_of(self, piece: int) -> int:
         return piece
+
+    def piece_of(self, token: int) -> int:
+        return token
 
 
 class XlmR(SentencePiece):
@@ -148,6 +159,9 @@ class XlmR(SentencePiece):
 
     def id_of(self, piece: int) -> int:
         return piece + 1 if piece else 3
+
+    def piece_of(self, token: int) -> int:
+        return token - 1 if token > 3 else 0
 
     def is_unknown(self, token: int) -> bool:
         return token == 3
@@ -196,6 +210,9 @@ class HuggingFace(Tokenizer):
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         self._pieces.enable_truncation(max_length)
         return [encoding.ids for encoding in self._pieces.encode_batch(texts)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._pieces.decode([int(i) for i in ids if i != self.pad_id])
 
 
 KINDS = {

@@ -161,8 +161,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_large_pictures_are_refused_before_a_pixel_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [tmp_path / 'good', *(tmp_path / name for name in bombs())]
-    for path, data in zip(paths, [encoded(PICTURE), *bombs().values()]):
+    files = {'good': encoded(PICTURE), **bombs()}
+    paths = [tmp_path / name for name in files]
+    for path, data in zip(paths, files.values()):
         assert len(data) < 2_000_000
         path.write_bytes(data)
     command = [sys.executable, '-c', MEASURE, *map(str, paths)]

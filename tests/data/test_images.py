@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mural_jax.data import images
 from mural_jax.data.images import Augment
-from mural_jax.data.streams import Captions
+from mural_jax.data.streams import Captions, Source
 from mural_jax.types import UserError
 
 SIDE, SIZE = 9, 4
@@ -44,4 +44,4 @@ def test_nothing_is_cut_where_there_is_no_room() -> None:
     same_BHWC = Augment(crop=True)(image_BHWC, tf.fill([1, Augment.NUM_RANDOM], 0.5), SIDE)
     np.testing.assert_array_equal(same_BHWC, image_BHWC)
     with pytest.raises(UserError, match='smaller than image_size'):
-        Captions('x', ('en',), 4, image_size=64, resize=32)
+        Captions({'x': Source('captions/x')}, ('en',), 4, image_size=64, resize=32)

@@ -1,0 +1,178 @@
+"""Training crops of 224 pixels from JPEG: our stream, bare decoding, open_clip's loader; in turns.
+
+    python benchmarks/data_throughput.py --photos=ARCHIVE.tar [--seconds=8] [--rounds=5]
+
+The photos are enlarged to 500 x 375 (JPEG, quality 90) in a temporary folder, so that any photos
+will do. All sides take a random part of 50 to 100% of the area, resize it to 224 x 224, and have
+two workers. `limit` is `tf.io.decode_and_crop_jpeg` and `tf.image.resize` in a map over bytes in
+memory, without texts. open_clip's side is what its trainer builds: WebDataset shards, PIL decoding,
+its training transform, its tokenizer, a DataLoader; it needs open_clip_torch and webdataset.
+"""
+
+import argparse
+import csv
+import io
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE, AREA, BATCH = 224, 0.5, 64
+PHOTO = (500, 375)
+WARM = 8  # batches that are not counted: workers start, buffers fill
+
+
+def enlarge(archive: str, count: int, folder: Path) -> list[Path]:
+    """Photos of an archive as JPEG files of 500 x 375."""
+    photos = []
+    with tarfile.open(archive) as tar:
+        members = [member for member in tar.getmembers() if member.isfile()]
+        for member in members[:count]:
+            file = tar.extractfile(member)
+            image = Image.open(io.BytesIO(file.read())).convert('RGB')
+            path = folder / f'{len(photos):06d}.jpg'
+            image.resize(PHOTO, Image.Resampling.LANCZOS).save(path, quality=90)
+            photos.append(path)
+    return photos
+
+
+def caption(number: int) -> str:
+    """A caption of ten words."""
+    return f'a photo number {number} of somebody who does something out there'
+
+
+def ours(photos: list[Path], folder: Path) -> Iterator[int]:
+    """Batches of a captions stream over an ingested data set; yields their sizes."""
+    from mural_jax.data.checks import Limits
+    from mural_jax.data.images import Augment
+    from mural_jax.data.ingest import ingest
+    from mural_jax.data.sources.captions import CaptionTable
+    from mural_jax.data.streams import Captions, Source
+    from mural_jax.data.tokenizer import Vocabulary, train
+
+    table = folder / 'captions.tsv'
+    with table.open('w', newline='') as file:
+        writer = csv.writer(file, delimiter='\t')
+        rows = ((path.name, caption(number)) for number, path in enumerate(photos))
+        writer.writerows([('image', 'caption'), *rows])
+    reader = CaptionTable(table=str(table), images=(str(photos[0].parent),), language='en')
+    dataset = ingest(reader, 'photos', folder / 'data', Limits(), max_bad=0.0)
+    texts = [caption(number) for number in range(2000)]
+    spec = Captions(
+        sources={'photos': Source(dataset)}, languages=('en',), batch_size=BATCH, max_length=77,
+        image_size=SIZE, area=AREA, augment=Augment(mirror=0.5),
+    )  # fmt: skip
+    stream = spec.open(folder / 'data', train(texts, Vocabulary(vocab_size=400)), seed=0)
+    for batch in stream.batches(0, 10**6):
+        yield len(batch['image'])
+
+
+def limit(photos: list[Path]) -> Iterator[int]:
+    """Batches of bare decoding, cropping and resizing."""
+    import tensorflow as tf
+
+    from mural_jax.data import images
+
+    encoded = tf.constant([path.read_bytes() for path in photos])
+    side_B2 = tf.constant([PHOTO[::-1]] * len(photos))
+    random_B4 = tf.constant(np.random.default_rng(0).random((len(photos), 4), np.float32))
+
+    def crop(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
+        part_HWC = tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3)
+        return tf.cast(tf.image.resize(part_HWC, [SIZE, SIZE]) + 0.5, tf.uint8)
+
+    dataset = tf.data.Dataset.from_tensor_slices(
+        (encoded, images.windows(side_B2, AREA, random_B4))
+    )
+    dataset = dataset.repeat().map(crop, num_parallel_calls=2, deterministic=False)
+    for batch in dataset.batch(BATCH).prefetch(4):
+        yield len(batch)
+
+
+def open_clip(photos: list[Path], folder: Path) -> Iterator[int]:
+    """Batches of open_clip's loader."""
+    import torch
+
+    # torchvision is built for CUDA and does not find its operators beside the CPU build.
+    operators = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in ('nms', 'qnms'):
+        operators.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    import open_clip as library
+    import webdataset as wds
+    from open_clip.transform import AugmentationCfg, image_transform
+
+    shards = [str(folder / f'{shard}.tar') for shard in range(4)]
+    for shard, path in enumerate(shards):
+        with wds.TarWriter(path) as writer:
+            for number in range(shard, len(photos), len(shards)):
+                jpg = photos[number].read_bytes()
+                writer.write({'__key__': f'{number:06d}', 'jpg': jpg, 'txt': caption(number)})
+    transform = image_transform(SIZE, is_train=True, aug_cfg=AugmentationCfg(scale=(AREA, 1.0)))
+    tokenizer = library.get_tokenizer('ViT-B-32')
+    dataset = wds.DataPipeline(
+        wds.ResampledShards(shards), wds.tarfile_to_samples(), wds.shuffle(200),
+        wds.decode('pilrgb'), wds.rename(image='jpg', text='txt'),
+        wds.map_dict(image=transform, text=lambda text: tokenizer(text)[0]),
+        wds.to_tuple('image', 'text'), wds.batched(BATCH, partial=False),
+    )  # fmt: skip
+    loader = wds.WebLoader(dataset, batch_size=None, shuffle=False, num_workers=2)
+    for image, _ in loader:
+        yield len(image)
+
+
+def rate(batches: Iterator[int], seconds: float) -> float:
+    """Pictures a second."""
+    for _ in range(WARM):
+        next(batches)
+    started, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < seconds:
+        count += next(batches)
+    return count / spent
+
+
+def main() -> None:
+    """Measures in turns and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--photos', required=True, help='a tar archive of photos')
+    parser.add_argument('--count', type=int, default=1000, help='how many of them')
+    parser.add_argument('--seconds', type=float, default=8.0)
+    parser.add_argument('--rounds', type=int, default=5)
+    arguments = parser.parse_args()
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / 'photos').mkdir()
+        photos = enlarge(arguments.photos, arguments.count, folder / 'photos')
+        sides: dict[str, Callable[[], Iterator[int]]] = {
+            'mural_jax': lambda: ours(photos, folder),
+            'limit': lambda: limit(photos),
+            'open_clip': lambda: open_clip(photos, folder),
+        }
+        try:
+            next(sides['open_clip']())
+        except ImportError as error:
+            print(f'open_clip is left out: {error}')
+            del sides['open_clip']
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(arguments.rounds):
+            for side, batches in sides.items():
+                # A generator of its own each time, closed before the next side runs.
+                running = batches()
+                rates[side].append(rate(running, arguments.seconds))
+                running.close()
+    print('| | pictures a second, median (from, to) | mural_jax by it |')
+    print('| --- | ---: | ---: |')
+    for side, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(rates['mural_jax'], values))
+        print(f'| {side} | {statistics.median(values):,.0f} ({min(values):,.0f}, '
+              f'{max(values):,.0f}) | {ratio:.2f} |')  # fmt: skip
+
+
+if __name__ == '__main__':
+    main()

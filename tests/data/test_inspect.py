@@ -1,0 +1,110 @@
+"""The page about streams: counts as they are in the data, batches as training gets them."""
+
+import html
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mural_jax import config
+from mural_jax.data import contents, histograms, inspect, tokenizer
+from mural_jax.data.records import Records
+from mural_jax.data.streams import Stream
+from mural_jax.data.tokenizer import Tokenizer, Vocabulary
+from mural_jax.run import Run, vocabulary_path
+
+TEXTS = ['a red fruit', 'ein roter Apfel', 'une pomme rouge', 'un fruto rojo', 'red apple'] * 9
+
+
+def opened(data_dir: Path) -> tuple[Run, Tokenizer, dict[str, Stream]]:
+    run = Run.of(config.load('emoji:tiny', []))
+    read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+    return run, read, run.build_streams()
+
+
+@pytest.fixture(scope='module')
+def page(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    run, read, streams = opened(data_dir)
+    out = tmp_path_factory.mktemp('page') / 'data.html'
+    assert inspect.write(streams, data_dir, read, run.seed, out) == out
+    return out.read_text(encoding='utf-8')
+
+
+def test_counts_are_those_of_the_records(data_dir: Path) -> None:
+    _, _, streams = opened(data_dir)
+    spec = streams['captions']
+    (held,) = contents.of(spec, spec.pool(data_dir))
+    records = Records('emoji_cldr/pictures', 'train', data_dir)
+    count: dict[str, int] = {}
+    for example in records.examples(image=False):
+        for language, kinds in example['texts'].items():
+            count[language] = count.get(language, 0) + sum(map(len, kinds.values()))
+    assert {row.language: row.all_texts for row in held.languages} == count
+    assert [row.all_texts for row in held.languages] == sorted(count.values(), reverse=True)
+    assert held.records == len(records) - held.bad
+
+
+def test_shares_are_those_of_the_draws(data_dir: Path) -> None:
+    _, _, streams = opened(data_dir)
+    for spec in streams.values():
+        pool = spec.pool(data_dir)
+        rows = [row for held in contents.of(spec, pool) for row in held.languages]
+        np.testing.assert_allclose(sum(row.share for row in rows), 1.0)
+        np.testing.assert_allclose(sum(row.before for row in rows), 1.0)
+        drawn = {row.language for row in rows if row.share}
+        assert drawn == {label.split('/')[1] for label in pool.labels}
+
+
+def test_the_page_needs_no_network_and_shows_both_streams(page: str) -> None:
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert all(f'id="{name}"' in page for name in ('captions', 'translations'))
+    assert page.count('<img') > 24 + 2 * 16
+    assert re.search(r'lang="ar" dir="auto">[^<]*[\u0600-\u06ff]', page)
+
+
+def test_batches_are_those_of_training(data_dir: Path, page: str) -> None:
+    run, read, streams = opened(data_dir)
+    # The second of the config's streams, as `mural train` numbers them.
+    stream = streams['translations'].open(data_dir, read, run.seed * 1009 + 1)
+    for batch in stream.batches(0, 2):
+        for row in (0, 15):
+            assert ' '.join(map(str, batch['ids'][row])) in page
+            assert html.escape(read.decode(batch['source'][row])) in html.unescape(page)
+
+
+def test_cut_texts_are_counted(data_dir: Path) -> None:
+    lengths = np.array([3, 4, 5, 6])
+    assert histograms.tokens(lengths, 4).words.startswith('50.0% of 4 texts')
+    records = Records('emoji_cldr/pictures', 'train', data_dir)
+    side, ratio = histograms.pictures([records], 65)
+    assert side.words.startswith('100.0% of')
+    assert ratio.words.startswith('0.0%')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'ids'),
+    [('sentencepiece', {'pad_id': 0, 'unk_id': 1, 'bos_id': 2, 'eos_id': 3}),
+     ('xlm_r', {'unk_id': 0, 'bos_id': 1, 'eos_id': 2}),
+     ('siglip', {'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1})],
+)  # fmt: skip
+def test_tokens_become_text_again(kind: str, ids: dict[str, int], tmp_path: Path) -> None:
+    import sentencepiece
+
+    prefix = tmp_path / 'published'
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(prefix), vocab_size=40,
+        hard_vocab_limit=False, minloglevel=2, **ids,
+    )  # fmt: skip
+    marks = {'bos': True, 'eos': True} if kind == 'sentencepiece' else {}
+    read = Tokenizer.load(
+        prefix.with_suffix('.model'), Vocabulary(vocab_size=99, kind=kind, **marks)
+    )
+    assert [read.decode(row) for row in read(['red apple', 'un fruto rojo'], 40)] == [
+        'red apple', 'un fruto rojo',
+    ]  # fmt: skip
+
+
+def test_bytes_become_characters_again() -> None:
+    read = tokenizer.train(TEXTS, Vocabulary(vocab_size=320))
+    assert read.decode(read(['red 漢'], 20)[0]) == 'red 漢'
