@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mural_jax.data import images, schema
+from mural_jax.data.images import Augment
 from mural_jax.data.opened import PARALLEL, PREFETCH, OpenStream
 from mural_jax.data.streams import Captions, Stream
 from mural_jax.data.tokenizer import Tokenizer
 
 ROUNDS = 3
-SAMPLE = 512  # examples that the stages and the limit are measured on
+SAMPLE = 256  # examples that the stages and the limit are measured on
 
 
 def run(
@@ -26,7 +27,8 @@ def run(
     """Measures each stream for about `seconds` and prints tables; figures by stream.
 
     Rates are examples a second: `stream`, and of pictures `limit`, bare decoding, cropping and
-    resizing of the same bytes in memory. Stages are microseconds an example on one core.
+    resizing of the same bytes in memory. Stages, each alone on the same examples, are
+    microseconds an example: on one thread, and in the stream's own parallelism.
     """
     figures = {}
     for name, spec in streams.items():
@@ -53,7 +55,7 @@ def _measure(stream: OpenStream, spec: Stream, seconds: float) -> dict[str, Any]
         figures['share of the limit'] = median(shares)
         figures['megapixels'] = sample.pixels / 1e6 * figures['stream']
     figures['tokens'] = sample.tokens * figures['stream']
-    figures['stages'] = sample.stages(seconds)
+    figures['stages'] = sample.stages(seconds / 3)
     return figures
 
 
@@ -81,21 +83,56 @@ class _Sample:
         texts = [value for key, value in batch.items() if key in self._strings]
         self.tokens = _tokens(texts)
 
-    def stages(self, seconds: float) -> dict[str, float]:
-        """Microseconds an example of each stage alone, on one core."""
+    def stages(self, seconds: float) -> dict[str, tuple[float, float]]:
+        """Microseconds an example of each stage alone: on one thread, and side by side."""
+        made = {
+            (name, threads): _repeated(stage, threads)
+            for name, stage in self._stages().items() for threads in (1, PARALLEL)
+        }  # fmt: skip
+        costs: dict[tuple[str, int], list[float]] = {key: [] for key in made}
+        for _ in range(ROUNDS):
+            for key, stage in made.items():
+                costs[key].append(1e6 / (SAMPLE * _rate(iter(stage), seconds / ROUNDS)))
+        return {
+            name: (median(costs[name, 1]), median(costs[name, PARALLEL]))
+            for name in self._stages()
+        }  # fmt: skip
+
+    def _stages(self) -> dict[str, Callable[[], Any]]:
         stream, spec = self._stream, self._spec
         stages: dict[str, Callable[[], Any]] = {
-            'order and choice of texts': lambda: stream.find(self._position_B),
-            'reading records': lambda: stream.read(self._member_B),
-            'tokenising': lambda: stream.tokenised(dict(self._strings)),
+            'order and choice of texts': _python(lambda: stream.find(self._position_B)),
+            'reading records': _python(lambda: stream.read(self._member_B)),
         }
         if isinstance(spec, Captions):
             encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]
-            decoded = tf.function(lambda: images.decoded(encoded_B))
-            pictures = tf.function(lambda: spec.pictures(encoded_B, self.side_B2, random_BU))
-            stages['decoding pictures whole'] = decoded
-            stages['pictures as the model gets them'] = pictures
-        return {name: 1e6 / (_rate(stage, seconds / 3) * SAMPLE) for name, stage in stages.items()}
+            cut_BSSC = spec.cut(encoded_B, self.side_B2, random_BU)
+            stages['decoding pictures whole'] = lambda: images.decoded(encoded_B)
+            stages['decoding and cutting'] = lambda: spec.cut(encoded_B, self.side_B2, random_BU)
+            if spec.augment != Augment():
+                stages['augmentation'] = lambda: spec.augmented(cut_BSSC, random_BU)
+        return stages | {'tokenising': lambda: stream.tokenised(dict(self._strings))}
+
+
+def _python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
+    """A stage in Python as an operation."""
+
+    def called() -> np.ndarray:
+        call()
+        return np.zeros(1, np.int32)
+
+    return lambda: tf.numpy_function(called, [], tf.int32)
+
+
+def _repeated(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
+    """The stage again and again: on one thread, or as many at a time as a stream's batches."""
+    repeated = tf.data.Dataset.from_tensors(0).repeat()
+    if threads > 1:
+        return repeated.map(lambda _: stage(), num_parallel_calls=threads)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    return repeated.map(lambda _: stage()).with_options(options)
 
 
 def _tokens(texts: list[tf.Tensor]) -> float:
@@ -134,27 +171,34 @@ def _count(batches: Iterator[Any], seconds: float) -> float:
     return count / spent
 
 
-def _rate(call: Callable[[], Any], seconds: float) -> float:
+def _rate(calls: Iterator[Any], seconds: float) -> float:
     """Calls a second, after one that is not counted."""
-    call()
+    next(calls)
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds or not count:
-        call()
+        next(calls)
         count += 1
     return count / spent
 
 
 def _print(name: str, figures: Mapping[str, Any]) -> None:
-    table = Table(title=name)
-    table.add_column('')
-    table.add_column('', justify='right')
-    table.add_row('examples a second', f'{figures["stream"]:,.0f}')
-    table.add_row('tokens a second', f'{figures["tokens"]:,.0f}')
+    table = Table()
+    table.add_column(name)
+    table.add_column('a second', justify='right')
+    table.add_row('examples', f'{figures["stream"]:,.0f}')
+    table.add_row('tokens', f'{figures["tokens"]:,.0f}')
     if 'limit' in figures:
-        table.add_row('megapixels a second', f'{figures["megapixels"]:,.1f}')
-        table.add_row('bare decoding, cropping, resizing', f'{figures["limit"]:,.0f}')
+        table.add_row('megapixels decoded', f'{figures["megapixels"]:,.1f}')
+        table.add_row('bare decoding, cutting, resizing: examples', f'{figures["limit"]:,.0f}')
         table.add_row('share of that limit', f'{figures["share of the limit"]:.2f}')
-    table.add_section()
-    for stage, cost in figures['stages'].items():
-        table.add_row(f'{stage}, µs an example', f'{cost:,.1f}')
-    Console().print(table)
+    stages = Table()
+    stages.add_column('µs an example, each stage alone')
+    for column in ('one thread', 'share', f'{PARALLEL} at a time'):
+        stages.add_column(column, justify='right')
+    # Decoding whole pictures is no part of a stream, only something to compare with.
+    parts = {stage: cost for stage, cost in figures['stages'].items() if 'whole' not in stage}
+    total = sum(alone for alone, _ in parts.values())
+    for stage, (alone, together) in figures['stages'].items():
+        share = f'{100 * alone / total:.0f}%' if stage in parts else ''
+        stages.add_row(stage, f'{alone:,.1f}', share, f'{together:,.1f}')
+    Console().print(table, stages)

@@ -1,12 +1,14 @@
 """Pictures in batches: decoding, and augmentation by given random numbers."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 WHITE = 255.0
+SIDE_BY_SIDE = max(4, os.cpu_count() or 1)  # pictures of a batch that are decoded at a time
 RATIOS = (1, 2, 4)  # at which a JPEG may be decoded smaller than it is
 
 
@@ -21,7 +23,7 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
             image_HWC = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
         return tf.ensure_shape(image_HWC, [size, size, 3])
 
-    return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8)
+    return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8, parallel_iterations=SIDE_BY_SIDE)
 
 
 def decode_area(
@@ -49,7 +51,10 @@ def decode_area(
         encoded, window_4, way, mirrored = given
 
         def jpeg(ratio: int) -> Callable[[], tf.Tensor]:
-            return lambda: tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3, ratio=ratio)
+            # Colours are enlarged plainly, which moves a pixel by 0.4 of 255 and saves a tenth.
+            return lambda: tf.io.decode_and_crop_jpeg(
+                encoded, window_4, channels=3, ratio=ratio, fancy_upscaling=False
+            )
 
         ways = [*map(jpeg, RATIOS), lambda: _part(encoded, window_4)]
         part_HWC = tf.switch_case(way, ways)
@@ -58,7 +63,9 @@ def decode_area(
         return tf.cond(mirrored, lambda: tf.reverse(image_SSC, [1]), lambda: image_SSC)
 
     given = (encoded_B, window_B4, way_B, mirrored_B)
-    image_BSSC = tf.map_fn(one, given, fn_output_signature=tf.uint8)
+    image_BSSC = tf.map_fn(
+        one, given, fn_output_signature=tf.uint8, parallel_iterations=SIDE_BY_SIDE
+    )
     return tf.ensure_shape(image_BSSC, [None, size, size, 3])
 
 
@@ -114,6 +121,19 @@ def crop_middle(image_BHWC: tf.Tensor, size: int) -> tf.Tensor:
     return image_BHWC[:, first : first + size, first : first + size]
 
 
+def mirror(image_BHWC: tf.Tensor, wanted_B: tf.Tensor) -> tf.Tensor:
+    """The pictures, the wanted ones mirrored left to right."""
+    # Parted and put together again: a choice by tf.where takes ten times as long. And reversing
+    # has a fast way for three dimensions alone.
+    side_B = tf.cast(wanted_B, tf.int32)
+    as_is, turned = tf.dynamic_partition(image_BHWC, side_B, 2)
+    places = tf.dynamic_partition(tf.range(tf.shape(side_B)[0]), side_B, 2)
+    rows_RWC = tf.reverse(tf.reshape(turned, [-1, *image_BHWC.shape[2:]]), [1])
+    turned = tf.reshape(rows_RWC, tf.shape(turned))
+    mixed_BHWC = tf.dynamic_stitch(places, [as_is, turned])
+    return tf.ensure_shape(mixed_BHWC, image_BHWC.shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Moves, turns, scales and recolours pictures a little; 0 everywhere changes nothing.
@@ -140,8 +160,10 @@ class Augment:
     def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor, size: int) -> tf.Tensor:
         """uint8 [B, H, H, 3] -> uint8 [B, size, size, 3]; `random_BU` is [B, NUM_RANDOM]."""
         signed_BU = random_BU * 2 - 1
-        if self.shift or self.zoom or self.rotate or self.mirror:
+        if self.shift or self.zoom or self.rotate:
             image_BHWC = self._move(image_BHWC, signed_BU)
+        elif self.mirror:
+            image_BHWC = mirror(image_BHWC, random_BU[:, self.MIRROR] < self.mirror)
         if image_BHWC.shape[1] != size:
             place_B2 = random_BU[:, 8:10] if self.crop else tf.fill(tf.shape(random_BU[:, :2]), 0.5)
             image_BHWC = crop(image_BHWC, size, place_B2)

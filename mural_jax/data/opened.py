@@ -15,7 +15,9 @@ from mural_jax.data.tokenizer import Tokenizer, text_ids
 from mural_jax.types import Batch, UserError
 
 PREFETCH = 4  # batches
-PARALLEL = 2  # batches that are made side by side
+# Batches that are made side by side: two more than cores take up leave none idle at their ends;
+# pictures of one batch are decoded side by side too, so that many cores need few batches.
+PARALLEL = 4
 MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
 GRACE = 1000  # examples before the share of broken ones says anything
 
@@ -122,7 +124,8 @@ class OpenStream:
             except (tf.errors.OpError, UnicodeDecodeError) as error:
                 batch = self._repaired(first, size, error)
             self._num_read += size
-            yield {key: value.numpy() for key, value in batch.items()}
+            # Without a copy, unlike `numpy()`.
+            yield {key: np.asarray(value) for key, value in batch.items()}
 
     def _dataset(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
         spec = self.spec

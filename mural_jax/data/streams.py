@@ -162,17 +162,23 @@ class Captions(Stream):
 
     def pictures(self, encoded_B: tf.Tensor, side_B2: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
         """Encoded pictures of (height, width) -> uint8 [B, image_size, image_size, 3]."""
-        random_BU, random_B4 = tf.split(random_BU, [Augment.NUM_RANDOM, 4], axis=1)
+        return self.augmented(self.cut(encoded_B, side_B2, random_BU), random_BU)
+
+    def cut(self, encoded_B: tf.Tensor, side_B2: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
+        """Encoded pictures -> uint8 [B, S, S, 3]: parts of them, or whole pictures."""
         if not self.area:
-            image_BHWC = images.decode(encoded_B, self.resize or self.image_size)
-            return self.augment(image_BHWC, random_BU, self.image_size)
+            return images.decode(encoded_B, self.resize or self.image_size)
         mirrored_B = random_BU[:, Augment.MIRROR] < self.augment.mirror
-        image_BHWC = images.decode_area(
+        random_B4 = random_BU[:, Augment.NUM_RANDOM :]
+        return images.decode_area(
             encoded_B, side_B2, self.image_size, self.area, random_B4, mirrored_B
         )
-        # Mirrored already.
-        augment = dataclasses.replace(self.augment, mirror=0.0)
-        return augment(image_BHWC, random_BU, self.image_size)
+
+    def augmented(self, image_BSSC: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
+        """What `cut` gives -> uint8 [B, image_size, image_size, 3]."""
+        # Parts are mirrored already.
+        augment = dataclasses.replace(self.augment, mirror=0.0) if self.area else self.augment
+        return augment(image_BSSC, random_BU[:, : Augment.NUM_RANDOM], self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)

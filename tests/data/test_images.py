@@ -45,3 +45,13 @@ def test_nothing_is_cut_where_there_is_no_room() -> None:
     np.testing.assert_array_equal(same_BHWC, image_BHWC)
     with pytest.raises(UserError, match='smaller than image_size'):
         Captions({'x': Source('captions/x')}, ('en',), 4, image_size=64, resize=32)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
+def test_mirrored_pictures_are_mirrored_to_the_pixel(share: float) -> None:
+    image_BHWC = tf.constant(np.stack([PLACE_HWC + number for number in range(16)]))
+    random_BU = tf.random.stateless_uniform([16, Augment.NUM_RANDOM], seed=[0, 0])
+    found_BHWC = Augment(mirror=share)(image_BHWC, random_BU, SIDE).numpy()
+    for found_HWC, image_HWC, random_U in zip(found_BHWC, image_BHWC.numpy(), random_BU.numpy()):
+        wanted = random_U[Augment.MIRROR] < share
+        np.testing.assert_array_equal(found_HWC, image_HWC[:, ::-1] if wanted else image_HWC)

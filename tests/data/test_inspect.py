@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.made import caption_reader, encoded, picture
 
 from mural_jax import config
 from mural_jax.data import contents, histograms, inspect, tokenizer
+from mural_jax.data.checks import Limits
+from mural_jax.data.ingest import ingest
 from mural_jax.data.records import Records
-from mural_jax.data.streams import Stream
+from mural_jax.data.selection import Filters
+from mural_jax.data.streams import Captions, Source, Stream
 from mural_jax.data.tokenizer import Tokenizer, Vocabulary
 from mural_jax.run import Run, vocabulary_path
 
@@ -108,3 +112,21 @@ def test_tokens_become_text_again(kind: str, ids: dict[str, int], tmp_path: Path
 def test_bytes_become_characters_again() -> None:
     read = tokenizer.train(TEXTS, Vocabulary(vocab_size=320))
     assert read.decode(read(['red 漢'], 20)[0]) == 'red 漢'
+
+
+def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
+    wide = {f'{number}.png': encoded(picture(number, (200, 72))) for number in range(3)}
+    pictures = wide | {'good.png': encoded(picture(9)), 'bad.png': b'no picture'}
+    rows = [(name, 'en', f'a caption of {name}') for name in pictures]
+    name = ingest(caption_reader(tmp_path, pictures, rows), 'made', tmp_path, Limits(), max_bad=1.0)
+    filters = Filters(max_aspect=2.0)
+    spec = Captions({'made': Source(name, filters=filters)}, (), batch_size=1)
+    spec.filter(tmp_path)
+    (lost,) = contents.lost(spec, tmp_path)
+    assert lost.filters == {'max_aspect': 2.0}
+    assert lost.dropped == [('max_aspect', 'pictures', 3, 3 / 5)]
+    ((reason, count, places),) = lost.bad
+    assert (reason, count, len(places)) == ('picture is not an image', 1, 1)
+    (held,) = contents.of(spec, spec.pool(tmp_path))
+    assert (held.records, held.bad) == (4, 1)
+    assert [(row.records, row.drawable, row.share) for row in held.languages] == [(4, 1, 1.0)]

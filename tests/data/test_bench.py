@@ -1,0 +1,41 @@
+"""What `mural data bench` measures of streams."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mural_jax import config
+from mural_jax.data import bench
+from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.run import Run, vocabulary_path
+
+
+@pytest.fixture(scope='module')
+def measured(data_dir: Path) -> dict:
+    run = Run.of(config.load('emoji:tiny', []))
+    read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+    return bench.run(run.build_streams(), data_dir, read, run.seed, seconds=0.3)
+
+
+def test_streams_with_pictures_have_a_limit(measured: dict) -> None:
+    captions, translations = measured['captions'], measured['translations']
+    assert 0 < captions['share of the limit'] < 3
+    # Emoji have 64 x 64 pixels.
+    np.testing.assert_allclose(captions['megapixels'], captions['stream'] * 64 * 64 / 1e6)
+    assert 'limit' not in translations
+    assert captions['stages'].keys() > translations['stages'].keys()
+    assert 'augmentation' in captions['stages']
+    costs = [cost for figures in measured.values() for cost in figures['stages'].values()]
+    assert min(min(cost) for cost in costs) > 0
+
+
+def test_tokens_are_those_of_the_texts(data_dir: Path, measured: dict) -> None:
+    run = Run.of(config.load('emoji:tiny', []))
+    read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+    for name, spec in run.build_streams().items():
+        stream = spec.open(data_dir, read, run.seed)
+        texts = stream.texts(np.arange(bench.SAMPLE))
+        tokens = sum(len(ids) for side in texts for ids in read.encode(side, spec.max_length))
+        per_example = measured[name]['tokens'] / measured[name]['stream']
+        np.testing.assert_allclose(per_example, tokens / bench.SAMPLE)
