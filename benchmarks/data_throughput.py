@@ -73,8 +73,8 @@ def ours(photos: list[Path], folder: Path) -> Iterator[int]:
         yield len(batch['image'])
 
 
-def limit(photos: list[Path]) -> Iterator[int]:
-    """Batches of bare decoding, cropping and resizing."""
+def limit(photos: list[Path], fancy: bool) -> Iterator[int]:
+    """Batches of bare decoding, cropping and resizing; `fancy` is how colours are enlarged."""
     import tensorflow as tf
 
     from mural_jax.data import images
@@ -84,7 +84,7 @@ def limit(photos: list[Path]) -> Iterator[int]:
     random_B4 = tf.constant(np.random.default_rng(0).random((len(photos), 4), np.float32))
 
     def crop(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
-        part_HWC = tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3)
+        part_HWC = tf.io.decode_and_crop_jpeg(encoded, window_4, channels=3, fancy_upscaling=fancy)
         return tf.cast(tf.image.resize(part_HWC, [SIZE, SIZE]) + 0.5, tf.uint8)
 
     dataset = tf.data.Dataset.from_tensor_slices(
@@ -151,7 +151,8 @@ def main() -> None:
         photos = enlarge(arguments.photos, arguments.count, folder / 'photos')
         sides: dict[str, Callable[[], Iterator[int]]] = {
             'mural_jax': lambda: ours(photos, folder),
-            'limit': lambda: limit(photos),
+            'limit': lambda: limit(photos, fancy=True),
+            'limit, colours enlarged plainly as we do': lambda: limit(photos, fancy=False),
             'open_clip': lambda: open_clip(photos, folder),
         }
         try:
