@@ -31,6 +31,7 @@ PAPERS = [
     'align:base', 'align:l2', 'align:tiny', 'align:base,finetune', 'align:l2,finetune',
     'clip:b32', 'clip:b16', 'clip:l14', 'clip:tiny', 'clip:b32,published', 'clip:b16,lit',
     'siglip:b16', 'siglip:tiny', 'siglip:b16,published', 'siglip:b16,lit',
+    'flickr8k:mural', 'flickr8k:align', 'flickr8k:tiny', 'flickr8k:align,tiny',
 ]  # fmt: skip
 
 

@@ -66,7 +66,8 @@ def read_items(
     pngs = [example['image'] for example in examples] if evaluator.has_image else []
     image_NHWC = np.zeros(0)
     if pngs:
-        decoded_NHWC = images.decode(tf.constant(pngs), resize)
+        # As a graph, several pictures are decoded at a time.
+        decoded_NHWC = tf.function(images.decode)(tf.constant(pngs), resize)
         image_NHWC = images.crop_middle(decoded_NHWC, image_size).numpy()
     return Items([example['id'] for example in examples], names, image_NHWC, pngs)
 
