@@ -68,7 +68,7 @@ def ours(photos: list[Path], folder: Path) -> Iterator[int]:
         sources={'photos': Source(dataset)}, languages=('en',), batch_size=BATCH, max_length=77,
         image_size=SIZE, area=AREA, augment=Augment(mirror=0.5),
     )  # fmt: skip
-    stream = spec.open(folder / 'data', train(texts, Vocabulary(vocab_size=400)), seed=0)
+    stream = spec.open(folder / 'data', train(texts, Vocabulary(vocab_size=8000)), seed=0)
     for batch in stream.batches(0, 10**6):
         yield len(batch['image'])
 

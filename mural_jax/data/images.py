@@ -58,8 +58,12 @@ def decode_area(
 
         ways = [*map(jpeg, RATIOS), lambda: _part(encoded, window_4)]
         part_HWC = tf.switch_case(way, ways)
-        part_HWC.set_shape([None, None, 3])
-        image_SSC = tf.cast(tf.image.resize(part_HWC, [size, size]) + 0.5, tf.uint8)
+        # What tf.image.resize does, without its checks.
+        resized_1SSC = tf.raw_ops.ResizeBilinear(
+            images=part_HWC[None], size=[size, size], half_pixel_centers=True
+        )
+        image_SSC = tf.cast(resized_1SSC[0] + 0.5, tf.uint8)
+        image_SSC.set_shape([size, size, 3])
         return tf.cond(mirrored, lambda: tf.reverse(image_SSC, [1]), lambda: image_SSC)
 
     given = (encoded_B, window_B4, way_B, mirrored_B)
