@@ -28,6 +28,11 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Two programs over eight devices at once can starve each other's collectives on two cores.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
+# Real data for tests, which skip what needs it where it is missing.
+REAL_DATA = Path(
+    os.environ.get('MURAL_TEST_DATA', Path(__file__).resolve().parents[2] / 'shared' / 'data')
+)
+
 
 def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""

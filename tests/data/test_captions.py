@@ -4,7 +4,6 @@ import collections
 import gzip
 import io
 import json
-import os
 import random
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pyarrow
 import pytest
+from conftest import REAL_DATA as SHARED
 from data.fuzz import FUZZ_ROUNDS, mutated
 from PIL import Image
 from pyarrow import parquet
@@ -20,10 +20,6 @@ from mural_jax.data.sources import archives, join
 from mural_jax.data.sources.captions import CaptionTable, WebDataset
 from mural_jax.data.sources.reader import Example, Reader
 from mural_jax.types import UserError
-
-SHARED = Path(
-    os.environ.get('MURAL_TEST_DATA', str(Path(__file__).resolve().parents[3] / 'shared' / 'data'))
-)
 
 
 def picture(color: str, kind: str = 'JPEG') -> bytes:

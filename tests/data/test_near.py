@@ -1,20 +1,15 @@
 """Nearly equal pictures and texts: found whatever the size and the coding, and no others."""
 
 import io
-import os
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REAL_DATA as SHARED
 from data.made import encoded, picture
 from PIL import Image, ImageEnhance
 
 from mural_jax.data import near
-
-SHARED = Path(
-    os.environ.get('MURAL_TEST_DATA', str(Path(__file__).resolve().parents[3] / 'shared' / 'data'))
-)
 
 
 def hashed(image: Image.Image) -> int:

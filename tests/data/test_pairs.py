@@ -2,7 +2,6 @@
 
 import collections
 import gzip
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow
 import pytest
+from conftest import REAL_DATA as SHARED
 from data.fuzz import FUZZ_ROUNDS, mutated
 from pyarrow import parquet
 
@@ -20,9 +20,6 @@ from mural_jax.data.sources.reader import Example, Reader
 from mural_jax.data.sources.tmx import Tmx
 from mural_jax.types import UserError
 
-SHARED = Path(
-    os.environ.get('MURAL_TEST_DATA', str(Path(__file__).resolve().parents[3] / 'shared' / 'data'))
-)
 TMX = """<?xml version="1.0" encoding="{encoding}"?>
 <!DOCTYPE tmx SYSTEM "tmx14.dtd">
 <tmx version="1.4"><header srclang="en"/><body>

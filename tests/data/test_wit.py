@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import os
 import random
 import tarfile
 import zlib
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from conftest import REAL_DATA as SHARED
 from data.fuzz import FUZZ_ROUNDS, mutated
 from data.wit_files import (
     COMMONS,
@@ -31,10 +31,6 @@ from mural_jax.data.sources import join
 from mural_jax.data.sources.reader import Example
 from mural_jax.data.sources.wit import COLUMNS, KINDS, Wit
 from mural_jax.types import UserError
-
-SHARED = Path(
-    os.environ.get('MURAL_TEST_DATA', str(Path(__file__).resolve().parents[3] / 'shared' / 'data'))
-)
 
 
 def read(reader: Wit, split: str = 'train') -> dict[str, Example]:
