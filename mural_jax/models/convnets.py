@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.models.layers import DEFAULT, Compute, choose, run_stacked, split_key, stacked
+from mural_jax.models.layers import (
+    DEFAULT,
+    Compute,
+    bernoulli,
+    choose,
+    run_stacked,
+    split_keys,
+    stacked,
+)
 from mural_jax.models.vision import PIXELS, normalise
 from mural_jax.types import Array, Encoding, UserError
 
@@ -86,21 +94,21 @@ class Inverted(nnx.Module):
         self.excite = SqueezeExcite(hidden, max(1, channels // 4), compute.dtype, rngs)
         self.project = Conv(hidden, width, 1, 1, norm, compute, rngs)
 
-    def __call__(self, x_BHWC: Array, key: Array | None, rate: Array | float) -> Array:
+    def __call__(self, x_BHWC: Array, key_B: Array | None, rate: Array | float) -> Array:
         """`rate` is the share of examples whose block is skipped in training."""
-        training, entry_BHWC = key is not None, x_BHWC
+        training, entry_BHWC = key_B is not None, x_BHWC
         if hasattr(self, 'expand'):
             x_BHWC = jax.nn.silu(self.expand(x_BHWC, training))
         x_BHWC = self.excite(jax.nn.silu(self.depthwise(x_BHWC, training)))
         x_BHWC = self.project(x_BHWC, training)
-        return entry_BHWC + _drop_path(x_BHWC, rate, key) if self.adds else x_BHWC
+        return entry_BHWC + _drop_path(x_BHWC, rate, key_B) if self.adds else x_BHWC
 
 
-def _drop_path(x_BHWC: Array, rate: Array | float, key: Array | None) -> Array:
+def _drop_path(x_BHWC: Array, rate: Array | float, key_B: Array | None) -> Array:
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382), by example."""
-    if key is None:
+    if key_B is None:
         return x_BHWC
-    kept_B111 = jax.random.bernoulli(key, 1 - rate, (len(x_BHWC), 1, 1, 1))
+    kept_B111 = bernoulli(key_B, 1 - rate, (1, 1, 1))
     return jnp.where(kept_B111, x_BHWC / (1 - rate), 0).astype(x_BHWC.dtype)
 
 
@@ -118,8 +126,8 @@ class Bottleneck(nnx.Module):
         if stride > 1 or channels != width:
             self.shortcut = Conv(channels, width, 1, stride, norm, compute, rngs)
 
-    def __call__(self, x_BHWC: Array, key: Array | None, rate: Array | float) -> Array:
-        training, entry_BHWC = key is not None, x_BHWC
+    def __call__(self, x_BHWC: Array, key_B: Array | None, rate: Array | float) -> Array:
+        training, entry_BHWC = key_B is not None, x_BHWC
         x_BHWC = jax.nn.relu(self.reduce(x_BHWC, training))
         x_BHWC = jax.nn.relu(self.spatial(x_BHWC, training))
         x_BHWC = self.expand(x_BHWC, training)
@@ -138,13 +146,13 @@ class Stage(nnx.Module):
         if count:
             self.blocks = stacked(count, rest, rngs)
 
-    def __call__(self, x_BHWC: Array, key: Array | None, rates: list[float]) -> Array:
+    def __call__(self, x_BHWC: Array, key_B: Array | None, rates: list[float]) -> Array:
         """`rates` are those of stochastic depth, one a block."""
-        first, second = split_key(key, 2)
+        first, second = split_keys(key_B, 2)
         x_BHWC = self.first(x_BHWC, first, rates[0])
         if not self.count:
             return x_BHWC
-        keys = None if second is None else jax.random.split(second, self.count)
+        keys = None if second is None else split_keys(second, self.count)
         each = (keys, jnp.array(rates[1:], jnp.float32))
         return run_stacked(
             self.blocks, lambda block, x, own: block(x, *own), x_BHWC, each, self.remat
@@ -194,15 +202,15 @@ class EfficientNet(nnx.Module):
         if head:
             self.head = Conv(channels, self.width, 1, 1, norm, compute, rngs)
 
-    def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
-        """uint8 [B, H, W, 3] -> Encoding; a `key` means training: batch statistics, skipping."""
-        training = key is not None
+    def __call__(self, image_BHWC: Array, key_B: Array | None = None) -> Encoding:
+        """uint8 [B, H, W, 3] -> Encoding; `key_B` mean training: batch statistics, skipping."""
+        training = key_B is not None
         with jax.named_scope('stem'):
             x_BHWC = normalise(image_BHWC, self.pixels)
             x_BHWC = jax.nn.silu(self.stem(x_BHWC, training))
         total = sum(1 + stage.count for stage in self.stages)
         rates = [self.drop_path * number / total for number in range(total)]
-        for stage, own in zip(self.stages, split_key(key, len(self.stages))):
+        for stage, own in zip(self.stages, split_keys(key_B, len(self.stages))):
             with jax.named_scope('stages'):
                 x_BHWC = stage(x_BHWC, own, rates[: 1 + stage.count])
             rates = rates[1 + stage.count :]
@@ -241,14 +249,14 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(built)
         self.width = channels
 
-    def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
-        """uint8 [B, H, W, 3] -> Encoding; a `key` means training: batch statistics."""
+    def __call__(self, image_BHWC: Array, key_B: Array | None = None) -> Encoding:
+        """uint8 [B, H, W, 3] -> Encoding; `key_B` mean training: batch statistics."""
         with jax.named_scope('stem'):
-            x_BHWC = jax.nn.relu(self.stem(normalise(image_BHWC, self.pixels), key is not None))
+            x_BHWC = jax.nn.relu(self.stem(normalise(image_BHWC, self.pixels), key_B is not None))
         x_BHWC = jax.lax.reduce_window(
             x_BHWC, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), self.pool_padding
         )
-        for stage, own in zip(self.stages, split_key(key, len(self.stages))):
+        for stage, own in zip(self.stages, split_keys(key_B, len(self.stages))):
             with jax.named_scope('stages'):
                 x_BHWC = stage(x_BHWC, own, [0.0] * (1 + stage.count))
         return pooled(x_BHWC)

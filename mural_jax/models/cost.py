@@ -42,8 +42,13 @@ def forward_flops(model: tuple[Any, Any, Any], tower: str, inputs: Array) -> Cou
 
 def flops(call: Callable, *arguments: Any) -> Counter:
     """Operations of matrix products and convolutions, by the outermost named scope."""
+    return of_jaxpr(jax.make_jaxpr(call)(*arguments).jaxpr)
+
+
+def of_jaxpr(jaxpr: Any) -> Counter:
+    """What `flops` gives, of a function that is traced already; of all devices together."""
     counts: Counter = Counter()
-    for scope, operations in _walk(jax.make_jaxpr(call)(*arguments).jaxpr, ''):
+    for scope, operations in _walk(jaxpr, ''):
         counts[scope.split('/')[0]] += operations
     return counts
 
@@ -56,7 +61,10 @@ def _walk(jaxpr: Any, scope: str) -> Iterator[tuple[str, int]]:
         )
         if count:
             yield own, count(equation)
-        times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
+        # What is inside of a shard_map is what one device does.
+        times = {
+            'scan': lambda given: given['length'], 'shard_map': lambda given: given['mesh'].size
+        }.get(equation.primitive.name, lambda _: 1)(equation.params)  # fmt: skip
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             for name, operations in _walk(inner, own):
                 yield name, times * operations

@@ -53,9 +53,12 @@ class DualEncoder(nnx.Module):
         )
         self.bias = nnx.Dict({task: nnx.Param(jnp.float32(value)) for task, value in bias.items()})
 
-    def encode(self, tower: str, inputs: Array, key: Array | None = None) -> Encoding:
-        """One tower over pictures (uint8 [B, H, W, 3]) or texts (int32 [B, L])."""
-        return self.towers[tower](inputs, key)
+    def encode(self, tower: str, inputs: Array, key_B: Array | None = None) -> Encoding:
+        """One tower over pictures (uint8 [B, H, W, 3]) or texts (int32 [B, L]).
+
+        Keys, one for each example, mean training: dropout and batch statistics.
+        """
+        return self.towers[tower](inputs, key_B)
 
     def project(self, task: str, tower: str, encoding: Encoding) -> Encoding:
         """The encoding with `pooled` projected by the task's head, unit norm, float32 [B, D]."""

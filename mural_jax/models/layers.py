@@ -20,11 +20,13 @@ ACTIVATIONS: dict[str, Callable] = {
     'gelu_tanh': partial(jax.nn.gelu, approximate=True),
     'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-# What the backward pass finds kept: everything, nothing, or the results of the dense layers.
+# What the backward pass finds kept: everything, nothing, or the results of the dense layers, these
+# on the device or in the memory of its host.
 REMAT = {
     'none': None,
     'full': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'offload': jax.checkpoint_policies.offload_dot_with_no_batch_dims('device', 'pinned_host'),
 }
 
 
@@ -44,8 +46,9 @@ class Layers:
 
     mlp_ratio: hidden units of the MLP, in widths. dropout: of the input and of each residual
     branch, in [0, 1). remat: what the backward pass computes again, 'none', 'full' (everything
-    inside a layer) or 'dots' (all but dense layers). unroll: layers in one turn of the compiled
-    loop; more compile longer and can run faster.
+    inside a layer), 'dots' (all but dense layers) or 'offload' (as 'dots', and what dense layers
+    gave waits in the host's memory). unroll: layers in one turn of the compiled loop; more compile
+    longer and can run faster.
     """
 
     width: int
@@ -74,17 +77,27 @@ def choose(key: str, value: str, table: dict[str, Any]) -> Any:
     return table[value]
 
 
-def split_key(key: Array | None, count: int) -> list[Array | None]:
-    """`count` keys of one; no key (evaluation: nothing is random) gives none."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
+def split_keys(key_B: Array | None, count: int) -> Any:
+    """`count` keys of each, [count, B]; no keys (evaluation: nothing is random) give none.
+
+    Each example has a key of its own, so what is random about it depends neither on the examples
+    beside it nor on how the batch is cut over devices and microbatches.
+    """
+    if key_B is None:
+        return [None] * count
+    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(key_B)
 
 
-def drop(x: Array, rate: float, key: Array | None) -> Array:
+def bernoulli(key_B: Array, p: Array | float, shape: tuple[int, ...]) -> Array:
+    """True with probability p, bool [B, *shape], each example by its own key."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, p, shape))(key_B)
+
+
+def drop(x: Array, rate: float, key_B: Array | None) -> Array:
     """Dropout (Srivastava et al. 2014): zeroes a share `rate`, scales up the rest."""
-    if key is None or rate == 0:
+    if key_B is None or rate == 0:
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), 0)
+    return jnp.where(bernoulli(key_B, 1 - rate, x.shape[1:]), x / (1 - rate), 0)
 
 
 class Mlp(nnx.Module):
@@ -148,17 +161,17 @@ class Block(nnx.Module):
         self.mlp_norm = nnx.LayerNorm(layers.width, epsilon=layers.norm_eps, rngs=rngs)
         self.mlp = Mlp(layers, compute.dtype, rngs, **init)
 
-    def __call__(self, x_BLD: Array, mask_BL: Array | None, key: Array | None) -> Array:
-        first, second = split_key(key, 2)
+    def __call__(self, x_BLD: Array, mask_BL: Array | None, key_B: Array | None) -> Array:
+        first, second = split_keys(key_B, 2)
         x_BLD = self._add(x_BLD, self.attention_norm, first, lambda x: self.attention(x, mask_BL))
         return self._add(x_BLD, self.mlp_norm, second, self.mlp)
 
     def _add(
-        self, x_BLD: Array, norm: nnx.LayerNorm, key: Array | None, branch: Callable
+        self, x_BLD: Array, norm: nnx.LayerNorm, key_B: Array | None, branch: Callable
     ) -> Array:  # fmt: skip
         if self.post_norm:
-            return norm(x_BLD + drop(branch(x_BLD), self.dropout, key)).astype(x_BLD.dtype)
-        return x_BLD + drop(branch(norm(x_BLD)), self.dropout, key)
+            return norm(x_BLD + drop(branch(x_BLD), self.dropout, key_B)).astype(x_BLD.dtype)
+        return x_BLD + drop(branch(norm(x_BLD)), self.dropout, key_B)
 
 
 class Stack(nnx.Module):
@@ -173,12 +186,12 @@ class Stack(nnx.Module):
             layers.depth, lambda rngs: Block(layers, causal, post_norm, compute, rngs, **init), rngs
         )
 
-    def __call__(self, x_BLD: Array, mask_BL: Array | None, key: Array | None) -> Array:
+    def __call__(self, x_BLD: Array, mask_BL: Array | None, key_B: Array | None) -> Array:
         layers = self.layers
-        keys = None if key is None else jax.random.split(key, layers.depth)
+        keys = None if key_B is None else split_keys(key_B, layers.depth)
 
-        def call(block: Block, x_BLD: Array, key: Array | None) -> Array:
-            return block(x_BLD, mask_BL, key)
+        def call(block: Block, x_BLD: Array, key_B: Array | None) -> Array:
+            return block(x_BLD, mask_BL, key_B)
 
         return run_stacked(self.blocks, call, x_BLD, keys, layers.remat, layers.unroll)
 

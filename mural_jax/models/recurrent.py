@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.models.layers import DEFAULT, Compute, drop, split_key
+from mural_jax.models.layers import DEFAULT, Compute, drop, split_keys
 from mural_jax.types import PAD, Array, Encoding
 
 
@@ -37,11 +37,11 @@ class Recurrent(nnx.Module):
             for size in inputs
         )  # fmt: skip
 
-    def __call__(self, text_BL: Array, key: Array | None = None) -> Encoding:
-        """int32 [B, L] -> Encoding; `key` turns dropout on. An empty text is zero."""
+    def __call__(self, text_BL: Array, key_B: Array | None = None) -> Encoding:
+        """int32 [B, L] -> Encoding; `key_B` turn dropout on. An empty text is zero."""
         mask_BL = text_BL != self.pad_id
         x_BLD = self.token_VD[...][text_BL].astype(self.dtype)
-        for directions, own in zip(self.layers, split_key(key, len(self.layers))):
+        for directions, own in zip(self.layers, split_keys(key_B, len(self.layers))):
             x_BLD = drop(x_BLD, self.dropout, own)
             with jax.named_scope('layers'):
                 passes = [

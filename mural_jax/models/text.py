@@ -14,7 +14,7 @@ from mural_jax.models.layers import (
     choose,
     drop,
     masked_mean,
-    split_key,
+    split_keys,
 )
 from mural_jax.types import PAD, Array, Encoding, UserError
 
@@ -49,9 +49,9 @@ class Transformer(nnx.Module):
         self.stack = Stack(layers, compute, rngs, causal=causal)
         self.norm = nnx.LayerNorm(layers.width, epsilon=layers.norm_eps, rngs=rngs)
 
-    def __call__(self, text_BL: Array, key: Array | None = None) -> Encoding:
-        """int32 [B, L], L at most max_length -> Encoding; `key` turns dropout on."""
-        first, second = split_key(key, 2)
+    def __call__(self, text_BL: Array, key_B: Array | None = None) -> Encoding:
+        """int32 [B, L], L at most max_length -> Encoding; `key_B` turn dropout on."""
+        first, second = split_keys(key_B, 2)
         position_LD = self.position_LD[...][: text_BL.shape[1]]
         x_BLD = (self.token_VD[...][text_BL] + position_LD[None]).astype(self.dtype)
         mask_BL = self._mask(text_BL)
@@ -97,9 +97,9 @@ class Bert(nnx.Module):
         if pool == 'pooler':
             self.pooler = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs, **init)
 
-    def __call__(self, text_BL: Array, key: Array | None = None) -> Encoding:
-        """int32 [B, L], L at most max_length -> Encoding; `key` turns dropout on."""
-        first, second = split_key(key, 2)
+    def __call__(self, text_BL: Array, key_B: Array | None = None) -> Encoding:
+        """int32 [B, L], L at most max_length -> Encoding; `key_B` turn dropout on."""
+        first, second = split_keys(key_B, 2)
         position_LD = self.position_LD[...][self.offset :][: text_BL.shape[1]]
         x_BLD = self.token_VD[...][text_BL] + (position_LD + self.segment_SD[...][:1])[None]
         x_BLD = self.embedding_norm(x_BLD).astype(self.dtype)

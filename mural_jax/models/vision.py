@@ -17,7 +17,7 @@ from mural_jax.models.layers import (
     choose,
     drop,
     masked_mean,
-    split_key,
+    split_keys,
 )
 from mural_jax.types import Array, Encoding, UserError
 
@@ -83,11 +83,11 @@ class ViT(nnx.Module):
         if pool == 'map':
             self.map = MapPool(layers, compute, rngs)
 
-    def __call__(self, image_BHWC: Array, key: Array | None = None) -> Encoding:
-        """uint8 [B, H, W, 3] -> Encoding; a `key` means training: dropout, batch statistics."""
-        first, second = split_key(key, 2)
+    def __call__(self, image_BHWC: Array, key_B: Array | None = None) -> Encoding:
+        """uint8 [B, H, W, 3] -> Encoding; `key_B` mean training: dropout, batch statistics."""
+        first, second = split_keys(key_B, 2)
         with jax.named_scope('patches'):
-            x_BLD = self._embed(image_BHWC, training=key is not None)
+            x_BLD = self._embed(image_BHWC, training=key_B is not None)
         with jax.named_scope('stack'):
             x_BLD = self.stack(drop(x_BLD, self.dropout, first), None, second)
         tokens_BLD = self.norm(x_BLD)

@@ -1,12 +1,58 @@
-"""Contrastive objectives over the global batch."""
+"""Contrastive objectives over the global batch.
+
+Each in two ways, with the same loss and gradients. `by='gathered'`: all scores at once, a
+global [B, B] of which every device holds its rows. `by='ring'`: tiles of scores, computed again
+in the backward pass, in memory that does not depend on the batch (`tiles`).
+"""
 
 import dataclasses
+import math
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mural_jax.objectives.ring import ADD, MAX, Merge
 from mural_jax.objectives.similarity import cosine, shares_id
-from mural_jax.types import Array
+from mural_jax.objectives.tiles import Pairs, tiled
+from mural_jax.types import Array, UserError
+
+WAYS = ('gathered', 'ring')
+
+
+class Norm(NamedTuple):
+    """The sum of exponentials mass exp(peak), peak the largest exponent."""
+
+    peak: Array
+    mass: Array
+
+
+def _add(a: Norm, b: Norm) -> Norm:
+    peak = jnp.maximum(a.peak, b.peak)
+    return Norm(peak, a.mass * jnp.exp(a.peak - peak) + b.mass * jnp.exp(b.peak - peak))
+
+
+# The exponent of an ignored pair, finite so that differences are. Beside any real peak, of which
+# the pair of an example with itself is one, the mass of ignored pairs becomes 0.
+LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
+class SoftmaxTally(NamedTuple):
+    """What softmax keeps of an example, over the pairs that are not ignored."""
+
+    own: Any
+    best: Any
+    norm: Any  # of the logits
+    total: Any  # of the logits
+    number: Any
+
+
+class SigmoidTally(NamedTuple):
+    """What sigmoid keeps of an example, over the pairs that are not ignored."""
+
+    own: Any
+    best: Any
+    loss: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +68,18 @@ class Softmax:
     (Feng et al. 2022, arXiv:2007.01852), divided by the temperature with the cosine.
 
     margin: m, in cosine, at least 0 (LaBSE: 0.3). label_smoothing: e in [0, 1) (ALIGN: 0.1).
+    by: 'gathered' or 'ring'. tile: of the ring, the queries and results compared at once, at
+    least 1 (256 is ours). Raises UserError where these two do not fit.
     """
 
     margin: float = 0.0
     label_smoothing: float = 0.0
+    by: str = 'gathered'
+    tile: int = 256
+    how: ClassVar = SoftmaxTally(ADD, MAX, Merge(Norm(LOWEST, 0), _add), ADD, ADD)
+
+    def __post_init__(self) -> None:
+        _check(self.by, self.tile)
 
     def __call__(
         self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array
@@ -35,14 +89,20 @@ class Softmax:
         Logs: `accuracy`, the share of queries and results whose own partner scores highest
         (without the margin), in [0, 1], and `temperature`.
         """
+        if self.by == 'ring':
+            loss, accuracy = tiled(self, query_BD, result_BD, ids_BN, (temperature,))
+            return loss, {'accuracy': accuracy, 'temperature': temperature}
         score_BB = cosine(query_BD, result_BD)
         same_BB = jnp.eye(len(score_BB), dtype=bool)
-        ignore_BB = shares_id(ids_BN) & ~same_BB
-        logit_BB = (score_BB - self.margin * same_BB) / temperature
+        ignore_BB = shares_id(ids_BN, ids_BN) & ~same_BB
+        logit_BB = self._logit(score_BB, same_BB, temperature)
         rows = self._cross_entropy(logit_BB, ignore_BB)
         columns = self._cross_entropy(logit_BB.T, ignore_BB.T)
         accuracy = 0.5 * (_top(score_BB, ignore_BB) + _top(score_BB.T, ignore_BB.T))
         return rows + columns, {'accuracy': accuracy, 'temperature': temperature}
+
+    def _logit(self, score: Array, same: Array, temperature: Array) -> Array:
+        return (score - self.margin * same) / temperature
 
     def _cross_entropy(self, logit_BB: Array, ignore_BB: Array) -> Array:
         log_p_BB = jax.nn.log_softmax(jnp.where(ignore_BB, -jnp.inf, logit_BB))
@@ -50,6 +110,46 @@ class Softmax:
         number_B = (~ignore_BB).sum(1)
         spread_B = jnp.where(ignore_BB, 0.0, log_p_BB).sum(1) / number_B
         return -jnp.mean((1 - self.label_smoothing) * hit_B + self.label_smoothing * spread_B)
+
+    def tally(self, pairs: Pairs, dim: int, temperature: Array) -> SoftmaxTally:
+        """As in `Pairwise`."""
+        kept_QR = pairs.kept_QR
+        logit_QR = self._logit(pairs.score_QR, pairs.same_QR, temperature)
+        exponent_QR = jnp.where(kept_QR, logit_QR, LOWEST)
+        peak = exponent_QR.max(dim, keepdims=True)
+        return SoftmaxTally(
+            *_own_and_best(pairs, dim),
+            norm=Norm(peak.squeeze(dim), jnp.exp(exponent_QR - peak).sum(dim)),
+            total=jnp.where(kept_QR, logit_QR, 0.0).sum(dim),
+            number=kept_QR.sum(dim),
+        )
+
+    def loss(self, query: SoftmaxTally, result: SoftmaxTally, temperature: Array) -> Array:
+        """As in `Pairwise`."""
+        return self._entropy(query, temperature) + self._entropy(result, temperature)
+
+    def _entropy(self, tally: SoftmaxTally, temperature: Array) -> Array:
+        hit_B = self._logit(tally.own, jnp.ones_like(tally.own), temperature) - tally.norm.peak
+        spread_B = tally.total / tally.number - tally.norm.peak
+        gain_B = (1 - self.label_smoothing) * hit_B + self.label_smoothing * spread_B
+        return jnp.log(tally.norm.mass) - gain_B
+
+    def slope(
+        self, pairs: Pairs, query: SoftmaxTally, result: SoftmaxTally, temperature: Array
+    ) -> tuple[Array, tuple[Array]]:
+        """p_ij - q_ij of both directions, by the temperature."""
+        logit_QR = self._logit(pairs.score_QR, pairs.same_QR, temperature)
+
+        def excess(tally: SoftmaxTally, dim: int) -> Array:
+            """p_ij - q_ij, exact only where the pair is kept."""
+            tally = jax.tree.map(lambda x: jnp.expand_dims(x, dim), tally)
+            p_QR = jnp.exp(logit_QR - tally.norm.peak) / tally.norm.mass
+            e = self.label_smoothing
+            return p_QR - ((1 - e) * pairs.same_QR + e / tally.number)
+
+        of_logit_QR = jnp.where(pairs.kept_QR, excess(query, 1) + excess(result, 0), 0.0)
+        of_score_QR = of_logit_QR / temperature
+        return of_score_QR, (-of_score_QR * logit_QR,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +161,16 @@ class Sigmoid:
     with z_ij = 1 at i = j and -1 elsewhere. Two different pairs that share an id are left out.
     The scale 1/t and the bias b are learned; the paper starts from t = 0.1 and b = -10, so that
     the many negatives weigh little at first.
+
+    by, tile: as of `Softmax`.
     """
+
+    by: str = 'gathered'
+    tile: int = 256
+    how: ClassVar = SigmoidTally(ADD, MAX, ADD)
+
+    def __post_init__(self) -> None:
+        _check(self.by, self.tile)
 
     def __call__(
         self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array, bias: Array
@@ -70,16 +179,59 @@ class Sigmoid:
 
         Logs: `accuracy` as of `Softmax`, `temperature` and `bias`.
         """
+        scalars = {'temperature': temperature, 'bias': bias}
+        if self.by == 'ring':
+            loss, accuracy = tiled(self, query_BD, result_BD, ids_BN, (temperature, bias))
+            return loss, {'accuracy': accuracy, **scalars}
         score_BB = cosine(query_BD, result_BD)
         same_BB = jnp.eye(len(score_BB), dtype=bool)
-        ignore_BB = shares_id(ids_BN) & ~same_BB
+        ignore_BB = shares_id(ids_BN, ids_BN) & ~same_BB
         logit_BB = score_BB / temperature + bias
         log_p_BB = jax.nn.log_sigmoid(jnp.where(same_BB, logit_BB, -logit_BB))
         loss = -jnp.where(ignore_BB, 0.0, log_p_BB).sum(1).mean()
         accuracy = 0.5 * (_top(score_BB, ignore_BB) + _top(score_BB.T, ignore_BB.T))
-        return loss, {'accuracy': accuracy, 'temperature': temperature, 'bias': bias}
+        return loss, {'accuracy': accuracy, **scalars}
+
+    def tally(self, pairs: Pairs, dim: int, temperature: Array, bias: Array) -> SigmoidTally:
+        """As in `Pairwise`."""
+        logit_QR = pairs.score_QR / temperature + bias
+        log_p_QR = jax.nn.log_sigmoid(jnp.where(pairs.same_QR, logit_QR, -logit_QR))
+        loss = -jnp.where(pairs.kept_QR, log_p_QR, 0.0).sum(dim)
+        return SigmoidTally(*_own_and_best(pairs, dim), loss)
+
+    def loss(self, query: SigmoidTally, result: SigmoidTally, *scalars: Array) -> Array:
+        """As in `Pairwise`. Every pair is in the sums of queries and of results."""
+        return 0.5 * (query.loss + result.loss)
+
+    def slope(
+        self,
+        pairs: Pairs,
+        query: SigmoidTally,
+        result: SigmoidTally,
+        temperature: Array,
+        bias: Array,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """-z_ij sigmoid(-z_ij logit_ij), by the temperature."""
+        logit_QR = pairs.score_QR / temperature + bias
+        excess_QR = jax.nn.sigmoid(logit_QR) - pairs.same_QR
+        of_logit_QR = jnp.where(pairs.kept_QR, excess_QR, 0.0)
+        of_score_QR = of_logit_QR / temperature
+        return of_score_QR, (-of_score_QR * pairs.score_QR / temperature, of_logit_QR)
+
+
+def _check(by: str, tile: int) -> None:
+    if by not in WAYS:
+        raise UserError(f'by={by!r} is not known; a contrastive loss goes by one of {WAYS}.')
+    if tile < 1:
+        raise UserError(f'tile={tile} must be at least 1: it is a number of queries and results.')
 
 
 def _top(score_BB: Array, ignore_BB: Array) -> Array:
     best_B = jnp.where(ignore_BB, -jnp.inf, score_BB).max(1)
     return jnp.mean(jnp.diagonal(score_BB) >= best_B)
+
+
+def _own_and_best(pairs: Pairs, dim: int) -> tuple[Array, Array]:
+    """The score of the own pair, where the tile has it, and the best of those kept."""
+    own = jnp.where(pairs.same_QR, pairs.score_QR, 0.0).sum(dim)
+    return own, jnp.where(pairs.kept_QR, pairs.score_QR, -jnp.inf).max(dim)

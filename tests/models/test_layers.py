@@ -29,7 +29,7 @@ def outputs_and_gradients(tower: nnx.Module, inputs: jax.Array) -> tuple:
     def compute(params: dict) -> tuple:
         def loss(params: dict) -> tuple:
             model = functional.merge(graphdef, params, statistics)
-            encoding = model(inputs, jax.random.key(5))
+            encoding = model(inputs, jax.random.split(jax.random.key(5), len(inputs)))
             return (encoding.pooled_BD**2).sum(), (encoding, functional.statistics(model))
 
         gradient, passed = jax.grad(loss, has_aux=True)(params)
@@ -78,7 +78,7 @@ def test_stages_are_their_blocks_in_order() -> None:
     for block in blocks:
         one_by_one = block(one_by_one, None, 0.0)
     np.testing.assert_allclose(stage(x, None, [0.0] * 3), one_by_one, atol=1e-5)
-    stage(x, jax.random.key(1), [0.0] * 3)
+    stage(x, jax.random.split(jax.random.key(1), 4), [0.0] * 3)
     means = nnx.state(stage.blocks, nnx.BatchStat)['reduce']['norm']['mean'][...]
     assert np.abs(means[0] - means[1]).max() > 1e-4
 
@@ -133,7 +133,7 @@ def test_pools_of_pictures(pool: str) -> None:
 def test_stochastic_depth_skips_examples_in_training_alone() -> None:
     tower = EfficientNet(rngs=nnx.Rngs(0), width_factor=0.2, depth_factor=1.0, drop_path=0.9)
     image = jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 255).astype(jnp.uint8)
-    one, other = (tower(image, jax.random.key(k)).pooled_BD for k in (1, 2))
+    one, other = (tower(image, jax.random.split(jax.random.key(k), 4)).pooled_BD for k in (1, 2))
     assert np.abs(one - other).max() > 1e-3
     np.testing.assert_array_equal(tower(image).pooled_BD, tower(image).pooled_BD)
 
@@ -163,7 +163,7 @@ def test_batch_norm_counts_over_all_devices() -> None:
     @jax.jit
     def encode(image: jax.Array) -> tuple:
         model = functional.merge(graphdef, params, statistics)
-        return model(image, jax.random.key(0)).pooled_BD, functional.statistics(model)
+        return model(image, jax.random.split(jax.random.key(0), 16)).pooled_BD, functional.statistics(model)
 
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))

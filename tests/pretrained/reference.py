@@ -92,7 +92,8 @@ def run(split: tuple, inputs: np.ndarray, training: bool = False) -> Encoding:
     @jax.jit
     def encode(params: dict, statistics: dict) -> Encoding:
         model = functional.merge(split[0], params, statistics)
-        return model(inputs, jax.random.key(0) if training else None)
+        keys = jax.random.split(jax.random.key(0), len(inputs))
+        return model(inputs, keys if training else None)
 
     return encode(*split[1:])
 

@@ -131,7 +131,8 @@ def _gradient(split: tuple, image: np.ndarray, training: bool) -> dict:
     def gradient(params: dict) -> dict:
         def loss(params: dict) -> jax.Array:
             model = functional.merge(split[0], params, split[2])
-            return (model(image, jax.random.key(0) if training else None).pooled_BD ** 2).mean()
+            keys = jax.random.split(jax.random.key(0), len(image))
+            return (model(image, keys if training else None).pooled_BD ** 2).mean()
 
         return jax.grad(loss)(params)
 
