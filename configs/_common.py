@@ -6,10 +6,10 @@ over a hundred languages, until `streams.*.dataset` and `evaluators` name other 
 
 from typing import Any
 
+from mural_jax.configs import _scale
 from mural_jax.configs.emoji import IMAGE_TEXT, TRANSLATION_ONLY
 
 LANGUAGES = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
-MESH = dict(data=-1, fsdp=1, tensor=1)
 TRAINABLE = 'kernel|token_VD|position_LD'  # What decays: not norms, biases and scalars.
 
 
@@ -68,4 +68,4 @@ def evaluators(text_task: str) -> dict[str, Any]:
 
 def tiny_schedule() -> dict[str, int]:
     """Of the sizes for tests, all this project's own."""
-    return dict(num_steps=12, log_every=2, checkpoint_every=4, keep=2)
+    return _scale.schedule(12, 2, 4, keep=2)

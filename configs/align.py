@@ -10,7 +10,7 @@ Jia et al. 2021, arXiv:2102.05918. What the paper does not say is marked as ours
 """
 
 from ml_collections import ConfigDict
-from mural_jax.configs import _common
+from mural_jax.configs import _common, _scale
 
 from mural_jax.models.sizes import BERT, EFFICIENTNET
 
@@ -24,14 +24,14 @@ def get_config(arg: str = 'base') -> ConfigDict:
     large = 'l2' in words
     config = ConfigDict()
     config.seed = 0
-    config.mesh = _common.MESH
-    config.sharding = ()
+    _scale.scale(config)
     config.languages = _common.LANGUAGES
     config.clamp = dict(lowest=0.001, highest=2.0)  # Ours: wide, the paper has none.
     config.init_from = dict(model='', image='', text='')
     # 1,024 cores of 16 pairs each; 1.2 M steps are about 12 epochs of 1.8 B pairs.
-    config.schedule = dict(num_steps=1200000, log_every=100, checkpoint_every=5000, keep=3)
+    config.schedule = _scale.schedule(1200000, 100, 5000, keep=3)
     config.optimizer = dict(
+        **_scale.OPTIMIZER,
         kind='lamb', learning_rate=1e-3, warmup_steps=10000, decay='linear', eps=1e-6,
         weight_decay=((_common.TRAINABLE, 1e-5),), clip_norm=0.0, multipliers=(),
     )  # fmt: skip
@@ -66,13 +66,13 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.tasks = dict(
         image_text=dict(
             stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
-            temperature=1.0, objective=dict(kind='softmax', margin=0.0, label_smoothing=0.1),
+            temperature=1.0, objective=_scale.softmax(label_smoothing=0.1),
         ),
     )  # fmt: skip
     config.evaluators = _common.evaluators('image_text')
     if 'finetune' in words:
         # 3,000 steps are for Flickr30K; MSCOCO has 6,000. Checkpoints as often: ours.
-        config.schedule = dict(num_steps=3000, log_every=50, checkpoint_every=500, keep=3)
+        config.schedule = _scale.schedule(3000, 50, 500, keep=3)
         config.optimizer.update(learning_rate=1e-5, warmup_steps=0)
         config.streams.captions.batch_size = 2048
     if 'tiny' in words:

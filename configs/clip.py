@@ -12,7 +12,7 @@ What the paper does not say is marked as ours.
 """
 
 from ml_collections import ConfigDict
-from mural_jax.configs import _common
+from mural_jax.configs import _common, _scale
 
 from mural_jax.models.sizes import VIT
 
@@ -34,14 +34,14 @@ def get_config(arg: str = 'b32') -> ConfigDict:
     layers = dict(activation='quick_gelu', norm_eps=1e-5, remat='none', unroll=1)
     config = ConfigDict()
     config.seed = 0
-    config.mesh = _common.MESH
-    config.sharding = ()
+    _scale.scale(config)
     config.languages = _common.LANGUAGES
     config.clamp = dict(lowest=0.01, highest=1.0)  # Logits are scaled by 100 at most.
     config.init_from = dict(model='', image='', text='')
     # 32 epochs of 400 M pairs in batches of 32,768.
-    config.schedule = dict(num_steps=390625, log_every=100, checkpoint_every=5000, keep=3)
+    config.schedule = _scale.schedule(390625, 100, 5000, keep=3)
     config.optimizer = dict(
+        **_scale.OPTIMIZER,
         kind='adamw', learning_rate=learning_rate, warmup_steps=2000, decay='cosine',
         b1=0.9, b2=0.98, eps=1e-6, weight_decay=((_common.TRAINABLE, 0.2),), clip_norm=0.0,
         multipliers=(('towers/image', 0.0),) if 'lit' in words else (),
@@ -69,7 +69,7 @@ def get_config(arg: str = 'b32') -> ConfigDict:
     config.tasks = dict(
         image_text=dict(
             stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
-            temperature=0.07, objective=dict(kind='softmax', margin=0.0, label_smoothing=0.0),
+            temperature=0.07, objective=_scale.softmax(),
         ),
     )  # fmt: skip
     config.evaluators = _common.evaluators('image_text')

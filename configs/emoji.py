@@ -10,6 +10,7 @@ rates are this project's own, chosen for two cores and six minutes.
 """
 
 from ml_collections import ConfigDict
+from mural_jax.configs import _scale
 
 IMAGE_TEXT = ('en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl')
 # be, ga, uz and tg are among the eight under-resourced languages of the paper.
@@ -30,10 +31,9 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.clamp = dict(lowest=0.01, highest=0.15)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
-    config.sharding = ()
+    _scale.scale(config)
     config.languages = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
-    config.schedule = dict(num_steps=1500, log_every=50, checkpoint_every=250, keep=2)
+    config.schedule = _scale.schedule(1500, 50, 250, keep=2)
     config.init_from = dict(model='', image='', text='')
     config.tokenizer = dict(path='', vocab_size=40000)
     config.streams = dict(
@@ -76,15 +76,16 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         image_text=dict(
             stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
             # ALIGN's label smoothing (arXiv:2102.05918).
-            temperature=0.05, objective=dict(kind='softmax', margin=0.0, label_smoothing=0.1),
+            temperature=0.05, objective=_scale.softmax(label_smoothing=0.1),
         ),
         text_text=dict(
             stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.0,
             # LaBSE's margin (arXiv:2007.01852).
-            temperature=0.05, objective=dict(kind='softmax', margin=0.3, label_smoothing=0.0),
+            temperature=0.05, objective=_scale.softmax(margin=0.3),
         ),
     )  # fmt: skip
     config.optimizer = dict(
+        **_scale.OPTIMIZER,
         kind='adamw', learning_rate=2e-3, warmup_steps=60, decay='cosine', b2=0.98,
         weight_decay=(('kernel|token_VD', 0.2),),
         # A slow text head stays near to orthogonal, so what the translations align in the text
@@ -108,7 +109,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    config.schedule = dict(num_steps=12, log_every=2, checkpoint_every=4, keep=2)
+    config.schedule.update(num_steps=12, log_every=2, checkpoint_every=4)
     config.optimizer.warmup_steps = 2
     config.tokenizer.vocab_size = 4000
     config.model.embedding = 32

@@ -13,7 +13,7 @@ rates are this project's own.
 """
 
 from ml_collections import ConfigDict
-from mural_jax.configs import _common
+from mural_jax.configs import _common, _scale
 
 IMAGE_TEXT = ('en', 'pt', 'ar')
 TRANSLATION_ONLY = ('de', 'fr', 'cs', 'hi', 'brx')
@@ -28,10 +28,9 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.clamp = dict(lowest=0.01, highest=0.5)
-    config.mesh = _common.MESH
-    config.sharding = ()
+    _scale.scale(config)
     config.languages = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
-    config.schedule = dict(num_steps=2000, log_every=50, checkpoint_every=250, keep=2)
+    config.schedule = _scale.schedule(2000, 50, 250, keep=2)
     config.init_from = dict(model='', image='', text='')
     config.tokenizer = dict(path='', vocab_size=16000)
     config.streams = dict(
@@ -71,15 +70,16 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         image_text=dict(
             stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
             # ALIGN's label smoothing (arXiv:2102.05918).
-            temperature=0.05, objective=dict(kind='softmax', margin=0.0, label_smoothing=0.1),
+            temperature=0.05, objective=_scale.softmax(label_smoothing=0.1),
         ),
         text_text=dict(
             stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.0,
             # LaBSE's margin (arXiv:2007.01852).
-            temperature=0.05, objective=dict(kind='softmax', margin=0.3, label_smoothing=0.0),
+            temperature=0.05, objective=_scale.softmax(margin=0.3),
         ),
     )  # fmt: skip
     config.optimizer = dict(
+        **_scale.OPTIMIZER,
         kind='adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine', b2=0.98,
         weight_decay=((_common.TRAINABLE, 0.2),),
         # A slow text head, as in the emoji config.

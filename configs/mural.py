@@ -12,7 +12,7 @@ what none of the three says is marked as ours.
 """
 
 from ml_collections import ConfigDict
-from mural_jax.configs import _common, align
+from mural_jax.configs import _common, _scale, align
 
 from mural_jax.models.sizes import BERT, EFFICIENTNET, XLM_R
 
@@ -33,7 +33,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
         stream='translations', encode=(('source', 'text'), ('target', 'text')),
         # Weight: not published, the order is the likely one. Margin: LaBSE's.
         weight=0.1, temperature=1.0,
-        objective=dict(kind='softmax', margin=0.3, label_smoothing=0.0),
+        objective=_scale.softmax(margin=0.3),
     )  # fmt: skip
     config.evaluators = _common.evaluators('text_text')
     if 'xlm_r' in words:

@@ -11,7 +11,7 @@ bias, towers, pooling, cosine from 1e-3, gradients clipped at 1. The rest is mar
 """
 
 from ml_collections import ConfigDict
-from mural_jax.configs import _common, clip
+from mural_jax.configs import _common, _scale, clip
 
 from mural_jax.models.sizes import VIT
 
@@ -49,7 +49,7 @@ def get_config(arg: str = 'b16') -> ConfigDict:
     )  # fmt: skip
     config.model.heads = dict(image=dict(kind='identity'), text=dict(kind='linear', bias=True))
     config.tasks.image_text.update(temperature=0.1, bias=-10.0)
-    config.tasks.image_text.objective = dict(kind='sigmoid')
+    config.tasks.image_text.objective = _scale.sigmoid()
     if 'published' in words:
         config.tokenizer = dict(kind='siglip', path='', vocab_size=32000)
     if 'tiny' in words:

@@ -30,6 +30,13 @@ from mural_jax.types import UserError
 Config = dict[str, Any]
 # What may change in a run: the order of its streams goes on from where it is.
 MIXTURE = re.compile(r'streams\.\w+\.(alpha|cap|sources\.\w+\.weight): ')
+# And how the same is computed, kept and told: on other devices, in other parts.
+MEANS = re.compile(
+    r'(mesh|safety|schedule\.best)\.\w+: |(sharding|microbatches|safety|mesh|schedule\.best): |'
+    r'tasks\.\w+\.objective\.(by|tile): |model\.towers\.\w+\.(layers\.)?(remat|unroll): |'
+    r'model\.attention: |optimizer\.offload: |'
+    r'schedule\.(log_every|checkpoint_every|checkpoint_minutes|keep): '
+)
 
 
 def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
@@ -134,10 +141,10 @@ def train(config: Config, workdir: Path, data_dir: Path) -> None:
     state = trainer.place(params, statistics)
     from mural_jax.training import loop
 
-    loop.train(
-        trainer, state, streams, workdir, tokenizer.hash,
-        check=lambda found: check_vocabulary(found, tokenizer.hash, workdir),
-    )  # fmt: skip
+    place = loop.Place(
+        workdir, tokenizer.hash, lambda found: check_vocabulary(found, tokenizer.hash, workdir)
+    )
+    loop.train(trainer, run.schedule, state, streams, place)
 
 
 def params(config: Config) -> None:
@@ -257,14 +264,15 @@ def _restore(workdir: Path, step: int | None) -> tuple[Run, int, Any, str]:
 def _check_config(workdir: Path, config: Config) -> None:
     """Raises UserError where the workdir belongs to another config; writes nothing.
 
-    How often sources and languages are drawn may change; that is said.
+    How often sources and languages are drawn may change, and how it is computed; that is said.
     """
     if not (workdir / 'config.json').exists():
         return
     lines = differences(plain(read_config(workdir)), config)
-    if lines and all(MIXTURE.match(line) for line in lines):
-        print('another mixture from the newest checkpoint on (there != here):\n  '
-              + '\n  '.join(lines))  # fmt: skip
+    mixed = [line for line in lines if MIXTURE.match(line)]
+    if lines and all(MIXTURE.match(line) or MEANS.match(line) for line in lines):
+        what = 'another mixture' if mixed else 'the same in another way'
+        print(f'{what} from the newest checkpoint on (there != here):\n  ' + '\n  '.join(lines))
     elif lines:
         raise UserError(
             f'{workdir} belongs to a run of another config. It differs in (there != here):\n  '

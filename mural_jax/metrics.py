@@ -74,7 +74,9 @@ class Metrics:
             file.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        line = f'loss {values["loss"]:.3f}  {values["pairs_per_second"]:.0f} pairs/s'
+        loss = f'loss {values["loss"]:.3f}' if 'loss' in values else 'no loss'
+        line = f'{loss}  {values["pairs_per_second"]:.0f} pairs/s'
+        line += f'  {values["skipped"]} skipped' if values.get('skipped') else ''
         self._progress.update(self._task, completed=step, line=line)
         if not self._console.is_terminal:
             spent = time.monotonic() - self._started

@@ -6,12 +6,13 @@ The literal tables here are the only places where a name in a config meets a cla
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from mural_jax.config import arguments_of, build, make, nearest
@@ -27,9 +28,11 @@ from mural_jax.models.vision import ViT
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.sharding import MeshShape, Rules
 from mural_jax.tasks import Task
-from mural_jax.training.loop import Schedule, Trainer
+from mural_jax.training.loop import Schedule
 from mural_jax.training.optimizers import Optimizer
+from mural_jax.training.safety import Safety
 from mural_jax.training.step import Clamp, Fixed, locked_towers
+from mural_jax.training.trainer import Trainer
 from mural_jax.types import PAD, UserError
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ TOWERS = {
 HEADS = {'linear': Linear, 'identity': Identity}
 OBJECTIVES = {'softmax': Softmax, 'sigmoid': Sigmoid}
 ATTENTION = {'xla': 'any device', 'cudnn': 'flash attention of an NVIDIA GPU'}
+FIELDS = {'captions': ('image', 'text'), 'translations': ('source', 'target')}  # of a stream
 EVALUATORS = {'image_text': ImageText, 'text_text': TextText}
 
 
@@ -61,6 +65,8 @@ class Run:
     clamp: Clamp = Clamp()
     mesh: MeshShape = MeshShape()
     sharding: Rules = ()
+    microbatches: int = 1
+    safety: Safety = Safety()
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -70,6 +76,8 @@ class Run:
         run.build_tasks()
         run.build_evaluators()
         run._check_sizes()
+        if run.microbatches < 1:
+            raise UserError(f'config.microbatches={run.microbatches} must be at least 1.')
         for name in run.init_from:
             run._known(name, {**run.model['towers'], 'model': None}, 'init_from')
         return run
@@ -122,15 +130,48 @@ class Run:
             params, statistics = jax.jit(lambda: functional.split(construct())[1:])()
         return graphdef, params, statistics
 
-    def build_trainer(self, graphdef: Any, params: Any) -> Trainer:
-        """Everything that is fixed before the first step; of `params` only the paths count."""
+    def build_trainer(
+        self, graphdef: Any, params: Any, devices: Sequence[Any] | None = None
+    ) -> Trainer:
+        """Everything that is fixed before the first step; of `params` only the paths count.
+
+        devices: those of the mesh, all there are for None.
+        """
         frozen = self.optimizer.frozen(params)
         fixed = Fixed(
             graphdef=graphdef, tasks=tuple(self.build_tasks().items()), clamp=self.clamp,
             optimizer=self.optimizer.build(self.schedule.num_steps), frozen=frozen,
-            locked=locked_towers(params, frozen),
+            locked=locked_towers(params, frozen), microbatches=self.microbatches,
+            rules=self.sharding, offload=self.optimizer.offload, safety=self.safety,
         )  # fmt: skip
-        return Trainer(fixed, self.schedule, self.seed, self.mesh.build(), self.sharding)
+        trainer = Trainer(fixed, self.seed, self.mesh.build(devices))
+        trainer.check_batches({name: self.streams[name]['batch_size'] for name in self.drawn})
+        return trainer
+
+    @property
+    def drawn(self) -> list[str]:
+        """The streams that tasks draw from, in the order of the config."""
+        wanted = {task.stream for task in self.build_tasks().values()}
+        return [name for name in self.streams if name in wanted]
+
+    def batch_shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes of the global batches of all streams that are drawn, as a step takes them."""
+        shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+        for task in self.build_tasks().values():
+            stream = self.streams[task.stream]
+            size = stream['batch_size']
+            fields = {'index': jax.ShapeDtypeStruct((size,), np.int32)}
+            for field in FIELDS[stream['kind']]:
+                if field == 'image':
+                    side = stream['image_size']
+                    fields[field] = jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
+                else:
+                    fields[field] = jax.ShapeDtypeStruct((size, stream['max_length']), np.int32)
+            # An id of the picture, or of the meaning, and one of each text.
+            texts = sum(field != 'image' for field in FIELDS[stream['kind']])
+            fields['ids'] = jax.ShapeDtypeStruct((size, 1 + texts), np.int32)
+            shapes[task.stream] = fields
+        return shapes
 
     @property
     def paired_tasks(self) -> list[str]:

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.types import Array, Batch, Encoding, Objective
 
+# By task the embeddings of its two sides, query and result, float32 [B, D], unit norm.
+Embedded = dict[str, tuple[Array, Array]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -31,47 +34,66 @@ class Task:
         return tuple(dict.fromkeys(tower for _, tower in self.encode))
 
 
-def total_loss(
+def embed(
     model: DualEncoder, tasks: Mapping[str, Task], batches: Mapping[str, Batch], key: Array,
     locked: Collection[str] = (),
-) -> tuple[Array, dict[str, Array]]:  # fmt: skip
-    """sum_t weight_t * loss_t over the tasks, and their logs as `task/name`.
+) -> Embedded:  # fmt: skip
+    """The embeddings of all tasks, of batches or of parts of them.
 
-    Tasks with the same stream and the same fields share one pass through the towers. Towers in
-    `locked` run as in evaluation: no dropout, batch norms at rest.
+    An example's are functions of the model, the key and its `index` in the global batch; batch
+    norms alone look at what is beside it. Tasks with the same stream and the same fields share
+    one pass through the towers. Towers in `locked` run as in evaluation: no dropout, batch norms
+    at rest.
     """
     encoded: dict[tuple, list[Encoding]] = {}
-    total = jnp.float32(0)
-    logs: dict[str, Array] = {}
+    embedded = {}
     for number, (name, task) in enumerate(tasks.items()):
-        batch = batches[task.stream]
         view = (task.stream, task.encode)
         if view not in encoded:
-            encoded[view] = _encode(model, task, batch, jax.random.fold_in(key, number), locked)
+            batch = batches[task.stream]
+            own = jax.random.fold_in(key, number)
+            key_B = jax.vmap(lambda index, own=own: jax.random.fold_in(own, index))(batch['index'])
+            encoded[view] = _encode(model, task, batch, key_B, locked)
         query, result = (
             model.project(name, tower, encoding).pooled_BD
             for (_, tower), encoding in zip(task.encode, encoded[view])
         )
-        loss, task_logs = task.objective(query, result, batch['ids'], **model.scalars(name))
+        embedded[name] = (query, result)
+    return embedded
+
+
+def total_loss(
+    model: DualEncoder, tasks: Mapping[str, Task], embedded: Embedded,
+    batches: Mapping[str, Batch],
+) -> tuple[Array, dict[str, Array]]:  # fmt: skip
+    """sum_t weight_t * loss_t over the tasks, and their logs as `task/name`.
+
+    The embeddings are those of the whole batches; of the model only learned scalars are used.
+    """
+    total = jnp.float32(0)
+    logs: dict[str, Array] = {}
+    for name, task in tasks.items():
+        ids_BN = batches[task.stream]['ids']
+        loss, task_logs = task.objective(*embedded[name], ids_BN, **model.scalars(name))
         total += task.weight * loss
         logs |= {f'{name}/{log}': value for log, value in {'loss': loss, **task_logs}.items()}
     return total, logs | {'loss': total}
 
 
 def _encode(
-    model: DualEncoder, task: Task, batch: Batch, key: Array, locked: Collection[str]
+    model: DualEncoder, task: Task, batch: Batch, key_B: Array, locked: Collection[str]
 ) -> list[Encoding]:
     """The encodings of the task's two fields; a tower that both need runs once over both."""
     (left, left_tower), (right, right_tower) = task.encode
+    key_2B = jax.vmap(jax.random.split, out_axes=1)(key_B)
     if left_tower != right_tower:
-        keys = jax.random.split(key)
         return [
-            model.encode(tower, batch[field], None if tower in locked else own)
-            for (field, tower), own in zip(task.encode, keys)
+            model.encode(tower, batch[field], None if tower in locked else own_B)
+            for (field, tower), own_B in zip(task.encode, key_2B)
         ]
     # Side by side, not one after the other: a device keeps its own examples.
     both = jnp.stack([batch[left], batch[right]], axis=1)
-    own = None if left_tower in locked else key
+    own = None if left_tower in locked else key_2B.T.reshape(-1)
     encoding = model.encode(left_tower, both.reshape(-1, *both.shape[2:]), own)
     pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), encoding)
     return [jax.tree.map(lambda x, side=side: x[:, side], pairs) for side in (0, 1)]

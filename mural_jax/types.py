@@ -11,14 +11,22 @@ Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
 
 # A batch of one stream. Inputs are named by field: an image is uint8 [B, H, W, C], a text is
 # int32 [B, L] (0 is padding). 'ids' is int32 [B, N]: two examples that share an id are never
-# each other's negatives. 'origin' is int32 [B], an index into the stream's labels.
+# each other's negatives. 'origin' is int32 [B], an index into the stream's labels. In a step
+# 'index' is int32 [B], the place in the global batch.
 Batch = Mapping[str, Array]
 
 PAD = 0  # The token id of padding.
 
 
+RESTART = 75  # The exit code that asks for the same command again (EX_TEMPFAIL of sysexits.h).
+
+
 class UserError(ValueError):
     """Something the user gave is wrong: the message says what, why it matters and what to do."""
+
+
+class Restart(Exception):
+    """The run stopped where the same command goes on: a signal came, or a worker was lost."""
 
 
 class Encoding(NamedTuple):

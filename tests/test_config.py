@@ -132,7 +132,7 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('tasks.image_text.objective.kind', 'softmx', "'softmax'"),
         ('model.towers.image.kind', 'vitt', "'vit'"),
         ('optimizer.kind', 'adam', 'adamw'),
-        ('schedule.checkpoint_every', 3, 'multiple of'),
+        ('schedule.checkpoint_minutes', -1.0, 'not be negative'),
         ('streams.captions.max_length', 77, 'more than what the tower'),
         ('schedul', {}, "'schedule'"),
         ('tasks.image_text.bias', -10.0, 'sigmoid'),

@@ -15,12 +15,12 @@ PACKAGE = Path(mural_jax.__file__).parent
 LINES = [
     ['__main__'],
     ['commands', 'data_commands'],
-    ['run'],
+    ['run', 'preflight'],
     ['config', 'flags'],
-    ['training', 'evaluation', 'serving', 'pretrained'],
+    ['training', 'evaluation', 'serving', 'pretrained', 'inspection'],
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],
-    ['sharding', 'metrics'],
+    ['sharding', 'metrics', 'seals', 'hosts'],
     ['types'],
 ]
 HOMES = {

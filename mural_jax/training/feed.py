@@ -61,6 +61,7 @@ class Feed:
         self._quarantine = quarantine
         self._listed = _lines(quarantine)
         self.seconds_waited = 0.0
+        self.began = dict(self._positions)  # where the batches that came last began
 
     def batches(self, num_steps: int) -> Iterator[dict[str, Batch]]:
         """This host's slices of the next batches of each stream, `num_steps` times."""
@@ -76,6 +77,7 @@ class Feed:
             finally:
                 self._list_bad()
             self.seconds_waited += time.perf_counter() - asked
+            self.began = dict(self._positions)
             for name, batch in batches.items():
                 recent = self._recent[name]
                 recent += np.bincount(batch['origin'], minlength=len(recent))

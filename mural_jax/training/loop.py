@@ -1,5 +1,6 @@
 """The training loop: streams in, checkpoints and metrics out."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,39 +9,40 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 
-from mural_jax.checkpoints import Checkpoints
+from mural_jax import hosts
+from mural_jax.checkpoints import Best, Checkpoints
 from mural_jax.metrics import Metrics
-from mural_jax.sharding import Rules, check_batch, global_batch, tree_sharding
-from mural_jax.tasks import Task
-from mural_jax.training import step as training_step
 from mural_jax.training.feed import Feed, Stream
-from mural_jax.training.step import Fixed, State
-from mural_jax.types import Batch, UserError
+from mural_jax.training.safety import RollBack, Skipped
+from mural_jax.training.step import State
+from mural_jax.training.trainer import Trainer
+from mural_jax.training.watchdog import Watchdog
+from mural_jax.types import Restart, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How long a run is and how often it reports and saves, in steps.
 
-    A checkpoint is saved only where a line of metrics ends, so that a resumed run writes the
-    same lines: checkpoint_every is a multiple of log_every.
+    checkpoint_minutes: also saves at the first line of metrics after so many minutes without;
+    0 never does. A signal to stop saves too. keep: so many of the newest checkpoints stay. best:
+    and those with the best values of a metric of `metrics.jsonl`.
     """
 
     num_steps: int
     log_every: int
     checkpoint_every: int
+    checkpoint_minutes: float = 0.0
     keep: int = 2
+    best: Best = Best()
 
     def __post_init__(self) -> None:
         if min(self.num_steps, self.log_every, self.checkpoint_every, self.keep) < 1:
-            raise UserError('config.schedule: all its numbers must be at least 1.')
-        if self.checkpoint_every % self.log_every:
-            raise UserError(
-                f'config.schedule.checkpoint_every={self.checkpoint_every} must be a multiple of '
-                f'log_every={self.log_every}, so that a resumed run writes the same metrics.'
-            )
+            raise UserError('config.schedule: its numbers of steps and keep must be at least 1.')
+        if self.checkpoint_minutes < 0:
+            raise UserError('config.schedule.checkpoint_minutes must not be negative; 0 is never.')
 
     def logs(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.num_steps
@@ -50,119 +52,195 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainer:
-    """What a run trains, all of it fixed before the first step."""
+class Place:
+    """Where a run lives: its folder, and the hash of its vocabulary, which checkpoints carry.
 
-    fixed: Fixed
-    schedule: Schedule
-    seed: int
-    mesh: Mesh
-    rules: Rules
+    check: gets the hash of the checkpoint that is resumed from and raises where it does not fit.
+    """
+
+    workdir: Path
+    vocabulary: str
+    check: Callable[[str], None]
 
     @property
-    def tasks(self) -> Mapping[str, Task]:
-        return dict(self.fixed.tasks)
-
-    def place(self, params: Any, statistics: Any) -> State:
-        """The first state, on the mesh."""
-        state = training_step.init(params, statistics, self.fixed.optimizer)
-        return jax.device_put(state, tree_sharding(state, self.rules, self.mesh))
-
-    def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
-        """One step; `batches` are this host's slices, without what only the host reads."""
-        placed = {
-            name: global_batch({k: v for k, v in batch.items() if k != 'origin'}, self.mesh)
-            for name, batch in batches.items()
-        }
-        return training_step.train_step(self.fixed, np.uint32(self.seed), state, placed)
+    def lists(self) -> tuple[Path | None, Path]:
+        """(the list of skipped steps, on one host; the list of broken examples, on each)."""
+        number = jax.process_index()
+        skipped = self.workdir / 'skipped.jsonl' if number == 0 else None
+        return skipped, self.workdir / f'quarantine-{number}.jsonl'
 
 
 def train(
-    trainer: Trainer, state: State, streams: Mapping[str, Stream], workdir: Path, vocabulary: str,
-    check: Callable[[str], None],
-) -> State:  # fmt: skip
+    trainer: Trainer, schedule: Schedule, state: State, streams: Mapping[str, Stream], place: Place
+) -> State:
     """Trains to the last step, from the newest checkpoint in the workdir if there is one.
 
-    `vocabulary` is the hash that checkpoints carry; `check` gets the one of the checkpoint that
-    is resumed from and raises where it does not fit.
+    Raises Restart where a signal stopped it, UserError where it cannot go on.
     """
-    for name, stream in streams.items():
-        check_batch(name, stream.batch_size, trainer.mesh)
-    checkpoints = Checkpoints(workdir, trainer.schedule.keep)
-    broken = workdir / f'quarantine-{jax.process_index()}.jsonl'
-    first, feed = 0, Feed(streams, quarantine=broken)
-    if checkpoints.steps:
-        first = checkpoints.steps[-1]
-        about = checkpoints.about(first)
-        check(about['vocabulary'])
-        state = State.of(checkpoints.restore(first, **state.trees()))
-        feed = Feed(streams, about, broken)
-    writer = jax.process_index() == 0
-    with Metrics(workdir, first, trainer.schedule.num_steps, write=writer) as metrics:
-        for line in _opening(trainer, streams, state.params, first):
-            metrics.say(line)
-        for line in feed.changes:
-            metrics.say(line)
-
-        def save(step: int, state: State) -> None:
-            checkpoints.save(step, state.trees(), {'vocabulary': vocabulary, **feed.progress})
-
-        state = _loop(trainer, state, feed, first, metrics, save)
-    checkpoints.close()
-    return state
-
-
-def _loop(
-    trainer: Trainer, state: State, feed: Feed, first: int, metrics: Metrics,
-    save: Callable[[int, State], None],
-) -> State:  # fmt: skip
-    schedule = trainer.schedule
-    logs: list[dict[str, Any]] = []
-    waited, started = 0.0, time.perf_counter()
-    for step, batches in enumerate(feed.batches(schedule.num_steps - first), first + 1):
-        state, log = trainer.step(state, batches)
-        logs.append(log)
-        # At most two steps in flight: the host then waits for data only when the device does too.
-        jax.block_until_ready(logs[-2:][0])
-        metrics.advance(step)
-        if schedule.logs(step):
-            values = _means(logs) | feed.examples()
-            seconds = time.perf_counter() - started
-            timings = {
-                'step_seconds': seconds / len(logs),
-                'pairs_per_second': len(logs) * feed.pairs_per_step / seconds,
-                'data_wait_share': (feed.seconds_waited - waited) / seconds,
-            }
-            metrics.write(step, values | timings)
-            logs, waited, started = [], feed.seconds_waited, time.perf_counter()
-        if schedule.saves(step):
-            save(step, state)
-    return state
+    trainer.check_batches({name: stream.batch_size for name, stream in streams.items()})
+    safety, best = trainer.fixed.safety, schedule.best if schedule.best.metric else None
+    with (
+        contextlib.closing(Checkpoints(place.workdir, schedule.keep, best)) as checkpoints,
+        hosts.Preemption() as preemption,
+        Watchdog(place.workdir, 60 * safety.stall_minutes) as watchdog,
+    ):
+        passage = Passage(trainer, schedule, streams, place, checkpoints, preemption, watchdog)
+        ahead: dict[str, int] = {}
+        for rollbacks in range(safety.max_rollbacks + 1):
+            try:
+                return passage.run(state, ahead)
+            except RollBack as reason:
+                left = safety.max_rollbacks - rollbacks
+                if not left or not checkpoints.steps:
+                    raise UserError(
+                        f'The run cannot go on: {reason}, as the gradients were not finite or '
+                        'spikes, '
+                        + ('it has gone back as often as config.safety.max_rollbacks allows.'
+                           if not left else 'and there is no checkpoint to go back to.')
+                        + ' Lower config.optimizer.learning_rate or raise warmup_steps, in a new '
+                        'workdir; skipped.jsonl says which data it met.'
+                    ) from reason  # fmt: skip
+                ahead = passage.feed.progress['positions']
+                passage.say(f'{reason}: going back to a checkpoint, on with the data after them')
+    raise AssertionError('not reached')
 
 
-def _means(logs: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the steps since the last line. Raises UserError where the loss is not finite."""
-    fetched = jax.device_get(logs)
-    values = {key: float(np.mean([log[key] for log in fetched])) for key in fetched[0]}
-    if not np.isfinite(values['loss']):
-        raise UserError(
-            'The loss is not finite, so the run cannot go on; its last checkpoint is good. '
-            'Start again in a new workdir with a lower config.optimizer.learning_rate.'
+class Passage:
+    """From a checkpoint to the end, or to where the run has to go back."""
+
+    def __init__(
+        self, trainer: Trainer, schedule: Schedule, streams: Mapping[str, Stream], place: Place,
+        checkpoints: Checkpoints, preemption: hosts.Preemption, watchdog: Watchdog,
+    ):  # fmt: skip
+        self.trainer, self.schedule, self.streams = trainer, schedule, streams
+        self.place, self.checkpoints = place, checkpoints
+        self.preemption, self.watchdog = preemption, watchdog
+
+    def run(self, state: State, ahead: Mapping[str, int]) -> State:
+        """Trains from the newest checkpoint, or from `state`; streams begin no earlier than
+        `ahead`."""
+        self._said: list[str] = []
+        resumed = self.checkpoints.resume(
+            lambda about: self.place.check(about['vocabulary']), self._said.append, **state.trees()
         )
-    return values
+        first, about, trees = resumed or (0, {}, state.trees())
+        state = State.of(trees)
+        if ahead:
+            kept = about['positions']
+            about['positions'] = {name: max(kept[name], at) for name, at in ahead.items()}
+        skipped, broken = self.place.lists
+        self.feed = Feed(self.streams, about if resumed else None, broken)
+        self.skipped = Skipped(skipped, self.trainer.fixed.safety.rollback_after)
+        self.window = list(about.get('window', []))
+        self.line: dict[str, float] = {}
+        with Metrics(
+            self.place.workdir, first, self.schedule.num_steps, write=hosts.is_first()
+        ) as self.metrics:
+            for line in [*self._said, *self._opening(state, first), *self.feed.changes]:
+                self.metrics.say(line)
+            return self._steps(state, first)
+
+    def say(self, line: str) -> None:
+        self.metrics.say(line)
+
+    def _steps(self, state: State, first: int) -> State:
+        schedule = self.schedule
+        waiting: list[tuple[int, dict[str, Any], dict[str, int]]] = []
+        self.saved_at, self.step_saved = time.monotonic(), first
+        self._restart_clock()
+        self.watchdog.beat(first + 1, 'data')
+        for step, batches in enumerate(self.feed.batches(schedule.num_steps - first), first + 1):
+            self.watchdog.beat(step, 'step' if step > first + 1 else 'compile')
+            state, log = self.trainer.step(state, batches)
+            waiting.append((step, log, self.feed.began))
+            self.timed += 1
+            logs, signalled = schedule.logs(step), self.preemption.reached(step)
+            ends = logs or signalled or schedule.saves(step)
+            # At most two steps in flight: the host waits for data only when the device does too.
+            while len(waiting) > (0 if ends else 1):
+                self._settle(*waiting.pop(0))
+            self.metrics.advance(step)
+            if logs:
+                self._write(step)
+            if signalled or self._should_save(step, logs):
+                self._save(step, state)
+            if signalled and step < schedule.num_steps:
+                raise Restart(
+                    f'stopped by a signal after step {step}, which is saved. '
+                    'The same command goes on from there.'
+                )
+            self.watchdog.beat(step + 1, 'data')
+        return state
+
+    def _settle(self, step: int, log: dict[str, Any], began: dict[str, int]) -> None:
+        """Waits for a step and looks whether it was skipped."""
+        skipped = bool(log['skipped'])
+        self.window.append(log)
+        self.skipped.look(step, jax.device_get(log) if skipped else {'skipped': 0.0}, began)
+
+    def _write(self, step: int) -> None:
+        """A line of metrics: means over the steps since the last one."""
+        seconds = time.perf_counter() - self.started
+        self.line = _means(self._fetched()) | self.feed.examples()
+        timings = {
+            'step_seconds': seconds / self.timed,
+            'pairs_per_second': self.timed * self.feed.pairs_per_step / seconds,
+            'data_wait_share': (self.feed.seconds_waited - self.waited) / seconds,
+        }
+        self.metrics.write(step, self.line | timings)
+        self.window = []
+        self._restart_clock()
+
+    def _fetched(self) -> list[dict[str, float]]:
+        self.window = [
+            {name: float(value) for name, value in log.items()}
+            for log in jax.device_get(self.window)
+        ]
+        return self.window
+
+    def _restart_clock(self) -> None:
+        self.timed, self.waited, self.started = 0, self.feed.seconds_waited, time.perf_counter()
+
+    def _should_save(self, step: int, logs: bool) -> bool:
+        minutes = self.schedule.checkpoint_minutes
+        late = bool(minutes) and logs and time.monotonic() - self.saved_at > 60 * minutes
+        if minutes and logs and jax.process_count() > 1:
+            late = bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
+        # While steps are skipped there is nothing new, and the run may have to go back.
+        ends = step == self.schedule.num_steps
+        return ends or ((self.schedule.saves(step) or late) and not self.skipped.in_a_row)
+
+    def _save(self, step: int, state: State) -> None:
+        if step == self.step_saved:
+            return
+        self.watchdog.beat(step, 'save')
+        self.feed.examples()  # brings the counts of all hosts up to date
+        about = {'vocabulary': self.place.vocabulary, 'window': self._fetched()}
+        about |= self.feed.progress
+        self.checkpoints.save(step, state.trees(), about, self.line)
+        self.saved_at, self.step_saved = time.monotonic(), step
+
+    def _opening(self, state: State, first: int) -> Iterator[str]:
+        """What a user wants to know before the first step."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        shape = ', '.join(f'{axis}={n}' for axis, n in self.trainer.mesh.shape.items() if n > 1)
+        on = f'{jax.device_count()} {jax.default_backend()} device(s)'
+        on += f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+        yield f'{size / 1e6:.2f} M parameters on {on}' + (f', {shape}' if shape else '')
+        parts = self.trainer.fixed.microbatches
+        for name, task in self.trainer.tasks.items():
+            batch = self.streams[task.stream].batch_size
+            cut = f' in {parts} microbatches' if parts > 1 else ''
+            yield (
+                f'{name}: global batch {batch}{cut}, {batch - 1} negatives per anchor (fewer where '
+                f'ids repeat), weight {task.weight:g}'
+            )
+        if first:
+            yield f'resuming from the checkpoint of step {first}'
 
 
-def _opening(
-    trainer: Trainer, streams: Mapping[str, Stream], params: Any, first: int
-) -> Iterator[str]:
-    """What a user wants to know before the first step."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    yield f'{size / 1e6:.2f} M parameters on {jax.device_count()} {jax.default_backend()} device(s)'
-    for name, task in trainer.tasks.items():
-        batch = streams[task.stream].batch_size
-        yield (
-            f'{name}: global batch {batch}, {batch - 1} negatives per anchor (fewer where ids '
-            f'repeat), weight {task.weight:g}'
-        )
-    if first:
-        yield f'resuming from the checkpoint of step {first}'
+def _means(logs: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the steps that were not skipped, and how many were."""
+    fine = [log for log in logs if not log['skipped']]
+    values = {key: float(np.mean([log[key] for log in fine])) for key in fine[0]} if fine else {}
+    return values | {'skipped': len(logs) - len(fine)}

@@ -13,12 +13,13 @@ from mural_jax.types import UserError
 DIRECTIONS = {
     'adamw': optax.scale_by_adam,
     'lamb': optax.scale_by_adam,
-    'adafactor': lambda b1, b2, eps: optax.chain(
+    'adafactor': lambda b1, b2, eps, mu_dtype: optax.chain(
         optax.scale_by_factored_rms(decay_rate=0.8),  # Shazeer & Stern 2018, arXiv:1804.04235
         optax.clip_by_block_rms(1.0),
-        optax.ema(b1, debias=False) if b1 else optax.identity(),
+        optax.ema(b1, debias=False, accumulator_dtype=mu_dtype) if b1 else optax.identity(),
     ),
 }
+MOMENTUM_DTYPES = ('float32', 'bfloat16')
 DECAYS = ('linear', 'cosine')
 
 # Ordered (pattern, value): the first pattern found in a parameter's path gives its value.
@@ -32,7 +33,10 @@ class Optimizer:
     kind: 'adamw', 'lamb' (You et al. 2020, arXiv:1904.00962) or 'adafactor'.
     learning_rate: the peak. warmup_steps: of a linear rise from 0. decay: 'linear' or 'cosine',
     to 0 at the last step. b1, b2, eps: Adam's; Adafactor takes b1 alone. clip_norm: largest norm
-    of the gradient, 0 for no limit.
+    of the gradient, 0 for no limit. momentum_dtype: what the first moment is kept in, 'float32' or
+    'bfloat16'. The second stays float32: at b2 = 0.999 a step changes it by less than bfloat16
+    can tell apart.
+    offload: the state waits in the host's memory while towers run; for memory, at a price in time.
     weight_decay, multipliers: (pattern, value) lists; a path that nothing matches decays by 0
     and learns at 1. A multiplier of 0 freezes: such an array gets no gradient and no optimizer
     state, and a tower all of whose arrays are frozen runs as in evaluation (a locked tower, LiT,
@@ -47,6 +51,8 @@ class Optimizer:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0
+    momentum_dtype: str = 'float32'
+    offload: bool = False
     weight_decay: Patterns = ()
     multipliers: Patterns = ()
 
@@ -55,6 +61,10 @@ class Optimizer:
             raise UserError(f'No optimizer {self.kind!r}; there are {sorted(DIRECTIONS)}.')
         if self.decay not in DECAYS:
             raise UserError(f'No decay {self.decay!r}; there are {DECAYS}.')
+        if self.momentum_dtype not in MOMENTUM_DTYPES:
+            raise UserError(
+                f'No momentum_dtype {self.momentum_dtype!r}; there are {MOMENTUM_DTYPES}.'
+            )
 
     def schedule(self, num_steps: int) -> optax.Schedule:
         """Step -> learning rate."""
@@ -70,7 +80,8 @@ class Optimizer:
     def build(self, num_steps: int) -> optax.GradientTransformation:
         """The whole update, gradients to steps."""
         parts = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-        parts.append(DIRECTIONS[self.kind](self.b1, self.b2, self.eps))
+        direction = DIRECTIONS[self.kind]
+        parts.append(direction(self.b1, self.b2, self.eps, mu_dtype=self.momentum_dtype))
         for value in sorted({value for _, value in self.weight_decay if value}):
             parts.append(optax.add_decayed_weights(value, self._having(self.weight_decay, value)))
         if self.kind == 'lamb':

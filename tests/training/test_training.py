@@ -9,76 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training.made import (
+    NO_DROPOUT,
+    VOCABULARY,
+    close,
+    one_step,
+    run_loop,
+    streams,
+    trainer,
+    without_timings,
+)
 
 from mural_jax import config, metrics
 from mural_jax.checkpoints import Checkpoints
 from mural_jax.run import Run
 from mural_jax.sharding import MeshShape, global_batch
-from mural_jax.training import loop
 from mural_jax.training.optimizers import Optimizer, first_match
-from mural_jax.training.step import Clamp, State
+from mural_jax.training.step import Clamp, train_step
 from mural_jax.types import Batch, UserError
-
-VOCABULARY = 60
-
-
-class ArrayStream:
-    """Random batches, a function of the step."""
-
-    def __init__(self, fields: dict[str, tuple[tuple[int, ...], type, int]], batch_size: int = 16):
-        self.batch_size, self._fields = batch_size, fields
-        self.labels, self.mixture = ('some/aa', 'some/bb'), {}
-
-    def batches(
-        self, position: int, count: int, host: int = 0, num_hosts: int = 1
-    ) -> Iterator[Batch]:
-        for step in range(position // self.batch_size, position // self.batch_size + count):
-            rng = np.random.default_rng(step)
-            batch = {
-                name: rng.integers(1, top, (self.batch_size, *shape)).astype(kind)
-                for name, (shape, kind, top) in self._fields.items()
-            }
-            ids = rng.integers(0, 200, (self.batch_size, 2)).astype(np.int32)
-            yield batch | {'ids': ids, 'origin': ids[:, 0] % 2}
-
-    def follow(self, mixture: dict, position: int) -> str:
-        return ''
-
-    def take_bad(self) -> list:
-        return []
-
-
-def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
-    text = ((10,), np.int32, VOCABULARY)
-    image = ((64, 64, 3), np.uint8, 255)
-    return {
-        'captions': ArrayStream({'image': image, 'text': text}, batch_size),
-        'translations': ArrayStream({'source': text, 'target': text}, batch_size),
-    }
-
-
-def trainer(*overrides: str, arm: str = 'mural') -> tuple[loop.Trainer, State]:
-    run = Run.of(config.load(f'emoji:{arm},tiny', list(overrides)))
-    graphdef, params, statistics = run.build_model(VOCABULARY)
-    built = run.build_trainer(graphdef, params)
-    return built, built.place(params, statistics)
-
-
-def one_step(*overrides: str) -> tuple[State, dict]:
-    built, state = trainer(*overrides)
-    batches = {name: next(iter(stream.batches(0, 1))) for name, stream in streams().items()}
-    return built.step(state, batches)
-
-
-def close(left: object, right: object, **tolerance: float) -> None:
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(a, b, **tolerance)
-
-
-NO_DROPOUT = (
-    '--config.model.towers.image.layers.dropout=0.0',
-    '--config.model.towers.text.layers.dropout=0.0',
-)
 
 
 def test_eight_devices_equal_one() -> None:
@@ -89,10 +37,9 @@ def test_eight_devices_equal_one() -> None:
     alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     batches = {name: next(iter(s.batches(0, 1))) for name, s in streams().items()}
     inputs = {
-        name: {k: v for k, v in batch.items() if k != 'origin'} for name, batch in batches.items()
+        name: {k: v for k, v in batch.items() if k != 'origin'} | {'index': np.arange(16)}
+        for name, batch in batches.items()
     }
-    from mural_jax.training.step import train_step
-
     one, one_logs = train_step(
         built.fixed, np.uint32(0), jax.device_put(first, alone), jax.device_put(inputs, alone)
     )
@@ -146,9 +93,10 @@ def test_parameters_can_be_split() -> None:
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match='8 devices'):
         MeshShape(data=3).build()
-    built, state = trainer()
     with pytest.raises(UserError, match='batch_size=12'):
-        loop.train(built, state, streams(12), Path('unused'), 'hash', print)
+        trainer('--config.streams.captions.batch_size=12')
+    with pytest.raises(UserError, match='4 microbatches'):
+        trainer('--config.microbatches=4')
 
 
 def test_a_clamped_temperature_comes_back() -> None:
@@ -221,23 +169,9 @@ def test_the_schedule_rises_and_falls() -> None:
         assert float(rate(100)) == pytest.approx(0, abs=1e-9)
 
 
-def run_loop(folder: Path, *overrides: str) -> State:
-    built, state = trainer(*overrides)
-    folder.mkdir(exist_ok=True)
-    return loop.train(built, state, streams(), folder, 'hash', check=lambda found: None)
-
-
-def without_timings(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in line.items() if k not in metrics.TIMINGS} for line in metrics.read(folder)
-    ]
-
-
 def test_resume_is_exact_bit_for_bit(tmp_path: Path) -> None:
     """Stopped after 8 of 12 steps, with dropout on, and started again."""
     whole = run_loop(tmp_path / 'whole')
-    built, state = trainer()
-    (tmp_path / 'parts').mkdir()
     halted = streams()
     real = halted['captions'].batches
 
@@ -249,7 +183,7 @@ def test_resume_is_exact_bit_for_bit(tmp_path: Path) -> None:
 
     halted['captions'].batches = stops
     with pytest.raises(KeyboardInterrupt):
-        loop.train(built, state, halted, tmp_path / 'parts', 'hash', check=lambda found: None)
+        run_loop(tmp_path / 'parts', given=halted)
     again = run_loop(tmp_path / 'parts')
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -276,13 +210,6 @@ def test_a_half_written_line_is_dropped(tmp_path: Path) -> None:
     with metrics.Metrics(tmp_path, 4, 10):
         pass
     assert [line['step'] for line in metrics.read(tmp_path)] == [2, 4]
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='not finite'):
-        run_loop(
-            tmp_path, '--config.optimizer.learning_rate=1e30', '--config.optimizer.warmup_steps=0'
-        )
 
 
 def test_the_clamp_is_what_the_config_says() -> None:

@@ -1,0 +1,143 @@
+"""The gradient of a step: the same however the batch is cut, over devices and over microbatches."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mural_jax.models import functional
+from mural_jax.models.dual_encoder import DualEncoder, Linear
+from mural_jax.models.layers import Layers
+from mural_jax.models.text import Transformer
+from mural_jax.models.vision import ViT
+from mural_jax.objectives.contrastive import Sigmoid, Softmax
+from mural_jax.sharding import MeshShape, batch_sharding, tree_sharding
+from mural_jax.tasks import Task, embed, total_loss
+from mural_jax.training.gradients import Loss, in_parts, whole
+
+SIZE = 32
+LAYERS = Layers(width=16, depth=2, num_heads=2, mlp_ratio=2.0, dropout=0.2)
+KINDS = {
+    'softmax': lambda **by: Softmax(margin=0.1, label_smoothing=0.1, **by),
+    'sigmoid': lambda **by: Sigmoid(**by),
+}
+
+
+def tasks(kind: str, **by: Any) -> dict[str, Task]:
+    bias = -2.0 if kind == 'sigmoid' else None
+    more = {'objective': KINDS[kind](**by), 'temperature': 0.2, 'bias': bias}
+    return {
+        'image_text': Task('captions', (('image', 'image'), ('text', 'text')), **more),
+        'text_text': Task('pairs', (('source', 'text'), ('target', 'text')), weight=0.5, **more),
+    }
+
+
+@functools.cache
+def model(kind: str, layers: Layers = LAYERS, **vit: Any) -> tuple[Any, Any, Any]:
+    """A tower of each kind; without batch norms the examples do not look at each other."""
+    rngs = nnx.Rngs(0)
+    towers = {
+        'image': ViT(rngs=rngs, layers=layers, image_size=8, patches=(4,)),
+        'text': Transformer(rngs=rngs, vocab_size=40, layers=layers, max_length=6),
+    }
+    names = tasks(kind)
+    heads = {
+        name: {tower: Linear(width=16, embedding=12, rngs=rngs) for tower in task.towers}
+        for name, task in names.items()
+    }
+    bias = {name: task.bias for name, task in names.items() if task.bias is not None}
+    return functional.split(
+        DualEncoder(towers=towers, heads=heads, temperature=dict.fromkeys(names, 0.2), bias=bias)
+    )
+
+
+def batches() -> dict[str, dict[str, np.ndarray]]:
+    """Some examples share an id, also with one that another device or microbatch has."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 60, (SIZE, 2)).astype(np.int32)
+    index = np.arange(SIZE, dtype=np.int32)
+    text, source, target = rng.integers(1, 40, (3, SIZE, 6)).astype(np.int32)
+    image = rng.integers(0, 255, (SIZE, 8, 8, 3)).astype(np.uint8)
+    return {
+        'captions': {'image': image, 'text': text, 'ids': ids, 'index': index},
+        'pairs': {'source': source, 'target': target, 'ids': ids[::-1].copy(), 'index': index},
+    }
+
+
+@functools.cache
+def plain(kind: str) -> tuple[Any, Any]:
+    """(gradient, loss) as anybody would write it: one device, all at once, float32."""
+    graphdef, params, statistics = model(kind)
+
+    def loss(params: Any) -> jax.Array:
+        built = functional.merge(graphdef, params, statistics)
+        embedded = embed(built, tasks(kind), batches(), jax.random.key(7))
+        return total_loss(built, tasks(kind), embedded, batches())[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return jax.device_get(gradient), float(value)
+
+
+def cut(kind: str, count: int, mesh: dict[str, int], microbatches: int, **by: Any) -> tuple:
+    """The same by what training uses, on `count` devices."""
+    graphdef, params, statistics = model(kind)
+    built = MeshShape(**mesh).build(jax.devices()[:count])
+    params = jax.device_put(params, tree_sharding(params, (), built))
+    placed = jax.device_put(batches(), batch_sharding(built))
+
+    @jax.jit
+    def gradient(params: Any, batches: Any) -> tuple:
+        key = jax.random.key(7)
+        loss = Loss(graphdef, tasks(kind, **by), frozenset(), frozenset(), statistics, key)
+        if microbatches == 1:
+            return whole(loss, params, batches)[:2]
+        return in_parts(loss, params, batches, microbatches, ())[:2]
+
+    with jax.set_mesh(built):
+        found, logs = gradient(params, placed)
+    return jax.device_get(found), float(logs['loss'])
+
+
+def assert_equal(found: tuple, expected: tuple, tolerance: float = 1e-5) -> None:
+    """The loss, and each array in its norm, within a relative tolerance."""
+    assert found[1] == pytest.approx(expected[1], rel=tolerance)
+    for (path, ours), theirs in zip(
+        jax.tree.leaves_with_path(found[0]), jax.tree.leaves(expected[0]), strict=True
+    ):
+        error = np.linalg.norm(np.float64(ours) - theirs)
+        assert error <= tolerance * np.linalg.norm(theirs) + 1e-12, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('by', ['gathered', 'ring'])
+@pytest.mark.parametrize('count', [1, 2, 8])
+@pytest.mark.parametrize('microbatches', [1, 4])
+def test_however_it_is_cut_it_is_the_same(
+    kind: str, by: str, count: int, microbatches: int
+) -> None:
+    """With dropout on, and with pairs that are ignored across devices and microbatches."""
+    found = cut(kind, count, {'data': count}, microbatches, by=by, tile=2)
+    assert_equal(found, plain(kind))
+
+
+@pytest.mark.parametrize(
+    'mesh', [{'data': 1, 'fsdp': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}, {'data': 4, 'tensor': 2}]
+)
+def test_whatever_the_mesh(mesh: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mural_jax.sharding.SMALLEST_SPLIT', 16)
+    assert_equal(cut('softmax', 8, mesh, 4, by='ring', tile=4), plain('softmax'))
+
+
+def test_dropout_is_on() -> None:
+    """Another key is another loss, or the tests above would not see the dropout."""
+    graphdef, params, statistics = model('softmax')
+    built = functional.merge(graphdef, params, statistics)
+    one, other = (
+        embed(built, tasks('softmax'), batches(), jax.random.key(k))['image_text'][0]
+        for k in (7, 8)
+    )
+    assert float(jnp.abs(one - other).max()) > 1e-2

@@ -1,0 +1,177 @@
+"""A stall is noticed, explained and survived."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mural_jax.training.watchdog import Exchange, Watchdog, waiting
+from mural_jax.types import UserError
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, 'waited too long'
+        time.sleep(0.01)
+
+
+def test_a_stall_is_said_once_with_all_stacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    release = threading.Event()
+    reader = threading.Thread(target=release.wait, name='reader of pictures')
+    reader.start()
+    with Watchdog(tmp_path, 0.3, say=said.append) as watchdog:
+        watchdog.beat(38, 'data')
+        until(lambda: bool(said))
+        time.sleep(0.5)
+        assert len(said) == 1
+        watchdog.beat(38, 'step')
+        until(lambda: len(said) == 2)
+        release.set()
+        reader.join()
+    stacks = tmp_path / 'stall-0-38.txt'
+    assert said[0].startswith(
+        f'no progress for 0 s: host 0 ({socket.gethostname()}) waits for data'
+    )
+    assert said[0].endswith(f'at step 38; stacks are in {stacks}')
+    assert said[1].startswith('going on after 1 s') and said[1].endswith('step 38')
+    text = stacks.read_text()
+    assert text.count('Thread 0x') + text.count('thread 0x') >= 3
+    assert 'in until' in text
+    assert text.strip() in capsys.readouterr().err
+
+
+def test_no_stall_nothing_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Watchdog(tmp_path, 1.0, say=said.append) as watchdog:
+        for step in range(30):
+            watchdog.beat(step, 'step')
+            time.sleep(0.05)
+    assert not said and not list(tmp_path.iterdir())
+
+
+def test_off_and_wrong(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with Watchdog(tmp_path, 0) as watchdog:
+        watchdog.beat(1, 'step')
+        assert threading.active_count() == threads
+    with pytest.raises(UserError, match='0 for never'):
+        Watchdog(tmp_path, -1)
+
+
+def test_a_beat_costs_microseconds(tmp_path: Path) -> None:
+    with Watchdog(tmp_path, 60) as watchdog:
+        started = time.perf_counter()
+        for step in range(10_000):
+            watchdog.beat(step, 'step')
+        assert (time.perf_counter() - started) / 10_000 < 50e-6
+
+
+def test_stacks_that_cannot_be_written(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Watchdog(tmp_path / 'nowhere', 0.2, say=said.append):
+        until(lambda: bool(said))
+    assert 'could not be written' in said[0]
+
+
+def beat(host: int, phase: str, step: int, silent: float = 0.0) -> dict:
+    return {'host': host, 'name': f'node{host}', 'phase': phase, 'step': step, 'silent': silent}
+
+
+@pytest.mark.parametrize(
+    ('beats', 'words'),
+    [
+        (
+            [beat(0, 'step', 38), beat(1, 'data', 38), beat(2, 'step', 38), beat(3, 'step', 38)],
+            'host 1 (node1) waits for data at step 38; '
+            'hosts 0, 2, 3 wait in step 38 for the others',
+        ),
+        (
+            [beat(0, 'step', 38), beat(1, 'data', 38), beat(2, 'save', 37)],
+            'host 1 (node1) waits for data at step 38; host 2 (node2) saves after step 37; '
+            'host 0 (node0) waits in step 38 for the others',
+        ),
+        ([beat(0, 'step', 5), beat(1, 'step', 5)], 'hosts 0, 1 wait in step 5'),
+        ([beat(0, 'save', 5), beat(1, 'save', 5)], 'hosts 0, 1 save after step 5'),
+        ([beat(0, 'start', 0), beat(1, 'start', 0)], 'hosts 0, 1 start'),
+        (
+            [beat(0, 'step', 5), beat(1, 'step', 5, silent=40.0)],
+            'host 1 (node1) is silent for 40 s, its process is gone or frozen; it waits in step 5; '
+            'host 0 (node0) waits in step 5 for the others',
+        ),
+    ],
+)
+def test_who_waits_for_what(beats: list[dict], words: str) -> None:
+    assert waiting(beats) == words
+
+
+def test_a_host_that_stopped_publishing_is_silent(tmp_path: Path) -> None:
+    texts = {1: '{"host": 1, "name": "other", "step": 7, "phase": "step", "count": 3}'}
+    said: list[str] = []
+    exchange = Exchange(lambda host, text: texts.__setitem__(host, text), lambda: dict(texts))
+    with Watchdog(tmp_path, 1.5, exchange, said.append) as watchdog:
+        watchdog.beat(7, 'step')
+        until(lambda: bool(said))
+    assert 'host 1 (other) is silent for 1 s, its process is gone or frozen' in said[0]
+    assert f'host 0 ({socket.gethostname()}) waits in step 7 for the others' in said[0]
+
+
+def test_a_failing_exchange_does_not_stop_it(tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError('the coordinator is gone')
+
+    said: list[str] = []
+    with Watchdog(tmp_path, 0.3, Exchange(fail, fail), said.append):
+        until(lambda: bool(said))
+    assert 'other hosts cannot be asked' in said[0] and 'the coordinator is gone' in said[0]
+
+
+TWO = """
+import sys, time
+from pathlib import Path
+import jax
+number, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.distributed.initialize(address, 2, number)
+from mural_jax.training.watchdog import Watchdog
+said = []
+with Watchdog(folder, 3.0, say=said.append) as watchdog:
+    watchdog.beat(38, 'data' if number else 'step')
+    time.sleep(5)
+    watchdog.beat(39, 'data')
+    time.sleep(1)
+print('\\n'.join(said))
+jax.distributed.shutdown()
+"""
+
+
+def test_two_processes_know_who_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as listening:
+        listening.bind(('localhost', 0))
+        port = listening.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-c', TWO, str(number), f'localhost:{port}', str(tmp_path)],
+            env=os.environ | {'XLA_FLAGS': ''},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    name = socket.gethostname()
+    for process in started:
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        assert (
+            f'no progress for 3 s: host 1 ({name}) waits for data at step 38; host 0 ({name}) '
+            'waits in step 38 for the others; stacks are in '
+        ) in out
+        assert 'going on after 5 s, with step 39' in out
+    assert {p.name for p in tmp_path.iterdir()} == {'stall-0-38.txt', 'stall-1-38.txt'}
