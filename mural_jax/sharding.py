@@ -124,16 +124,24 @@ def _specs(tree: Any, rules: Rules, sizes: dict[str, int]) -> Any:
         name, shape = jax.tree_util.keystr(path, simple=True, separator='/'), np.shape(value)
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
         if axes is None:
-            return PartitionSpec(*default_axes(name, shape, sizes))
+            return _spec(default_axes(name, shape, sizes), sizes)
         for size, axis in zip(shape, axes):
             if axis is not None and size % sizes[axis]:
                 raise UserError(
                     f'config.sharding splits {name} {shape} over {axis}={sizes[axis]}, '
                     f'which does not divide {size}.'
                 )
-        return PartitionSpec(*axes[: len(shape)])
+        return _spec(axes[: len(shape)], sizes)
 
     return jax.tree.map_with_path(place, tree)
+
+
+def _spec(axes: Sequence[str | None], sizes: dict[str, int]) -> PartitionSpec:
+    """As XLA writes it, or the second step would be compiled anew for another name of the same."""
+    named = [axis if axis and sizes[axis] > 1 else None for axis in axes]
+    while named and named[-1] is None:
+        named.pop()
+    return PartitionSpec(*named)
 
 
 def default_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> list[str | None]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mural_jax.sharding import constrain_batch
 from mural_jax.types import Array, UserError
 
 # Compute dtype -> what flax takes; parameters are float32 whatever it is.
@@ -217,7 +218,9 @@ def run_stacked(
     def layer(x: Array, scanned: Any) -> tuple[Array, Any]:
         states, own = scanned
         block = nnx.merge(graphdef, *states)
-        return call(block, x, own), nnx.state(block, nnx.BatchStat)
+        # Examples stay where they are: else a compiler may gather them instead of the parameters.
+        x = constrain_batch(call(block, constrain_batch(x), own))
+        return x, nnx.state(block, nnx.BatchStat)
 
     if REMAT[remat] is not None:
         layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)

@@ -44,7 +44,7 @@ def same(left: object, right: object) -> None:
 
 
 @pytest.mark.parametrize('kind', [Transformer, Bert])
-@pytest.mark.parametrize('more', [{'unroll': 4}, {'remat': 'full'}, {'remat': 'dots'}])
+@pytest.mark.parametrize('more', [{'unroll': 4}, {'remat': 'full'}, {'remat': 'dots'}, {'remat': 'offload'}])
 def test_scanned_is_unrolled_and_remat_changes_nothing(kind: type, more: dict) -> None:
     inputs = jnp.array([[5, 9, 2, 0, 0], [1, 1, 4, 8, 7]])
     plain = outputs_and_gradients(text(LAYERS, kind), inputs)

@@ -59,9 +59,12 @@ def trainer(*overrides: str, arm: str = 'mural') -> tuple[Trainer, State]:
 
 
 def one_step(*overrides: str) -> tuple[State, dict]:
-    built, state = trainer(*overrides)
-    batches = {name: next(iter(stream.batches(0, 1))) for name, stream in streams().items()}
-    return built.step(state, batches)
+    return step_of(*trainer(*overrides))
+
+
+def step_of(built: Trainer, state: State) -> tuple[State, dict]:
+    """The first step of a run."""
+    return built.step(state, {name: next(iter(s.batches(0, 1))) for name, s in streams().items()})
 
 
 def close(left: object, right: object, **tolerance: float) -> None:

@@ -1,6 +1,7 @@
 """The step, the optimizer, the checkpoints and the loop, on streams of plain arrays."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.made import (
     close,
     one_step,
     run_loop,
+    step_of,
     streams,
     trainer,
     without_timings,
@@ -23,7 +25,7 @@ from training.made import (
 from mural_jax import config, metrics
 from mural_jax.checkpoints import Checkpoints
 from mural_jax.run import Run
-from mural_jax.sharding import MeshShape, global_batch
+from mural_jax.sharding import MeshShape, default_axes, global_batch
 from mural_jax.training.optimizers import Optimizer, first_match
 from mural_jax.training.step import Clamp, train_step
 from mural_jax.types import Batch, UserError
@@ -77,17 +79,71 @@ def test_bfloat16_computes_and_float32_keeps() -> None:
     np.testing.assert_allclose(logs['loss'], exact['loss'], rtol=0.02)
 
 
-def test_parameters_can_be_split() -> None:
+def test_rules_say_where_arrays_live() -> None:
     rules = '--config.mesh.fsdp=4'
     run_config = config.load('emoji:tiny', [rules, *NO_DROPOUT])
-    run_config['sharding'] = (('token_VD', ('fsdp', None)), ('up/kernel', (None, None, 'fsdp')))
+    run_config['sharding'] = (('token_VD', (None, 'fsdp')), ('up/kernel', (None, None, 'fsdp')))
     run = Run.of(run_config)
     graphdef, params, statistics = run.build_model(VOCABULARY)
     built = run.build_trainer(graphdef, params)
     state = built.place(params, statistics)
     for tree in (state.params, state.optimizer[1].mu):
         table = tree['towers']['text']['token_VD']
-        assert table.addressable_shards[0].data.shape == (VOCABULARY // 4, 32)
+        assert table.addressable_shards[0].data.shape == (VOCABULARY, 32 // 4)
+
+
+def test_one_number_splits_parameters_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP and tensor parallelism by the mesh alone; a step gives what it gives without, and
+    leaves every array where it was."""
+    whole, logs = one_step('--config.tasks.image_text.objective.label_smoothing=0.0')
+    monkeypatch.setattr('mural_jax.sharding.SMALLEST_SPLIT', 64)
+    for mesh in (('fsdp=8', 'data=1'), ('fsdp=2', 'tensor=2')):
+        flags = [f'--config.mesh.{axis}' for axis in mesh]
+        built, state = trainer(*flags, '--config.tasks.image_text.objective.label_smoothing=0.0')
+        places = jax.tree.map(lambda x: x.sharding, state)
+        state, split_logs = step_of(built, state)
+        close(logs, split_logs, rtol=2e-4)
+        assert jax.tree.map(lambda x: x.sharding, state) == places
+        compiled = train_step._cache_size()
+        state, _ = step_of(built, state)
+        assert train_step._cache_size() == compiled
+        kernel = state.params['towers']['text']['stack']['blocks']['mlp']['up']['kernel']
+        assert kernel.addressable_shards[0].data.size * math.prod(
+            built.mesh.shape[axis] for axis in kernel.sharding.spec if axis
+        ) == kernel.size  # fmt: skip
+        assert not kernel.is_fully_replicated
+        moment = state.optimizer[1].mu['towers']['text']['stack']['blocks']['mlp']['up']['kernel']
+        assert moment.sharding == kernel.sharding
+
+
+def test_layers_are_split_by_heads_and_units() -> None:
+    sizes = {'data': 1, 'fsdp': 4, 'tensor': 2}
+
+    def axes(name: str, *shape: int) -> list:
+        return default_axes(f'towers/text/stack/blocks/{name}', shape, sizes)
+
+    assert axes('attention/qkv/kernel', 12, 768, 3, 768) == [None, 'fsdp', None, 'tensor']
+    assert axes('attention/out/kernel', 12, 768, 768) == [None, 'tensor', 'fsdp']
+    assert axes('mlp/up/kernel', 12, 768, 3072) == [None, 'fsdp', 'tensor']
+    assert axes('mlp/down/kernel', 12, 3072, 768) == [None, 'tensor', 'fsdp']
+    assert axes('mlp_norm/scale', 12, 768) == [None, None]
+    # What an axis does not divide stays whole along it.
+    assert axes('mlp/up/kernel', 12, 770, 3071) == [None, None, None]
+    assert default_axes('towers/text/token_VD', (250001, 768), sizes) == [None, 'fsdp']
+
+
+@pytest.mark.parametrize('kind', ['adamw', 'adafactor'])
+def test_the_optimizer_waits_on_the_host_and_takes_less(kind: str) -> None:
+    """Moments in bfloat16, in the memory of the host: a step goes on as it would."""
+    state, logs = one_step(f'--config.optimizer.kind={kind}')
+    more = ('--config.optimizer.offload=True', '--config.optimizer.momentum_dtype=bfloat16')
+    other, other_logs = one_step(f'--config.optimizer.kind={kind}', *more)
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(other.optimizer)}
+    assert kinds == {'pinned_host'}
+    close(logs, other_logs, rtol=1e-5)
+    close(state.params, other.params, atol=1e-4)
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(s.optimizer)) for s in (state, other)]
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
