@@ -6,7 +6,6 @@ in the backward pass, in memory that does not depend on the batch (`tiles`).
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax

@@ -1,8 +1,8 @@
 """Every row of a batch meets every column, a tile of each at a time, around a ring of devices.
 
 The examples live split over the mesh's `data` and `fsdp`. A tile of columns visits every device
-and meets the rows there, a tile of them at a time; no device ever holds more than two tiles that
-are not its own. The order of visits is that of ring attention (Liu et al. 2023,
+and meets the rows there, a tile of them at a time, so a device holds a few tiles of others whatever
+the batch. The order of visits is that of ring attention (Liu et al. 2023,
 arXiv:2310.01889), the tiles within a device as in FlashAttention (arXiv:2205.14135).
 """
 

@@ -87,20 +87,20 @@ def _backward(objective: Pairwise, kept: tuple, slopes: tuple[Array, Array]) -> 
     weight = slopes[0] / len(query_BD)
 
     def meet(query: tuple, result: tuple, whole: tuple) -> tuple[Any, Any]:
-        (query, of_query), (result, of_result), (weight, scalars) = query, result, whole
-        pairs = _pairs(query, result)
-        slope_QR, of_scalars = objective.slope(pairs, of_query, of_result, *scalars)
+        (of_query, query_tally), (of_result, result_tally), (weight, scalars) = query, result, whole
+        pairs = _pairs(of_query, of_result)
+        slope_QR, of_scalars = objective.slope(pairs, query_tally, result_tally, *scalars)
         slope_QR *= weight
-        of_query_QD = _matmul(slope_QR, result.vector_BD)
-        of_result_RD = _matmul(slope_QR.T, query.vector_BD)
-        return (of_query_QD, tuple(weight * x_QR.sum(1) for x_QR in of_scalars)), of_result_RD
+        slope_QD = _matmul(slope_QR, of_result.vector_BD)
+        slope_RD = _matmul(slope_QR.T, of_query.vector_BD)
+        return (slope_QD, tuple(weight * x_QR.sum(1) for x_QR in of_scalars)), slope_RD
 
     query, result = zip(_sides(query_BD, result_BD, ids_BN), tallies)
     how = (ADD, (ADD,) * len(scalars)), ADD
-    (of_query_BD, of_scalars), of_result_BD = sweep(
+    (query_slope_BD, of_scalars), result_slope_BD = sweep(
         meet, how, query, result, (weight, scalars), objective.tile
     )
-    return of_query_BD, of_result_BD, None, tuple(jnp.sum(x_B) for x_B in of_scalars)
+    return query_slope_BD, result_slope_BD, None, tuple(jnp.sum(x_B) for x_B in of_scalars)
 
 
 tiled.defvjp(_forward, _backward)
