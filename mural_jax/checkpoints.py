@@ -194,6 +194,7 @@ class Checkpoints:
         and where there are checkpoints but none can be read: then nothing is moved.
         """
         self._wait()
+        self._wait()
         damage: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
@@ -354,6 +355,14 @@ def arrays(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
     finally:
         handler.close()
     return trees
+
+
+def saved_at(folder: Path) -> float:
+    """When a step was complete on disk, in seconds since 1970; its folder's time if not known."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((folder / '_CHECKPOINT_METADATA').read_text(encoding='utf-8'))
+        return int(known['commit_timestamp_nsecs']) / 1e9
+    return folder.stat().st_mtime
 
 
 @contextlib.contextmanager

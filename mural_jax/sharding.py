@@ -152,7 +152,8 @@ def default_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> li
     """
     axes: list[str | None] = [None] * len(shape)
     if sizes['tensor'] > 1:
-        tail = next((tail for pattern, tail in TENSOR if re.search(pattern, name)), ())
+        split = [tail for pattern, tail in TENSOR if re.search(pattern, name)]
+        tail: tuple[str | None, ...] = split[0] if split else ()
         start = len(shape) - len(tail)
         fits = start >= 0 and all(
             axis is None or shape[start + number] % sizes[axis] == 0

@@ -122,6 +122,16 @@ def test_resume_takes_the_newest(workdir: Path) -> None:
     assert not said
 
 
+def test_resume_while_a_step_is_being_saved(tmp_path: Path) -> None:
+    """As a run does that goes back."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, trees(step), {'step': step})
+        found = checkpoints.resume(lambda about: None, print, **trees(0))
+        assert found is not None and found[0] == step and equal(found[2], trees(step))
+    checkpoints.close()
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert resume(tmp_path) == (None, [])
 

@@ -1,6 +1,7 @@
 """A stall is noticed, explained and survived."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -39,11 +40,10 @@ def test_a_stall_is_said_once_with_all_stacks(
         release.set()
         reader.join()
     stacks = tmp_path / 'stall-0-38.txt'
-    assert said[0].startswith(
-        f'no progress for 0 s: host 0 ({socket.gethostname()}) waits for data'
-    )
-    assert said[0].endswith(f'at step 38; stacks are in {stacks}')
-    assert said[1].startswith('going on after 1 s') and said[1].endswith('step 38')
+    host = re.escape(f'host 0 ({socket.gethostname()})')
+    assert re.match(rf'no progress for \d+ s: {host} waits for data at step 38; stacks', said[0])
+    assert said[0].endswith(f'stacks are in {stacks}')
+    assert re.fullmatch(r'going on after \d+ s, with step 38', said[1])
     text = stacks.read_text()
     assert text.count('Thread 0x') + text.count('thread 0x') >= 3
     assert 'in until' in text
@@ -121,7 +121,7 @@ def test_a_host_that_stopped_publishing_is_silent(tmp_path: Path) -> None:
     with Watchdog(tmp_path, 1.5, exchange, said.append) as watchdog:
         watchdog.beat(7, 'step')
         until(lambda: bool(said))
-    assert 'host 1 (other) is silent for 1 s, its process is gone or frozen' in said[0]
+    assert re.search(r'host 1 \(other\) is silent for \d s, its process is gone', said[0])
     assert f'host 0 ({socket.gethostname()}) waits in step 7 for the others' in said[0]
 
 
@@ -170,8 +170,8 @@ def test_two_processes_know_who_is_waited_for(tmp_path: Path) -> None:
         out, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
         assert (
-            f'no progress for 3 s: host 1 ({name}) waits for data at step 38; host 0 ({name}) '
+            f's: host 1 ({name}) waits for data at step 38; host 0 ({name}) '
             'waits in step 38 for the others; stacks are in '
         ) in out
-        assert 'going on after 5 s, with step 39' in out
+        assert re.search(r'going on after \d+ s, with step 39', out)
     assert {p.name for p in tmp_path.iterdir()} == {'stall-0-38.txt', 'stall-1-38.txt'}
