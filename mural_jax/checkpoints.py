@@ -330,6 +330,11 @@ class Checkpoints:
         self._manager.close()
 
 
+def bytes_of(tree: Any) -> int:
+    """What the arrays of a tree, or their shapes, take."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def steps_in(folder: Path) -> list[int]:
     """The steps that are on disk, ascending, without asking orbax."""
     if not folder.is_dir():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mural_jax import hosts, preflight
 from mural_jax.checkpoints import (
     Checkpoints,
+    bytes_of,
     check_vocabulary,
     create_folder,
     has_checkpoint,
@@ -112,39 +115,105 @@ def _cuts(cuts: dict[str, Any]) -> Table:
 
 
 def train(config: Config, workdir: Path, data_dir: Path) -> None:
-    """Trains to the end, from the newest checkpoint where there is one."""
+    """Trains to the end, from the newest checkpoint where there is one.
+
+    Of several processes, all have to call it; a mistake that one finds ends all of them.
+    """
+    hosts.join()
+    hosts.end_together(lambda: _train(config, workdir, data_dir))
+
+
+def _train(config: Config, workdir: Path, data_dir: Path) -> None:
+    preflight.require(preflight.same_programs() + preflight.same_config(config))
     run = Run.of(config)
     _check_config(workdir, config)
-    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    run.check_tokenizer(tokenizer)
-    kept = workdir / 'vocabulary.model'
-    if kept.exists():
-        check_vocabulary(Tokenizer.load(kept, run.tokenizer).hash, tokenizer.hash, workdir)
-    drawn = {task.stream for task in run.build_tasks().values()}
-    streams = {
-        # Streams differ in their order, runs of another seed too.
-        name: stream.open(data_dir, tokenizer, seed=run.seed * 1009 + number)
-        for number, (name, stream) in enumerate(run.build_streams().items())
-        if name in drawn
-    }
+    tokenizer, streams = _open(run, workdir, data_dir)
+    preflight.require(preflight.same_data(streams, tokenizer.hash) + preflight.same_devices())
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
     if not has_checkpoint(workdir):
         params, statistics, lines = load(
             run.init_from, params, statistics, run.paired_tasks, tokenizer.hash
         )
-        print('\n'.join(lines), end='\n' if lines else '')
-    # Written last, so that a mistake so far leaves no workdir that belongs to its config.
-    create_folder(workdir, '--workdir')
-    write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
-    tokenizer.save(kept)
+        for line in lines:
+            hosts.say(line)
     trainer = run.build_trainer(graphdef, params)
-    state = trainer.place(params, statistics)
-    from mural_jax.training import loop
+    # Last, so that a mistake so far leaves no workdir that belongs to its config.
+    size = bytes_of(trainer.abstract(params, statistics))
+    preflight.require(preflight.one_folder(workdir, size))
+    with preflight.Lock(workdir):
+        if hosts.is_first():
+            write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
+            tokenizer.save(workdir / 'vocabulary.model')
+        hosts.exchange('the workdir is made', True)
+        from mural_jax.training import loop
 
-    place = loop.Place(
-        workdir, tokenizer.hash, lambda found: check_vocabulary(found, tokenizer.hash, workdir)
-    )
-    loop.train(trainer, run.schedule, state, streams, place)
+        place = loop.Place(
+            workdir, tokenizer.hash, lambda found: check_vocabulary(found, tokenizer.hash, workdir)
+        )
+        loop.train(trainer, run.schedule, trainer.place(params, statistics), streams, place)
+
+
+def _open(run: Run, workdir: Path, data_dir: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    """(vocabulary, streams) of a run."""
+    tokenizer = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+    run.check_tokenizer(tokenizer)
+    kept = workdir / 'vocabulary.model'
+    if kept.exists():
+        check_vocabulary(Tokenizer.load(kept, run.tokenizer).hash, tokenizer.hash, workdir)
+    streams = {
+        # Streams differ in their order, runs of another seed too.
+        name: stream.open(data_dir, tokenizer, seed=run.seed * 1009 + number)
+        for number, (name, stream) in enumerate(run.build_streams().items())
+        if name in run.drawn
+    }
+    return tokenizer, streams
+
+
+def doctor(config: Config, workdir: Path, data_dir: Path) -> None:
+    """Prints what `train` checks before it starts. Raises UserError where something failed."""
+    hosts.join()
+    hosts.end_together(lambda: _doctor(config, workdir, data_dir))
+
+
+def _doctor(config: Config, workdir: Path, data_dir: Path) -> None:
+    existed = workdir.exists()
+
+    def data() -> list[preflight.Finding]:
+        tokenizer, streams = _open(Run.of(config), workdir, data_dir)
+        return preflight.same_data(streams, tokenizer.hash)
+
+    def folder() -> list[preflight.Finding]:
+        run = Run.of(config)
+        graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
+        trainer = run.build_trainer(graphdef, params)
+        _check_config(workdir, config)
+        found = preflight.one_folder(workdir, bytes_of(trainer.abstract(params, statistics)))
+        with preflight.Lock(workdir):
+            return found
+
+    findings = preflight.collect({
+        'versions': preflight.same_programs, 'config': lambda: preflight.same_config(config),
+        'devices': preflight.same_devices, 'data': data, 'workdir': folder,
+    })  # fmt: skip
+    if hosts.is_first():
+        if not existed and workdir.exists():
+            shutil.rmtree(workdir)
+        Console().print(_findings(findings))
+    failed = [finding.check for finding in findings if finding.fatal]
+    if failed:
+        raise UserError(
+            f'Not ready: {", ".join(dict.fromkeys(failed))}. The table says what to do.'
+        )
+
+
+def _findings(findings: list[preflight.Finding]) -> Table:
+    table = Table(title='before a run starts')
+    for name in ('check', 'result', 'found', 'what to do'):
+        table.add_column(name)
+    for finding in findings:
+        result = 'failed' if finding.fatal else 'warning' if finding.advice else 'ok'
+        table.add_row(finding.check, result, finding.said.strip(), finding.advice)
+    return table
 
 
 def params(config: Config) -> None:
@@ -272,7 +341,8 @@ def _check_config(workdir: Path, config: Config) -> None:
     mixed = [line for line in lines if MIXTURE.match(line)]
     if lines and all(MIXTURE.match(line) or MEANS.match(line) for line in lines):
         what = 'another mixture' if mixed else 'the same in another way'
-        print(f'{what} from the newest checkpoint on (there != here):\n  ' + '\n  '.join(lines))
+        hosts.say(f'{what} from the newest checkpoint on (there != here):')
+        hosts.say('  ' + '\n  '.join(lines))
     elif lines:
         raise UserError(
             f'{workdir} belongs to a run of another config. It differs in (there != here):\n  '
