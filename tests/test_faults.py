@@ -18,7 +18,7 @@ from mural_jax import metrics
 from mural_jax.checkpoints import Checkpoints
 
 # Long enough that a signal meets it on its way.
-LONG = ('--config.schedule.num_steps=40', '--config.schedule.checkpoint_every=10')
+LONG = ('--config.schedule.num_steps=60', '--config.schedule.checkpoint_every=10')
 
 
 class Together:
@@ -47,9 +47,11 @@ class Together:
                 )
 
     def until(self, step: int) -> 'Together':
-        """Waits for a line of metrics of this step or a later one."""
+        """Waits until these processes train, and for metrics of this step or a later one."""
         deadline = time.monotonic() + 240
-        while all(lines['step'] < step for lines in metrics.read(self.folder)):
+        while 'global batch' not in self.said(0) or all(
+            line['step'] < step for line in metrics.read(self.folder)
+        ):
             assert time.monotonic() < deadline and self.running[0].poll() is None, self.said(0)
             time.sleep(0.05)
         return self
@@ -104,7 +106,7 @@ def test_a_worker_is_killed(undisturbed: Path, data_dir: Path, tmp_path: Path) -
     assert 'lost' in started.said(0) and 'same command' in started.said(0)
     again = Together(2, folder, data_dir, *LONG)
     assert again.codes() == [0, 0], again.said(0)
-    for ours, theirs in zip(parameters(folder, 40), parameters(undisturbed, 40), strict=True):
+    for ours, theirs in zip(parameters(folder, 60), parameters(undisturbed, 60), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert lines(folder) == lines(undisturbed)
 
@@ -113,7 +115,7 @@ def test_other_numbers_of_processes(undisturbed: Path, data_dir: Path, tmp_path:
     """4, 2, 1 and 4 processes, each stopped by SIGTERM: the batches of a run that was never
     stopped, one after the other, and its losses up to the order of sums."""
     folder = tmp_path / 'run'
-    for count, step in ((4, 4), (2, 12), (1, 20)):
+    for count, step in ((4, 4), (2, 16), (1, 28)):
         started = Together(count, folder, data_dir, *LONG).until(step).signal(signal.SIGTERM)
         assert started.codes() == [75] * count, started.said(0)
         assert 'same command' in started.said(0)
@@ -126,9 +128,9 @@ def test_other_numbers_of_processes(undisturbed: Path, data_dir: Path, tmp_path:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, err_msg=name)
     for folder_ in (folder, undisturbed):
         checkpoints = Checkpoints(folder_)
-        positions = checkpoints.about(40)['positions']
+        positions = checkpoints.about(60)['positions']
         checkpoints.close()
-        assert positions == {'captions': 640, 'translations': 640}
+        assert positions == {'captions': 960, 'translations': 960}
 
 
 def test_one_host_has_another_config(data_dir: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ LINES = [
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],
     ['sharding', 'metrics', 'seals', 'hosts'],
+    ['meeting'],
     ['types'],
 ]
 HOMES = {

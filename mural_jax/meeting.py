@@ -1,0 +1,173 @@
+"""Where several processes find each other, and who is missing, before jax connects them."""
+
+import contextlib
+import dataclasses
+import socket
+import time
+from collections.abc import Mapping, Sequence
+
+from mural_jax.types import UserError
+
+GREETING = 'mural'
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What the environment says: where process 0 listens, how many there are, which one this is.
+
+    local_devices: the numbers of the GPUs that are for this process, None for all.
+    """
+
+    address: str
+    count: int
+    index: int
+    local_devices: Sequence[int] | None = None
+
+
+def described(environment: Mapping[str, str], timeout_seconds: float = 300) -> World | None:
+    """The processes that the environment describes, None for one alone.
+
+    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID; a Slurm step of several
+    tasks; the hosts of a TPU slice, which GKE lists in TPU_WORKER_HOSTNAMES and which are asked
+    for with MURAL_TPU_HOSTS=1 on TPU VMs. Raises UserError where half of it is missing.
+    """
+    names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    given = {name: environment[name] for name in names if environment.get(name)}
+    if given:
+        if len(given) < len(names):
+            missing = ', '.join(name for name in names if name not in given)
+            raise UserError(
+                f'The environment has {", ".join(given)} but not {missing}. Set all three to train '
+                'on several processes, or none.'
+            )
+        address, *numbers = given.values()
+        if not all(number.isdecimal() for number in numbers) or ':' not in address:
+            raise UserError(f'{given} must be HOST:PORT and two numbers.')
+        count, index = map(int, numbers)
+        local = environment.get('JAX_LOCAL_DEVICE_IDS')
+        devices = [int(number) for number in local.split(',')] if local else None
+        return World(address, count, index, devices) if count > 1 else None
+    tasks = environment.get('SLURM_STEP_NUM_TASKS', environment.get('SLURM_NTASKS', '1'))
+    slurm = 'SLURM_STEP_NODELIST' in environment and int(tasks) > 1
+    slices = environment.get('MEGASCALE_NUM_SLICES', '1')
+    several = ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or slices not in ('', '1')
+    if slurm or several or environment.get('MURAL_TPU_HOSTS'):
+        return _detected(timeout_seconds)
+    return None
+
+
+def _detected(timeout_seconds: float) -> World | None:
+    """What jax finds out by itself, as `jax.distributed.initialize()` does."""
+    from jax._src import clusters
+
+    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    address, count, index, devices = detect(None, None, None, None, None, int(timeout_seconds))
+    if address is None or not count:
+        raise UserError(
+            'The environment says that there are several processes, but jax finds out neither '
+            'where they are nor how many. Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and '
+            'JAX_PROCESS_ID.'
+        )
+    return World(address, count, index or 0, devices) if count > 1 else None
+
+
+def meet(world: World, timeout_seconds: float) -> None:
+    """Waits until all processes are there, at the address where jax's service then listens.
+
+    jax aborts the process where one is missing, without saying which. Process 0 listens, the
+    others say who they are, and all get the same answer. Raises UserError that names the missing.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    problem = _host(world, deadline) if world.index == 0 else _greet(world, deadline)
+    if problem:
+        raise UserError(problem.replace('SECONDS', f'{timeout_seconds:.0f} seconds'))
+
+
+def _host(world: World, deadline: float) -> str:
+    """What is wrong with the processes that came, '' for nothing; tells them."""
+    here = socket.gethostname()
+    names, open_, problem = {0: here}, list[socket.socket](), ''
+    with _listen(int(world.address.rsplit(':', 1)[1]), world.count, deadline) as listener:
+        while len(names) < world.count and not problem:
+            listener.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                guest, _ = listener.accept()
+                guest.settimeout(5)
+                greeting, index, count, name = guest.recv(1024).decode().split()
+            except TimeoutError:
+                if time.monotonic() < deadline:
+                    continue
+                missing = ', '.join(str(i) for i in range(world.count) if i not in names)
+                there = ', '.join(f'{i} ({name})' for i, name in sorted(names.items()))
+                problem = (
+                    f'Of {world.count} processes these are missing after SECONDS: {missing}. '
+                    f'Here are {there}. Look at what the missing ones printed, and whether their '
+                    f'hosts reach {world.address}; then start all of them again.'
+                )
+                break
+            except (OSError, ValueError):  # Somebody else, such as a process of an earlier run.
+                continue
+            if greeting == GREETING:
+                open_.append(guest)
+                problem = _misfit(world, names, int(index), int(count), name)
+                names[int(index)] = name
+    for guest in open_:
+        with contextlib.suppress(OSError), guest:
+            guest.sendall((problem or 'go').encode())
+            guest.shutdown(socket.SHUT_WR)
+            guest.recv(1)  # The other side closes first, which leaves the port free for jax.
+    return problem
+
+
+def _misfit(world: World, names: Mapping[int, str], index: int, count: int, name: str) -> str:
+    if count != world.count:
+        return (
+            f'Process {index} on {name} was told that there are {count} processes, process 0 on '
+            f'{names[0]} that there are {world.count}. Start all with the same number.'
+        )
+    if index in names:
+        return (
+            f'There are two processes of number {index}, on {names[index]} and on {name}. Start '
+            'each with a number of its own, and end what an earlier run left.'
+        )
+    return ''
+
+
+def _listen(port: int, backlog: int, deadline: float) -> socket.socket:
+    """Raises UserError where the port stays taken, for example by a run that is still ending."""
+    while True:
+        try:
+            family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+            return socket.create_server(
+                ('', port), family=family, backlog=backlog, dualstack_ipv6=family != socket.AF_INET
+            )
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f'Process 0 cannot listen on port {port} ({error.strerror}). End the run that '
+                    'holds it, or give another port.'
+                ) from error
+            time.sleep(0.5)
+
+
+def _greet(world: World, deadline: float) -> str:
+    """What process 0 answers, '' for all is well."""
+    host, port = world.address.rsplit(':', 1)
+    words = f'{GREETING} {world.index} {world.count} {socket.gethostname()}\n'
+    while time.monotonic() < deadline + 5:  # Process 0 says first who is missing.
+        try:
+            with socket.create_connection((host.strip('[]'), int(port)), timeout=5) as server:
+                server.sendall(words.encode())
+                server.settimeout(max(deadline + 5 - time.monotonic(), 1))
+                answer = b''.join(iter(lambda: server.recv(4096), b'')).decode(errors='replace')
+            if answer == 'go':
+                return ''
+            if ' process' in answer:
+                return answer
+        except OSError:
+            pass
+        time.sleep(0.3)
+    return (
+        f'Process 0 did not answer at {world.address} for SECONDS. Look whether it was started and '
+        'what it printed, and whether this host reaches that address.'
+    )
