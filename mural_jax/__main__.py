@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mural_jax import __version__
-from mural_jax.types import UserError
+from mural_jax.types import RESTART, Restart, UserError
 
 DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
 CONFIG_HELP = (
@@ -58,6 +58,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f'mural: error: {error}', file=sys.stderr)
         return 2
+    except Restart as error:
+        print(f'mural: {error}', file=sys.stderr)
+        return RESTART
     except BrokenPipeError:  # Whoever reads has enough: `mural search ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -86,6 +89,14 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
     _add(train, config=True, workdir=True, data_dir=True)
+
+    doctor = _verb(verbs, 'doctor', _doctor, 'check all that a run needs before it starts')
+    _add(doctor, config=True, workdir=True, data_dir=True)
+
+    look = _verb(verbs, 'inspect', _inspect_run, 'what is in the checkpoints of a run')
+    look.add_argument('workdir', type=Path, metavar='WORKDIR', help='the folder of the run')
+    _add(look, step=True)
+    look.add_argument('--full', action='store_true', help='every array, not groups of them')
 
     evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
     _add(evaluate, workdir=True, data_dir=True, step=True)
@@ -219,6 +230,19 @@ def _train(arguments: argparse.Namespace) -> None:
 
     data_dir = arguments.data_dir.expanduser()
     commands.train(_config(arguments), arguments.workdir.expanduser(), data_dir)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from mural_jax import commands
+
+    data_dir = arguments.data_dir.expanduser()
+    commands.doctor(_config(arguments), arguments.workdir.expanduser(), data_dir)
+
+
+def _inspect_run(arguments: argparse.Namespace) -> None:
+    from mural_jax import inspection
+
+    inspection.inspect(arguments.workdir.expanduser(), arguments.step, arguments.full)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,151 @@
+"""A real Slurm on this machine trains by launch/slurm.sbatch, is signalled, and goes on."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import UNOPTIMISED
+from test_faults import lines, parameters
+
+from mural_jax import metrics
+
+SCRIPT = Path(__file__).parents[1] / 'launch' / 'slurm.sbatch'
+LONG = ('--config.schedule.num_steps=60', '--config.schedule.checkpoint_every=10')
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/linear
+ReturnToService=2
+JobRequeue=1
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+"""
+
+
+@pytest.fixture(scope='module')
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which sbatch and the rest talk to a Slurm of this test."""
+    for program in ('slurmctld', 'slurmd', 'sbatch', 'munged'):
+        if not shutil.which(program):
+            pytest.skip(f'{program} is missing; Debian has it in slurm-wlm and munge')
+    if os.geteuid() != 0:
+        pytest.skip('only root may start a Slurm for this test')
+    folder = tmp_path_factory.mktemp('slurm')
+    for name in ('state', 'spool'):
+        (folder / name).mkdir()
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(('localhost', 0))
+            ports.append(free.getsockname()[1])
+    conf = folder / 'slurm.conf'
+    host = socket.gethostname().split('.')[0]
+    conf.write_text(CONF.format(host=host, ports=ports, folder=folder, cpus=os.cpu_count()))
+    environment = os.environ | {'SLURM_CONF': str(conf)}
+    if not Path('/run/munge/munge.socket.2').exists():
+        Path('/run/munge').mkdir(exist_ok=True)
+        shutil.chown('/run/munge', 'munge', 'munge')
+        subprocess.run(['runuser', '-u', 'munge', '--', 'munged'], check=True)
+    servers = [
+        subprocess.Popen([*command, '-D', '-f', str(conf)], env=environment,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in (['slurmctld', '-c'], ['slurmd', '-N', host])
+    ]  # fmt: skip
+    try:
+        for _ in range(120):
+            done = _ask(environment, 'sinfo', '-h', '-o', '%T')
+            if done.strip() == 'idle':
+                break
+            time.sleep(0.5)
+        else:
+            logs = [(folder / f'{name}.log').read_text()[-2000:] for name in ('slurmctld', 'slurmd')
+                    if (folder / f'{name}.log').exists()]  # fmt: skip
+            pytest.fail(f'Slurm does not start: {done}\n' + '\n'.join(logs))
+        yield environment
+    finally:
+        _ask(environment, 'scancel', '--user=root')
+        for server in servers:
+            server.terminate()
+            server.wait()
+
+
+def _ask(environment: dict[str, str], *words: str) -> str:
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def _submit(
+    environment: dict[str, str], folder: Path, workdir: Path, data_dir: Path
+) -> tuple[str, Path]:
+    """(number of the job, its output)"""
+    output = folder / f'{workdir.name}.log'
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    flags = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
+    said = _ask(
+        environment | {'PATH': path, 'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore'},
+        'sbatch', '--parsable', '--ntasks=2', '--ntasks-per-node=2', f'--output={output}',
+        f'--chdir={folder}', str(SCRIPT), '--config=emoji:tiny', f'--workdir={workdir}',
+        f'--data_dir={data_dir}', *LONG,
+    )  # fmt: skip
+    return said.strip(), output
+
+
+def _wait_for_end(environment: dict[str, str], job: str, output: Path) -> None:
+    deadline = time.monotonic() + 300
+    while (state := _state(environment, job)) not in ('COMPLETED', 'FAILED', 'CANCELLED'):
+        assert time.monotonic() < deadline, (state, output.read_text())
+        if state == 'PENDING':  # Put back: not two minutes later, as Slurm would have it.
+            _ask(environment, 'scontrol', 'update', f'jobid={job}', 'starttime=now')
+        time.sleep(0.5)
+    assert state == 'COMPLETED', output.read_text()
+
+
+def _state(environment: dict[str, str], job: str) -> str:
+    said = _ask(environment, 'scontrol', 'show', 'job', job)
+    return said.split('JobState=')[1].split()[0] if 'JobState=' in said else said
+
+
+def test_a_job_that_is_signalled_is_put_back_and_ends_the_same(
+    slurm: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    """Two ranks; SIGTERM in the middle; saved, requeued, and the same bits as undisturbed."""
+    plain, stopped = tmp_path / 'plain', tmp_path / 'stopped'
+    job, output = _submit(slurm, tmp_path, plain, data_dir)
+    _wait_for_end(slurm, job, output)
+    job, output = _submit(slurm, tmp_path, stopped, data_dir)
+    deadline = time.monotonic() + 240
+    while not any(line['step'] >= 6 for line in metrics.read(stopped)):
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+    _ask(slurm, 'scancel', '--signal=TERM', job)
+    _wait_for_end(slurm, job, output)
+    said = output.read_text()
+    assert 'stopped by a signal after step' in said
+    assert 'back into the queue' in said
+    assert 'resuming from the checkpoint of step' in said
+    assert 'of 2 processes' in said
+    for ours, theirs in zip(parameters(stopped, 60), parameters(plain, 60), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert lines(stopped) == lines(plain)
