@@ -41,7 +41,10 @@ def _take_huge_pages() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb; returns 0, or 2 where the user has to change something."""
+    """Runs one verb; returns 0, or 2 where the user has to change something.
+
+    75 asks for the same command again; `plan` returns 1 where a config does not fit.
+    """
     parser = _parser(argv)
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith('--config.')]
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     arguments.overrides = overrides
     try:
-        arguments.verb(arguments)
+        code = arguments.verb(arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f'mural: error: {error}', file=sys.stderr)
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print('mural: interrupted; what is saved is whole', file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -86,6 +89,26 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     params = _verb(verbs, 'params', _params, 'count parameters and operations of a config')
     _add(params, config=True)
+
+    plan = _verb(verbs, 'plan', _plan, 'what a step needs on devices that nobody has to hold')
+    _add(plan, config=True)
+    plan.add_argument(
+        '--topology', required=True, help='such as v4:4x4x8, v5e:16x16, v5p:4x4x4, v6e:16x16, '
+        'cpu:8, or gpu for the GPUs of this machine',
+    )  # fmt: skip
+    plan.add_argument(
+        '--search', action='store_true', help='where it does not fit, look for settings that do'
+    )
+    plan.add_argument('--memory_gib', type=float, help='of one device (default: of its kind)')
+    plan.add_argument('--json', type=Path, help='all numbers, as a file')
+
+    bench = _verb(verbs, 'bench', _bench_step, 'how fast a step is on the devices that are here')
+    _add(bench, config=True)
+    bench.add_argument(
+        '--data_dir', type=Path, help='read the prepared data there (default: made-up batches)'
+    )
+    bench.add_argument('--steps', type=int, default=20, help='that are measured (default: 20)')
+    bench.add_argument('--json', type=Path, help='all numbers, as a file')
 
     train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
     _add(train, config=True, workdir=True, data_dir=True)
@@ -230,6 +253,32 @@ def _train(arguments: argparse.Namespace) -> None:
 
     data_dir = arguments.data_dir.expanduser()
     commands.train(_config(arguments), arguments.workdir.expanduser(), data_dir)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    kind, _, count = arguments.topology.partition(':')
+    if kind != 'gpu':
+        # Before jax looks for devices: it plans for those that are not there.
+        os.environ['JAX_PLATFORMS'] = 'cpu'
+        os.environ['TPU_SKIP_MDS_QUERY'] = '1'
+    if kind == 'cpu' and count.isdigit():
+        flags = os.environ.get('XLA_FLAGS', '')
+        os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={count}'
+    from mural_jax import scale_commands
+
+    out = arguments.json.expanduser() if arguments.json else None
+    return scale_commands.plan(
+        _config(arguments), arguments.topology, arguments.search, out, arguments.memory_gib
+    )
+
+
+def _bench_step(arguments: argparse.Namespace) -> None:
+    from mural_jax import scale_commands
+
+    data_dir, out = (path and path.expanduser() for path in (arguments.data_dir, arguments.json))
+    scale_commands.bench(
+        _config(arguments), arguments.config, arguments.overrides, data_dir, arguments.steps, out
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

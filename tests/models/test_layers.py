@@ -44,7 +44,9 @@ def same(left: object, right: object) -> None:
 
 
 @pytest.mark.parametrize('kind', [Transformer, Bert])
-@pytest.mark.parametrize('more', [{'unroll': 4}, {'remat': 'full'}, {'remat': 'dots'}, {'remat': 'offload'}])
+@pytest.mark.parametrize(
+    'more', [{'unroll': 4}, {'remat': 'full'}, {'remat': 'dots'}, {'remat': 'offload'}]
+)
 def test_scanned_is_unrolled_and_remat_changes_nothing(kind: type, more: dict) -> None:
     inputs = jnp.array([[5, 9, 2, 0, 0], [1, 1, 4, 8, 7]])
     plain = outputs_and_gradients(text(LAYERS, kind), inputs)
@@ -163,7 +165,9 @@ def test_batch_norm_counts_over_all_devices() -> None:
     @jax.jit
     def encode(image: jax.Array) -> tuple:
         model = functional.merge(graphdef, params, statistics)
-        return model(image, jax.random.split(jax.random.key(0), 16)).pooled_BD, functional.statistics(model)
+        return model(
+            image, jax.random.split(jax.random.key(0), 16)
+        ).pooled_BD, functional.statistics(model)
 
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))

@@ -42,7 +42,9 @@ def test_an_empty_text_is_a_number() -> None:
 def test_a_key_turns_dropout_on_and_names_it() -> None:
     tower = transformer(dataclasses.replace(SMALL, dropout=0.5))
     text = jnp.array([[7, 3, 9, 1]])
-    first, again, other = (tower(text, jax.random.split(jax.random.key(k), 1)).pooled_BD for k in (1, 1, 2))
+    first, again, other = (
+        tower(text, jax.random.split(jax.random.key(k), 1)).pooled_BD for k in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
     np.testing.assert_array_equal(tower(text).pooled_BD, tower(text).pooled_BD)
