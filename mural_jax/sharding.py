@@ -159,7 +159,8 @@ def default_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> li
             axis is None or shape[start + number] % sizes[axis] == 0
             for number, axis in enumerate(tail)
         )
-        axes = [None] * start + list(tail) if fits else axes
+        if fits:
+            axes[start:] = tail
     if sizes['fsdp'] > 1 and math.prod(shape) >= SMALLEST_SPLIT:
         free = [
             dim for dim in range('/blocks/' in name, len(shape))

@@ -153,9 +153,10 @@ def kept_bytes(abstract: Abstract, sizes: Mapping[str, int]) -> int:
     jaxpr = jax.make_jaxpr(kept)(*abstract.model[1:], batches, seed).jaxpr
     given = {*jaxpr.invars, *jaxpr.constvars}
     outputs = {var for var in jaxpr.outvars if isinstance(var, jax.extend.core.Var)} - given
-    return sum(
-        math.prod(var.aval.shape) * getattr(var.aval.dtype, 'itemsize', 4) for var in outputs
-    )
+    avals: list[Any] = [var.aval for var in outputs]
+    # A key has no size of its own: two words of 32 bits.
+    sizes = [math.prod(aval.shape) * getattr(aval.dtype, 'itemsize', 8) for aval in avals]
+    return sum(sizes)
 
 
 def loss_bytes(abstract: Abstract) -> int:

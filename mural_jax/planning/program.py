@@ -147,7 +147,7 @@ def work_of(text: str) -> Work:
 def parse(text: str) -> tuple[dict[str, Computation], str]:
     """(computations by name, the name of the first one to run)."""
     computations: dict[str, Computation] = {}
-    entry, lines = '', {}  # type: ignore[var-annotated]
+    entry, lines = '', dict[str, Instruction]()
     for line in text.splitlines():
         if line.startswith((' ', '\t')):
             instruction = _instruction(line)

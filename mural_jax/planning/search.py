@@ -191,6 +191,7 @@ class Estimates:
         fsdp each pass gathers the parameters, and each backward pass scatters their gradient.
         """
         chip, whole = self.chip, sum(self.forward.values())
+        assert chip.flops and chip.link and chip.traffic, 'see __init__'
         passes = 3.0 + (microbatches > 1)
         again = sum(
             AGAIN.get(level, AGAIN['dots']) * self.forward.get(key.split('.')[2], 0.0)
