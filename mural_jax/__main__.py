@@ -261,6 +261,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         # Before jax looks for devices: it plans for those that are not there.
         os.environ['JAX_PLATFORMS'] = 'cpu'
         os.environ['TPU_SKIP_MDS_QUERY'] = '1'
+        os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
     if kind == 'cpu' and count.isdigit():
         flags = os.environ.get('XLA_FLAGS', '')
         os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={count}'

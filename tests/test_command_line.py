@@ -18,7 +18,9 @@ from PIL import Image
 from mural_jax import metrics
 
 ONE_DEVICE = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
-VERBS = ('params', 'prepare', 'train', 'evaluate', 'search', 'report')
+VERBS = (
+    'params', 'plan', 'bench', 'prepare', 'doctor', 'train', 'inspect', 'evaluate', 'search', 'report',
+)  # fmt: skip
 
 
 @pytest.mark.parametrize('words', [[], *[[verb] for verb in VERBS]])

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from mural_jax.types import PAD, UserError
 
@@ -114,6 +113,8 @@ class SentencePiece(Tokenizer):
 
     def __init__(self, model: bytes, settings: Vocabulary):
         super().__init__(model)
+        import sentencepiece  # Only here: a step is planned and measured without.
+
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.set_ids(settings)
 
@@ -240,6 +241,8 @@ def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
     # Padding, the unknown, then the marks that are asked for.
     bos_id = 2 if settings.bos else -1
     eos_id = (3 if settings.bos else 2) if settings.eos else -1
+    import sentencepiece
+
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts), model_writer=model, vocab_size=settings.vocab_size,

@@ -155,8 +155,8 @@ def kept_bytes(abstract: Abstract, sizes: Mapping[str, int]) -> int:
     outputs = {var for var in jaxpr.outvars if isinstance(var, jax.extend.core.Var)} - given
     avals: list[Any] = [var.aval for var in outputs]
     # A key has no size of its own: two words of 32 bits.
-    sizes = [math.prod(aval.shape) * getattr(aval.dtype, 'itemsize', 8) for aval in avals]
-    return sum(sizes)
+    held = [math.prod(aval.shape) * getattr(aval.dtype, 'itemsize', 8) for aval in avals]
+    return sum(held)
 
 
 def loss_bytes(abstract: Abstract) -> int:

@@ -10,7 +10,7 @@ import jax
 from mural_jax.models import cost
 from mural_jax.planning.chips import Chip
 from mural_jax.planning.memory import Abstract, Parts, len_of, parts_of
-from mural_jax.planning.program import Collective, compile_or_need, work_of
+from mural_jax.planning.program import Collective, Work, compile_or_need, work_of
 
 Config = Mapping[str, Any]
 
@@ -101,7 +101,7 @@ def make(config: Config, devices: list[Any], chip: Chip, capacity: float) -> Pla
         needed = float(memory.total)
     else:
         needed = need.bytes + (parts.arguments if need.temporaries else 0)
-    work = work_of(compiled.as_text() if compiled else '')
+    work = work_of(compiled.as_text()) if compiled else Work({}, 0.0, 0)
     flops = step_flops(abstract)
     bounds = bounds_of(chip, flops / len(devices), work.traffic, work.sent) if compiled else {}
     sizes = {name: len_of(batch) for name, batch in abstract.batches.items()}

@@ -20,7 +20,7 @@ from mural_jax.tasks import Task, embed, total_loss
 from mural_jax.training.gradients import Loss, in_parts, whole
 
 SIZE = 32
-LAYERS = Layers(width=16, depth=2, num_heads=2, mlp_ratio=2.0, dropout=0.2)
+LAYERS = Layers(width=16, depth=1, num_heads=2, mlp_ratio=2.0, dropout=0.2)
 KINDS = {
     'softmax': lambda **by: Softmax(margin=0.1, label_smoothing=0.1, **by),
     'sigmoid': lambda **by: Sigmoid(**by),
