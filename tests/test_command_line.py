@@ -19,7 +19,8 @@ from mural_jax import metrics
 
 ONE_DEVICE = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
 VERBS = (
-    'params', 'plan', 'bench', 'prepare', 'doctor', 'train', 'inspect', 'evaluate', 'search', 'report',
+    'params', 'plan', 'bench', 'prepare', 'doctor', 'train', 'inspect', 'evaluate', 'search',
+    'report',
 )  # fmt: skip
 
 
