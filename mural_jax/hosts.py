@@ -117,7 +117,7 @@ def read_all(prefix: str) -> dict[str, Any]:
     return {key[len(start) :]: json.loads(text) for key, text in pairs if key.startswith(start)}
 
 
-def exchange(name: str, value: Any, timeout_seconds: float = 60) -> list[Any]:
+def exchange(name: str, value: Any, timeout_seconds: float = 300) -> list[Any]:
     """The JSON value of every process, in their order. All have to ask, under the same name.
 
     Raises UserError that names the processes that did not answer.

@@ -8,13 +8,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 
+from mural_jax import hosts
 from mural_jax.types import UserError
 
 PERIOD = 5.0  # seconds between two publications, at most; ours
@@ -204,19 +205,10 @@ def _one(beat: Mapping[str, Any]) -> str:
 
 
 def coordination_service() -> Exchange | None:
-    """The key-value store that all processes of jax.distributed share; None without it."""
-    # The one private name of JAX that is used here: there is no public way to the store.
-    from jax._src.distributed import global_state
-
-    client = global_state.client
-    if client is None:
+    """The store that all processes of a run share; None for one alone."""
+    if hosts.count() == 1:
         return None
-
-    def publish(host: int, text: str) -> None:
-        client.key_value_set(f'{FOLDER}/{host}', text, allow_overwrite=True)
-
-    def read_all() -> dict[int, str]:
-        found: Iterable[tuple[str, str]] = client.key_value_dir_get(FOLDER)
-        return {int(key.rsplit('/', 1)[-1]): text for key, text in found}
-
-    return Exchange(publish, read_all)
+    return Exchange(
+        publish=lambda host, text: hosts.publish(f'{FOLDER}/{host}', text),
+        read_all=lambda: {int(host): text for host, text in hosts.read_all(FOLDER).items()},
+    )

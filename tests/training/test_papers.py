@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.test_training import ArrayStream
+from training.made import ArrayStream
 
 from mural_jax import config
 from mural_jax.run import Run
-from mural_jax.training import loop
 from mural_jax.training.optimizers import Optimizer, trust_ratio_by_layer
 from mural_jax.training.step import State, locked_towers
+from mural_jax.training.trainer import Trainer
 
 VOCABULARY = 60
 
 
-def start(name: str, *overrides: str) -> tuple[loop.Trainer, State, dict]:
+def start(name: str, *overrides: str) -> tuple[Trainer, State, dict]:
     run = Run.of(config.load(name, list(overrides)))
     graphdef, params, statistics = run.build_model(VOCABULARY)
     built = run.build_trainer(graphdef, params)
