@@ -351,7 +351,7 @@ def arrays(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
     trees = {}
     handler = ocp.StandardCheckpointHandler()
     try:
-        for item in sorted(folder.iterdir()):
+        for item in sorted(folder.resolve().iterdir()):
             if item.is_dir() and item.name not in JSON_ITEMS and (not names or item.name in names):
                 trees[item.name] = dict(handler.metadata(item))
     except Exception as error:

@@ -89,7 +89,7 @@ def lines(folder: Path) -> list[dict]:
     ]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes to the end."""
     folder = tmp_path_factory.mktemp('faults') / 'undisturbed'

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import UNOPTIMISED
-from test_faults import lines, parameters
+from test_faults import LONG, lines, parameters, undisturbed  # noqa: F401, a fixture
 
 from mural_jax import metrics
 
 SCRIPT = Path(__file__).parents[1] / 'launch' / 'slurm.sbatch'
-LONG = ('--config.schedule.num_steps=60', '--config.schedule.checkpoint_every=10')
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -128,12 +127,13 @@ def _state(environment: dict[str, str], job: str) -> str:
 
 
 def test_a_job_that_is_signalled_is_put_back_and_ends_the_same(
-    slurm: dict[str, str], data_dir: Path, tmp_path: Path
+    slurm: dict[str, str],
+    undisturbed: Path,  # noqa: F811
+    data_dir: Path,
+    tmp_path: Path,
 ) -> None:
     """Two ranks; SIGTERM in the middle; saved, requeued, and the same bits as undisturbed."""
-    plain, stopped = tmp_path / 'plain', tmp_path / 'stopped'
-    job, output = _submit(slurm, tmp_path, plain, data_dir)
-    _wait_for_end(slurm, job, output)
+    stopped = tmp_path / 'stopped'
     job, output = _submit(slurm, tmp_path, stopped, data_dir)
     deadline = time.monotonic() + 240
     while not any(line['step'] >= 6 for line in metrics.read(stopped)):
@@ -146,6 +146,6 @@ def test_a_job_that_is_signalled_is_put_back_and_ends_the_same(
     assert 'back into the queue' in said
     assert 'resuming from the checkpoint of step' in said
     assert 'of 2 processes' in said
-    for ours, theirs in zip(parameters(stopped, 60), parameters(plain, 60), strict=True):
+    for ours, theirs in zip(parameters(stopped, 60), parameters(undisturbed, 60), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert lines(stopped) == lines(plain)
+    assert lines(stopped) == lines(undisturbed)

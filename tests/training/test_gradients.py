@@ -27,24 +27,30 @@ KINDS = {
 }
 
 
-def tasks(kind: str, **by: Any) -> dict[str, Task]:
-    bias = -2.0 if kind == 'sigmoid' else None
-    more = {'objective': KINDS[kind](**by), 'temperature': 0.2, 'bias': bias}
-    return {
-        'image_text': Task('captions', (('image', 'image'), ('text', 'text')), **more),
-        'text_text': Task('pairs', (('source', 'text'), ('target', 'text')), weight=0.5, **more),
+def tasks(**by: Any) -> dict[str, Task]:
+    """Each objective on each stream; those of one stream share its passes."""
+    views = {
+        'captions': (('image', 'image'), ('text', 'text')),
+        'pairs': (('source', 'text'), ('target', 'text')),
     }
+    return {
+        f'{kind}_{stream}': Task(
+            stream, view, make(**by), weight=1.0 if stream == 'captions' else 0.5,
+            temperature=0.2, bias=-2.0 if kind == 'sigmoid' else None,
+        )
+        for kind, make in KINDS.items() for stream, view in views.items()
+    }  # fmt: skip
 
 
 @functools.cache
-def model(kind: str, layers: Layers = LAYERS, **vit: Any) -> tuple[Any, Any, Any]:
+def model() -> tuple[Any, Any, Any]:
     """A tower of each kind; without batch norms the examples do not look at each other."""
     rngs = nnx.Rngs(0)
     towers = {
-        'image': ViT(rngs=rngs, layers=layers, image_size=8, patches=(4,)),
-        'text': Transformer(rngs=rngs, vocab_size=40, layers=layers, max_length=6),
+        'image': ViT(rngs=rngs, layers=LAYERS, image_size=8, patches=(4,)),
+        'text': Transformer(rngs=rngs, vocab_size=40, layers=LAYERS, max_length=6),
     }
-    names = tasks(kind)
+    names = tasks()
     heads = {
         name: {tower: Linear(width=16, embedding=12, rngs=rngs) for tower in task.towers}
         for name, task in names.items()
@@ -69,22 +75,22 @@ def batches() -> dict[str, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def plain(kind: str) -> tuple[Any, Any]:
+def plain() -> tuple[Any, Any]:
     """(gradient, loss) as anybody would write it: one device, all at once, float32."""
-    graphdef, params, statistics = model(kind)
+    graphdef, params, statistics = model()
 
     def loss(params: Any) -> jax.Array:
         built = functional.merge(graphdef, params, statistics)
-        embedded = embed(built, tasks(kind), batches(), jax.random.key(7))
-        return total_loss(built, tasks(kind), embedded, batches())[0]
+        embedded = embed(built, tasks(), batches(), jax.random.key(7))
+        return total_loss(built, tasks(), embedded, batches())[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     return jax.device_get(gradient), float(value)
 
 
-def cut(kind: str, count: int, mesh: dict[str, int], microbatches: int, **by: Any) -> tuple:
+def cut(count: int, mesh: dict[str, int], microbatches: int, **by: Any) -> tuple:
     """The same by what training uses, on `count` devices."""
-    graphdef, params, statistics = model(kind)
+    graphdef, params, statistics = model()
     built = MeshShape(**mesh).build(jax.devices()[:count])
     params = jax.device_put(params, tree_sharding(params, (), built))
     placed = jax.device_put(batches(), batch_sharding(built))
@@ -92,7 +98,7 @@ def cut(kind: str, count: int, mesh: dict[str, int], microbatches: int, **by: An
     @jax.jit
     def gradient(params: Any, batches: Any) -> tuple:
         key = jax.random.key(7)
-        loss = Loss(graphdef, tasks(kind, **by), frozenset(), frozenset(), statistics, key)
+        loss = Loss(graphdef, tasks(**by), frozenset(), frozenset(), statistics, key)
         if microbatches == 1:
             return whole(loss, params, batches)[:2]
         return in_parts(loss, params, batches, microbatches, ())[:2]
@@ -112,32 +118,26 @@ def assert_equal(found: tuple, expected: tuple, tolerance: float = 1e-5) -> None
         assert error <= tolerance * np.linalg.norm(theirs) + 1e-12, jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('by', ['gathered', 'ring'])
 @pytest.mark.parametrize('count', [1, 2, 8])
 @pytest.mark.parametrize('microbatches', [1, 4])
-def test_however_it_is_cut_it_is_the_same(
-    kind: str, by: str, count: int, microbatches: int
-) -> None:
-    """With dropout on, and with pairs that are ignored across devices and microbatches."""
-    found = cut(kind, count, {'data': count}, microbatches, by=by, tile=2)
-    assert_equal(found, plain(kind))
+def test_however_it_is_cut_it_is_the_same(by: str, count: int, microbatches: int) -> None:
+    """Softmax and sigmoid, with dropout on, and with pairs that are ignored across devices and
+    microbatches."""
+    assert_equal(cut(count, {'data': count}, microbatches, by=by, tile=2), plain())
 
 
-@pytest.mark.parametrize(
-    'mesh', [{'data': 1, 'fsdp': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}, {'data': 4, 'tensor': 2}]
-)
+@pytest.mark.parametrize('mesh', [{'data': 1, 'fsdp': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}])
 def test_whatever_the_mesh(mesh: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mural_jax.sharding.SMALLEST_SPLIT', 16)
-    assert_equal(cut('softmax', 8, mesh, 4, by='ring', tile=4), plain('softmax'))
+    assert_equal(cut(8, mesh, 4, by='ring', tile=4), plain())
 
 
 def test_dropout_is_on() -> None:
     """Another key is another loss, or the tests above would not see the dropout."""
-    graphdef, params, statistics = model('softmax')
+    graphdef, params, statistics = model()
     built = functional.merge(graphdef, params, statistics)
     one, other = (
-        embed(built, tasks('softmax'), batches(), jax.random.key(k))['image_text'][0]
-        for k in (7, 8)
+        embed(built, tasks(), batches(), jax.random.key(k))['softmax_captions'][0] for k in (7, 8)
     )
     assert float(jnp.abs(one - other).max()) > 1e-2
