@@ -90,6 +90,31 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     params = _verb(verbs, 'params', _params, 'count parameters and operations of a config')
     _add(params, config=True)
 
+    train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
+    _add(train, config=True, workdir=True, data_dir=True)
+
+    _scale_verbs(verbs)
+
+    evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
+    _add(evaluate, workdir=True, data_dir=True, step=True)
+
+    search = _verb(verbs, 'search', _search, 'find pictures by words in any language')
+    _add(search, workdir=True, step=True)
+    search.add_argument('--query', required=True, help='what to look for')
+    search.add_argument('--k', type=int, default=5, help='how many pictures (default: 5)')
+    search.add_argument(
+        '--out', type=Path, help='the picture of what was found (default: WORKDIR/search.png)'
+    )
+
+    report = _verb(verbs, 'report', _report, 'write WORKDIR/report.html')
+    _add(report, workdir=True, step=True)
+
+    data = verbs.add_parser('data', help='ingest, look at and measure data')
+    _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)
+    return parser
+
+
+def _scale_verbs(verbs: argparse._SubParsersAction) -> None:
     plan = _verb(verbs, 'plan', _plan, 'what a step needs on devices that nobody has to hold')
     _add(plan, config=True)
     plan.add_argument(
@@ -110,9 +135,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     bench.add_argument('--steps', type=int, default=20, help='that are measured (default: 20)')
     bench.add_argument('--json', type=Path, help='all numbers, as a file')
 
-    train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
-    _add(train, config=True, workdir=True, data_dir=True)
-
     doctor = _verb(verbs, 'doctor', _doctor, 'check all that a run needs before it starts')
     _add(doctor, config=True, workdir=True, data_dir=True)
 
@@ -120,24 +142,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     look.add_argument('workdir', type=Path, metavar='WORKDIR', help='the folder of the run')
     _add(look, step=True)
     look.add_argument('--full', action='store_true', help='every array, not groups of them')
-
-    evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
-    _add(evaluate, workdir=True, data_dir=True, step=True)
-
-    search = _verb(verbs, 'search', _search, 'find pictures by words in any language')
-    _add(search, workdir=True, step=True)
-    search.add_argument('--query', required=True, help='what to look for')
-    search.add_argument('--k', type=int, default=5, help='how many pictures (default: 5)')
-    search.add_argument(
-        '--out', type=Path, help='the picture of what was found (default: WORKDIR/search.png)'
-    )
-
-    report = _verb(verbs, 'report', _report, 'write WORKDIR/report.html')
-    _add(report, workdir=True, step=True)
-
-    data = verbs.add_parser('data', help='ingest, look at and measure data')
-    _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)
-    return parser
 
 
 def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
