@@ -40,6 +40,8 @@ SIGNS_OF_LOSS = (
 _alone: dict[str, str] = {}  # the store of a single process
 _calls: dict[str, int] = {}
 _kept: list[Any] = []  # what C code points to must stay
+# How this process ends where jax aborts it, which it does where another one is gone.
+_abort: dict[str, Any] = {'code': RESTART, 'message': LOST}
 
 
 def _jax_state() -> Any:
@@ -212,6 +214,8 @@ def _left() -> Iterator[dict[str, Any]]:
 
 def _leave(code: int, message: str) -> NoReturn:
     """Ends all processes. Not in the usual way, in which they would wait for each other."""
+    # Process 0 may be gone first: what is known already counts.
+    _abort.update(code=code, message=f'mural: {message}')
     left = {'code': code, 'message': message, 'index': index(), 'host': socket.gethostname()}
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         publish(f'left/{index()}', left)
@@ -256,8 +260,8 @@ def _on_abort() -> None:
     """
 
     def handler(number: int) -> None:
-        os.write(2, f'{LOST}\n'.encode())
-        os._exit(RESTART)
+        os.write(2, f'{_abort["message"]}\n'.encode())
+        os._exit(_abort['code'])
 
     if not _kept:
         _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(handler))
