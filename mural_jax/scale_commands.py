@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mural_jax.checkpoints import write_atomic
+from mural_jax.checkpoints import create_folder, write_atomic
 from mural_jax.planning import bench as benching
 from mural_jax.planning import plan as planning
 from mural_jax.planning import tables
@@ -26,6 +26,10 @@ def plan(
     search_on: then compiles other settings until one fits. memory_gib: of one device, that of the
     chip for None. out: all numbers as JSON.
     """
+    if out:
+        create_folder(out.parent, '--json')  # Now, not after minutes of compiling.
+    if memory_gib is not None and memory_gib <= 0:
+        raise UserError(f'--memory_gib={memory_gib} must be more than 0.')
     devices = devices_of(topology)
     chip = chip_of(devices[0])
     capacity = memory_gib * GIB if memory_gib else chip.memory
@@ -96,6 +100,8 @@ def bench(
 
     data_dir: where the streams are read from; made-up batches for None. out: all numbers as JSON.
     """
+    if out:
+        create_folder(out.parent, '--json')
     numbers = benching.run(config, data_dir, steps)
     console = Console(highlight=False)
     console.print(tables.numbers(f'{name}, {steps} steps', benching.in_words(numbers)))

@@ -78,10 +78,11 @@ def check_batch(name: str, size: int, mesh: Mesh, microbatches: int = 1) -> None
     """Raises UserError where a batch cannot be cut evenly."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if size % (parts * microbatches):
-        each = f'{microbatches} microbatches on each of ' if microbatches > 1 else ''
+        what = f'{microbatches} microbatches on each of {parts} devices'
+        what = what if microbatches > 1 else 'one for each device'
         raise UserError(
             f'config.streams.{name}.batch_size={size} cannot be cut into {parts * microbatches} '
-            f'equal parts, {each}{parts} devices. Give a multiple of it.'
+            f'equal parts, {what}. Give a multiple of it.'
         )
 
 

@@ -94,6 +94,23 @@ def test_a_topology_that_is_none(topology: str, message: str) -> None:
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ('plan --topology=cpu:1 --memory_gib=0', '--memory_gib'),
+        ('plan --topology=cpu:1 --json=/proc/nowhere/x.json', '--json'),
+        ('bench --json=/proc/nowhere/x.json', '--json'),
+        ('bench --data_dir=/proc/nowhere', 'mural prepare'),
+        ('plan --topology=cpu:3', 'one for each device'),
+    ],
+)
+def test_wrong_words_cost_no_compiling(words: str, message: str) -> None:
+    verb, *rest = words.split()
+    done = mural(verb, '--config=emoji:tiny', *rest)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_a_pod_of_tpus_that_nobody_holds(tmp_path: Path) -> None:
     if importlib.util.find_spec('libtpu') is None:
         pytest.skip('libtpu is missing; the extra tpu installs it')
