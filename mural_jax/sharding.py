@@ -120,6 +120,13 @@ def constrain_batch(x: Array, dim: int = 0) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def gather(x: Array) -> Array:
+    """An array, inside a jitted function, whole on every device."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def _specs(tree: Any, rules: Rules, sizes: dict[str, int]) -> Any:
     def place(path: tuple, value: Array) -> PartitionSpec:
         name, shape = jax.tree_util.keystr(path, simple=True, separator='/'), np.shape(value)

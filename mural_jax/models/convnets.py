@@ -18,6 +18,7 @@ from mural_jax.models.layers import (
     stacked,
 )
 from mural_jax.models.vision import PIXELS, normalise
+from mural_jax.sharding import gather
 from mural_jax.types import Array, Encoding, UserError
 
 # He et al. 2015: keeps the variance of what a rectifier lets through, by outputs.
@@ -50,8 +51,10 @@ class Conv(nnx.Module):
         )  # fmt: skip
 
     def __call__(self, x_BHWC: Array, training: bool) -> Array:
+        # Under FSDP a compiler would else gather the examples instead of the kernel.
+        kernel = gather(self.kernel[...].astype(self.dtype))
         x_BHWC = jax.lax.conv_general_dilated(
-            x_BHWC.astype(self.dtype), self.kernel[...].astype(self.dtype), (self.stride,) * 2,
+            x_BHWC.astype(self.dtype), kernel, (self.stride,) * 2,
             self.padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
             feature_group_count=self.groups,
         )  # fmt: skip

@@ -38,9 +38,9 @@ def outputs_and_gradients(tower: nnx.Module, inputs: jax.Array) -> tuple:
     return compute(params)
 
 
-def same(left: object, right: object) -> None:
+def same(left: object, right: object, atol: float = 1e-5) -> None:
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize('kind', [Transformer, Bert])
@@ -171,7 +171,8 @@ def test_batch_norm_counts_over_all_devices() -> None:
 
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    same(encode(jax.device_put(image, split)), encode(image))
+    # What differs is the order of sums, carried through 50 normalisations; processors differ in it.
+    same(encode(jax.device_put(image, split)), encode(image), atol=1e-4)
 
 
 @pytest.mark.parametrize('num_queries, length', [(1, 6), (1, 7), (6, 6), (7, 7)])
