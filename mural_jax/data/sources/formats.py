@@ -14,6 +14,7 @@ from mural_jax.data.sources.published import (
     Xtd10,
 )
 from mural_jax.data.sources.reader import Reader
+from mural_jax.data.sources.scenes import Scenes
 from mural_jax.data.sources.tfds_sets import TfdsSet
 from mural_jax.data.sources.tmx import Tmx
 from mural_jax.data.sources.wit import Wit
@@ -36,4 +37,5 @@ FORMATS: dict[str, type[Reader]] = {
     'aligned': Aligned,
     'tatoeba': Tatoeba,
     'tfds': TfdsSet,
+    'scenes': Scenes,
 }

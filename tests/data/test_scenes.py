@@ -1,0 +1,99 @@
+"""Composed scenes: what is written of them is what is in them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import mural
+from PIL import Image
+
+from mural_jax.data import schema
+from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+from mural_jax.data.records import Records
+from mural_jax.data.sources.reader import Example
+from mural_jax.data.sources.scenes import Scenes
+from mural_jax.types import UserError
+
+pytestmark = pytest.mark.skipif(
+    not all(Path(path).exists() for path in DEFAULT_SOURCES.values()),
+    reason='the emoji are missing; launch/packages.sh installs them',
+)
+BEYOND = {'left of': (0, 1), 'right of': (0, -1), 'above': (1, 1), 'below': (1, -1)}
+
+
+def scenes(**more) -> Scenes:
+    return Scenes(count=60, test_count=20, objects=12, size=48, languages=('en', 'de'), **more)
+
+
+def of_split(reader: Scenes, split: str) -> list[Example]:
+    return [x for part in reader.splits()[split] for x in reader.examples(split, part)]
+
+
+def test_nothing_is_drawn_outside_the_boxes_and_something_inside() -> None:
+    for example in of_split(scenes(), 'train'):
+        ink = np.asarray(Image.open(io.BytesIO(example.image))).min(-1) < 250
+        assert ink.shape == (48, 48)
+        outside = ink.copy()
+        for left, top, right, bottom in np.round(48 * np.array(example.regions.boxes)).astype(int):
+            assert ink[top:bottom, left:right].any()
+            outside[top:bottom, left:right] = False
+        assert not outside.any()
+
+
+def test_the_caption_says_what_is_there_and_where() -> None:
+    reader = scenes()
+    for example in of_split(reader, 'train'):
+        names = [reader.things[number].names for number in example.regions.classes]
+        english, german = (text for _, _, text in example.texts)
+        assert german == ', '.join(name['de'] for name in names)
+        boxes = np.array(example.regions.boxes)
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        for number in range(len(names) - 1):
+            before, after = names[number]['en'], names[number + 1]['en']
+            relation = english.split(f'{before} ', 1)[1].split(f' {after}', 1)[0]
+            dim, sign = BEYOND[relation]
+            assert sign * (middles[number + 1] - middles[number])[dim] > 0
+
+
+def test_splits_show_other_sets_of_objects_and_all_is_made_the_same_again() -> None:
+    sets = {
+        split: {frozenset(example.regions.classes) for example in of_split(scenes(), split)}
+        for split in ('train', 'validation', 'test')
+    }
+    assert not sets['train'] & sets['test'] and not sets['train'] & sets['validation']
+    assert not sets['test'] & sets['validation']
+    again, other = of_split(scenes(), 'train'), of_split(scenes(seed=1), 'train')
+    assert of_split(scenes(), 'train') == again != other
+    longer = Scenes(count=70, test_count=20, objects=12, size=48, languages=('en', 'de'))
+    assert of_split(longer, 'train')[:60] == again
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'most': 1}, {'most': 10}, {'objects': 3}, {'size': 47}, {'count': 0}]
+)
+def test_what_cannot_be_composed_is_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match=f'--{next(iter(wrong))}'):
+        Scenes(**wrong).splits()
+
+
+def test_more_objects_than_have_names_are_refused() -> None:
+    with pytest.raises(UserError, match='--objects 5000'):
+        _ = Scenes(objects=5000).things
+
+
+def test_they_are_ingested_with_their_regions(tmp_path: Path) -> None:
+    words = ['data', 'ingest', 'scenes', f'--data_dir={tmp_path}', '--test_count=5']
+    done = mural(*words, '--name=scenes', '--count=30', '--objects=20')
+    assert done.returncode == 0, done.stderr
+    assert 'captions/scenes:train: 30 records, 30 texts in 1 languages' in done.stdout
+    records = Records('captions/scenes', 'train', tmp_path)
+    stored = schema.parse(records.read(np.arange(30)), 'id', 'boxes', 'classes')
+    made = {x.id: x.regions for x in of_split(Scenes(count=30, objects=20), 'train')}
+    for name, boxes, classes in zip(*(stored[key] for key in ('id', 'boxes', 'classes'))):
+        regions = made[name.numpy().decode()]
+        np.testing.assert_allclose(boxes.numpy(), np.ravel(regions.boxes), rtol=1e-6)
+        assert classes.numpy().tolist() == regions.classes
+    done = mural(*words, '--name=other', '--most=10')
+    assert done.returncode == 2
+    assert 'a cell for each object' in done.stderr
