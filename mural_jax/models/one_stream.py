@@ -1,0 +1,76 @@
+"""The model of one stream: one transformer for pairs, for a picture alone and for a text alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.fusion import Fusion
+from mural_jax.models.layers import again
+from mural_jax.models.text import EMBEDDING_INIT
+from mural_jax.types import Array, Encoding
+
+WAYS = ('joint', 'image', 'text')  # what an example is encoded as
+
+
+class Transform(nnx.Module):
+    """What BERT puts before a prediction: dense, GELU, norm; [..., D] -> float32 [..., D]."""
+
+    def __init__(self, width: int, norm_eps: float, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(width, width, kernel_init=EMBEDDING_INIT, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=norm_eps, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = jax.nn.gelu(self.dense(x.astype(jnp.float32)), approximate=False)
+        return again(self.norm)(x)
+
+
+class OneStream(DualEncoder):
+    """A dual encoder whose towers are one transformer, that takes a pair together too.
+
+    Unicoder-VL's heads (Li et al. 2020, arXiv:1908.06066) predict what was hidden of a pair:
+    words over the vocabulary, by the embeddings of the words; the class of a region; whether the
+    two belong together, by the vector of the pair.
+    """
+
+    def __init__(
+        self, *, fusion: Fusion, num_classes: int, norm_eps: float, rngs: nnx.Rngs, **more: Any
+    ):  # fmt: skip
+        """`more`: the heads, temperatures and biases of a dual encoder; its towers are WAYS."""
+        super().__init__(towers={'fusion': fusion}, **more)
+        width, vocab_size = fusion.width, len(fusion.token_VD[...])
+        self.word = Transform(width, norm_eps, rngs)
+        self.word_bias_V = nnx.Param(jnp.zeros(vocab_size))
+        self.region = Transform(width, norm_eps, rngs)
+        self.classes = nnx.Linear(width, num_classes, kernel_init=EMBEDDING_INIT, rngs=rngs)
+        self.match = nnx.Linear(width, 1, kernel_init=EMBEDDING_INIT, rngs=rngs)
+
+    def encode(self, tower: str, inputs: Any, key_B: Array | None = None) -> Encoding:
+        """`inputs`: a text, int32 [B, L]; regions, [B, R, F]; jointly (text, regions)."""
+        fusion = self.towers['fusion']
+        if tower == 'joint':
+            text_BL, region_BRF = inputs
+            return fusion(text_BL, region_BRF, key_B=key_B)
+        if tower == 'image':
+            return fusion(region_BRF=inputs, key_B=key_B)
+        return fusion(inputs, key_B=key_B)
+
+    def words(self, encoding: Encoding, place_BM: Array) -> Array:
+        """Scores of all words at places of the sequence, int32 [B, M] -> float32 [B, M, V]."""
+        x_BMD = self.word(_at(encoding, place_BM))
+        token_VD = self.towers['fusion'].token_VD[...]
+        return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
+
+    def region_classes(self, encoding: Encoding, place_BM: Array) -> Array:
+        """Scores of all classes at places of the sequence, int32 [B, M] -> float32 [B, M, C]."""
+        return self.classes(self.region(_at(encoding, place_BM)))
+
+    def matches(self, encoding: Encoding) -> Array:
+        """The score, float32 [B], that text and picture of a pair belong together."""
+        return self.match(encoding.pooled_BD)[:, 0]
+
+
+def _at(encoding: Encoding, place_BM: Array) -> Array:
+    return jnp.take_along_axis(encoding.tokens_BLD, place_BM[..., None], axis=1)

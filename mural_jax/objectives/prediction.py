@@ -1,0 +1,51 @@
+"""What was hidden is predicted: cross-entropy by example, so that parts of a batch add up."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mural_jax.types import Array
+
+NONE = -1  # The target of a place where nothing is predicted.
+
+
+class Predicted(NamedTuple):
+    """What each example adds: float32 [B] each."""
+
+    loss_B: Array  # summed over its places
+    right_B: Array  # places whose most likely class is the target
+    count_B: Array  # places with a target
+
+
+def classes(logit_BMV: Array, target_BM: Array) -> Predicted:
+    """-log softmax(logit)[target], summed over the places of an example that have a target.
+
+    `target_BM` is int32, NONE where there is none.
+    """
+    logit_BMV = logit_BMV.astype(jnp.float32)
+    real_BM = target_BM != NONE
+    wanted_BM1 = jnp.where(real_BM, target_BM, 0)[..., None]
+    own_BM = jnp.take_along_axis(logit_BMV, wanted_BM1, axis=-1)[..., 0]
+    loss_BM = jax.nn.logsumexp(logit_BMV, axis=-1) - own_BM
+    right_BM = jnp.argmax(logit_BMV, axis=-1) == wanted_BM1[..., 0]
+    return Predicted(*(jnp.where(real_BM, x, 0.0).sum(1) for x in (loss_BM, right_BM, 1.0)))
+
+
+def yes_or_no(logit_B: Array, target_B: Array) -> Predicted:
+    """-log sigmoid(logit) where the target is 1, -log sigmoid(-logit) where it is 0.
+
+    `target_B` is int32, NONE where there is none.
+    """
+    logit_B = logit_B.astype(jnp.float32)
+    real_B = target_B != NONE
+    loss_B = jax.nn.softplus(jnp.where(target_B == 1, -logit_B, logit_B))
+    right_B = (logit_B > 0) == (target_B == 1)
+    return Predicted(*(jnp.where(real_B, x, 0.0) for x in (loss_B, right_B, 1.0)))
+
+
+def mean(predicted: Predicted) -> tuple[Array, dict[str, Array]]:
+    """(loss, logs) over all places of all examples; zero where there is none."""
+    count = jnp.maximum(predicted.count_B.sum(), 1.0)
+    accuracy = predicted.right_B.sum() / count
+    return predicted.loss_B.sum() / count, {'accuracy': accuracy}
