@@ -16,18 +16,21 @@ import numpy as np
 from flax import nnx
 
 from mural_jax.config import arguments_of, build, make, nearest
+from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
 from mural_jax.evaluation.evaluators import ImageText, TextText
 from mural_jax.models import functional
 from mural_jax.models.convnets import EfficientNet, ResNet
 from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
+from mural_jax.models.fusion import Fusion
 from mural_jax.models.layers import DTYPES, Compute, choose
+from mural_jax.models.one_stream import WAYS, OneStream
 from mural_jax.models.recurrent import Gru, Lstm
 from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.sharding import MeshShape, Rules
-from mural_jax.tasks import Task
+from mural_jax.tasks import Contrast, Prediction, Task
 from mural_jax.training.loop import Schedule
 from mural_jax.training.optimizers import Optimizer
 from mural_jax.training.safety import Safety
@@ -40,12 +43,19 @@ if TYPE_CHECKING:
 
 TOWERS = {
     'vit': ViT, 'efficientnet': EfficientNet, 'resnet': ResNet,
-    'transformer': Transformer, 'bert': Bert, 'lstm': Lstm, 'gru': Gru,
+    'transformer': Transformer, 'bert': Bert, 'lstm': Lstm, 'gru': Gru, 'fusion': Fusion,
 }  # fmt: skip
 HEADS = {'linear': Linear, 'identity': Identity}
 OBJECTIVES = {'softmax': Softmax, 'sigmoid': Sigmoid}
 ATTENTION = {'xla': 'any device', 'cudnn': 'flash attention of an NVIDIA GPU'}
-FIELDS = {'captions': ('image', 'text'), 'translations': ('source', 'target')}  # of a stream
+FIELDS = {  # of a stream
+    'captions': ('image', 'text'),
+    'translations': ('source', 'target'),
+    'regions': ('regions', 'text'),
+    'hidden': ('regions', 'text', 'word_place', 'word_target', 'region_place', 'region_target',
+               'match'),
+}  # fmt: skip
+TASKS = {'contrast': Contrast, 'prediction': Prediction}
 EVALUATORS = {'image_text': ImageText, 'text_text': TextText}
 
 
@@ -84,21 +94,40 @@ class Run:
 
     def build_tasks(self) -> dict[str, Task]:
         """The tasks by name, in the order of their names."""
-        tasks = {}
-        for name in sorted(self.tasks):
-            node = dict(self.tasks[name])
-            where = f'tasks.{name}'
+        return {name: self._task(self.tasks[name], f'tasks.{name}') for name in sorted(self.tasks)}
+
+    def _task(self, node: Mapping[str, Any], where: str) -> Task:
+        node = {'kind': 'contrast', **node}
+        if node['kind'] == 'contrast':
             objective = build(OBJECTIVES, node.pop('objective', {}), f'{where}.objective')
-            task = tasks[name] = make(Task, node, where, objective=objective)
-            self._known(task.stream, self.streams, f'{where}.stream')
-            for _, tower in task.encode:
-                self._known(tower, self.model['towers'], f'{where}.encode')
-            if ('bias' in arguments_of(objective.__call__)) != (task.bias is not None):
-                raise UserError(
-                    f'config.{where}.bias={task.bias} does not go with its objective: sigmoid '
-                    'learns a bias and needs a first one, such as -10.0; the others have none.'
-                )
-        return tasks
+            task = build(TASKS, node, where, objective=objective)
+            self._check_contrast(task, where)
+        else:
+            task = build(TASKS, node, where)
+            if self.model['kind'] != 'one_stream':
+                raise UserError(f"config.{where} predicts and needs model.kind='one_stream'.")
+        self._known(task.stream, self.streams, f'{where}.stream')
+        return task
+
+    def _check_contrast(self, task: Contrast, where: str) -> None:
+        for _, tower in task.encode:
+            self._known(tower, self.ways, f'{where}.encode')
+        if ('bias' in arguments_of(task.objective.__call__)) != (task.bias is not None):
+            raise UserError(
+                f'config.{where}.bias={task.bias} does not go with its objective: sigmoid '
+                'learns a bias and needs a first one, such as -10.0; the others have none.'
+            )
+
+    @property
+    def ways(self) -> Mapping[str, Any]:
+        """What the model encodes by, by name: its towers, or the ways of one stream."""
+        towers = self.model['towers']
+        return dict.fromkeys(WAYS) if self.model['kind'] == 'one_stream' else towers
+
+    @property
+    def contrasts(self) -> dict[str, Contrast]:
+        """The tasks that compare embeddings."""
+        return {k: task for k, task in self.build_tasks().items() if isinstance(task, Contrast)}
 
     def build_evaluators(self) -> dict[str, ImageText | TextText]:
         """The evaluators by name, with '.' in a config's key for '/' in results."""
@@ -111,9 +140,13 @@ class Run:
 
     def build_streams(self) -> dict[str, 'Stream']:
         """All streams of the config, those that no task draws from too. Imports TensorFlow."""
+        from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
         from mural_jax.data.streams import Captions, Translations
 
-        kinds = {'captions': Captions, 'translations': Translations}
+        kinds = {
+            'captions': Captions, 'translations': Translations, 'regions': RegionCaptions,
+            'hidden': HiddenCaptions,
+        }  # fmt: skip
         return {name: build(kinds, node, f'streams.{name}') for name, node in self.streams.items()}
 
     def build_model(self, vocab_size: int, abstract: bool = False) -> tuple[Any, Any, Any]:
@@ -156,27 +189,27 @@ class Run:
 
     def batch_shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         """Shapes of the global batches of all streams that are drawn, as a step takes them."""
-        shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
-        for task in self.build_tasks().values():
-            stream = self.streams[task.stream]
-            size = stream['batch_size']
-            fields = {'index': jax.ShapeDtypeStruct((size,), np.int32)}
-            for field in FIELDS[stream['kind']]:
-                if field == 'image':
-                    side = stream['image_size']
-                    fields[field] = jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
-                else:
-                    fields[field] = jax.ShapeDtypeStruct((size, stream['max_length']), np.int32)
+        shapes = {}
+        for name in self.drawn:
+            stream = self.streams[name]
+            fields = FIELDS[stream['kind']]
             # An id of the picture, or of the meaning, and one of each text.
-            texts = sum(field != 'image' for field in FIELDS[stream['kind']])
-            fields['ids'] = jax.ShapeDtypeStruct((size, 1 + texts), np.int32)
-            shapes[task.stream] = fields
+            texts = sum(field in ('text', 'source', 'target') for field in fields)
+            sizes: dict[str, tuple] = {field: _shape(field, stream) for field in fields}
+            sizes |= {'index': (), 'ids': (1 + texts,)}
+            types = {'image': np.uint8, 'regions': np.float32}
+            shapes[name] = {
+                field: jax.ShapeDtypeStruct(
+                    (stream['batch_size'], *size), types.get(field, np.int32)
+                )
+                for field, size in sizes.items()
+            }
         return shapes
 
     @property
     def paired_tasks(self) -> list[str]:
         """The tasks that compare pictures with texts."""
-        return [name for name, task in self.build_tasks().items() if len(task.towers) > 1]
+        return [name for name, task in self.contrasts.items() if len(task.towers) > 1]
 
     @property
     def text_length(self) -> int:
@@ -250,6 +283,19 @@ def _dual_encoder(
     compute in, 'float32' or 'bfloat16'. attention: 'xla', or 'cudnn', an NVIDIA GPU's flash
     attention, which takes bfloat16.
     """
+    compute = _compute(dtype, attention)
+    built = {}
+    for name, node in towers.items():
+        given: dict[str, Any] = {'rngs': rngs, 'compute': compute}
+        kind = TOWERS.get(node.get('kind'))
+        if kind and 'vocab_size' in arguments_of(kind):
+            given['vocab_size'] = vocab_size
+        built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
+    widths = {name: tower.width for name, tower in built.items()}
+    return DualEncoder(towers=built, **_heads(run, widths, embedding, heads, rngs))
+
+
+def _compute(dtype: str, attention: str) -> Compute:
     choose('dtype', dtype, DTYPES)
     choose('attention', attention, ATTENTION)
     if attention == 'cudnn' and (jax.default_backend() != 'gpu' or dtype != 'bfloat16'):
@@ -257,31 +303,67 @@ def _dual_encoder(
             "config.model.attention='cudnn' needs an NVIDIA GPU and dtype='bfloat16'; here are "
             f"{jax.default_backend()} and {dtype}. Use attention='xla'."
         )
-    built = {}
-    for name, node in towers.items():
-        given: dict[str, Any] = {'rngs': rngs, 'compute': Compute(DTYPES[dtype], attention)}
-        kind = TOWERS.get(node.get('kind'))
-        if kind and 'vocab_size' in arguments_of(kind):
-            given['vocab_size'] = vocab_size
-        built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
+    return Compute(DTYPES[dtype], attention)
+
+
+def _heads(
+    run: Run, widths: Mapping[str, int], embedding: int, heads: Mapping[str, Any], rngs: nnx.Rngs
+) -> dict[str, Any]:
+    """Heads, temperatures and biases of the tasks that compare; `widths` by tower."""
     for name in heads:
-        run._known(name, towers, 'model.heads')
+        run._known(name, widths, 'model.heads')
 
     def head(tower: str) -> nnx.Module:
         node = heads.get(tower, {'kind': 'linear'})
-        given = {'width': built[tower].width, 'embedding': embedding, 'rngs': rngs}
+        given = {'width': widths[tower], 'embedding': embedding, 'rngs': rngs}
         return build(HEADS, node, f'model.heads.{tower}', **given)
 
-    tasks = run.build_tasks()
-    return DualEncoder(
-        towers=built,
-        heads={name: {tower: head(tower) for tower in task.towers} for name, task in tasks.items()},
-        temperature={name: task.temperature for name, task in tasks.items()},
-        bias={name: task.bias for name, task in tasks.items() if task.bias is not None},
-    )
+    tasks = run.contrasts
+    return {
+        'heads': {name: {tower: head(tower) for tower in task.towers}
+                  for name, task in tasks.items()},
+        'temperature': {name: task.temperature for name, task in tasks.items()},
+        'bias': {name: task.bias for name, task in tasks.items() if task.bias is not None},
+    }  # fmt: skip
 
 
-MODELS = {'dual_encoder': _dual_encoder}
+def _shape(field: str, stream: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of one example's field in a stream."""
+    if field == 'match':
+        return ()
+    if field == 'image':
+        return (stream['image_size'], stream['image_size'], 3)
+    if not field.startswith('region'):
+        length = stream['max_length']
+        share = stream.get('hide_words', 0.15)
+        return (most(share, length) if field.startswith('word') else length,)
+    regions = make(Regions, stream.get('regions', {}), 'streams.regions')
+    if field == 'regions':
+        return (regions.most, regions.feature_size + regions.geometry)
+    return (most(stream.get('hide_regions', 0.15), regions.most),)
+
+
+def _one_stream(
+    *, run: Run, rngs: nnx.Rngs, vocab_size: int, towers: dict[str, Any], num_classes: int,
+    embedding: int = 0, heads: Mapping[str, Any] = MappingProxyType({}), dtype: str = 'float32',
+    attention: str = 'xla',
+) -> OneStream:  # fmt: skip
+    """The table entry of `OneStream`, whose only tower is `fusion`.
+
+    num_classes: of regions. embedding, heads, dtype, attention: as of a dual encoder; heads by
+    way, 'image' and 'text'.
+    """
+    compute = _compute(dtype, attention)
+    if set(towers) != {'fusion'}:
+        raise UserError(f'model.towers of one stream is dict(fusion=...), not {sorted(towers)}.')
+    given = {'rngs': rngs, 'compute': compute, 'vocab_size': vocab_size}
+    fusion = build(TOWERS, towers['fusion'], 'model.towers.fusion', **given)
+    more = _heads(run, dict.fromkeys(WAYS, fusion.width), embedding, heads, rngs)
+    eps = towers['fusion']['layers'].get('norm_eps', 1e-6)
+    return OneStream(fusion=fusion, num_classes=num_classes, norm_eps=eps, rngs=rngs, **more)
+
+
+MODELS: dict[str, Any] = {'dual_encoder': _dual_encoder, 'one_stream': _one_stream}
 
 
 def vocabulary_path(data_dir: Path, run: Run) -> Path:

@@ -67,7 +67,9 @@ class _Sample:
         self._position_B = np.arange(SAMPLE)
         member_B, *others = stream.find(self._position_B)
         self._member_B, self._others = member_B, others
-        self._arrays = [tf.constant(array) for array in (*stream.read(member_B), *others)]
+        self._arrays = [
+            tf.constant(array) for array in (*stream.read(member_B, self._position_B), *others)
+        ]
         self.encoded: list[bytes] = []
         self.pixels = 0.0
         if isinstance(spec, Captions):
@@ -102,7 +104,7 @@ class _Sample:
         stream, spec = self._stream, self._spec
         stages: dict[str, Callable[[], Any]] = {
             'order and choice of texts': _python(lambda: stream.find(self._position_B)),
-            'reading records': _python(lambda: stream.read(self._member_B)),
+            'reading records': _python(lambda: stream.read(self._member_B, self._position_B)),
         }
         if isinstance(spec, Captions):
             encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]

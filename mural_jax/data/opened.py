@@ -18,6 +18,7 @@ PREFETCH = 4  # batches
 # Batches that are made side by side: two more than cores take up leave none idle at their ends;
 # pictures of one batch are decoded side by side too, so that many cores need few batches.
 PARALLEL = 4
+PARTNERS = 2**16  # positions ahead that a partner may come from
 MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
 GRACE = 1000  # examples before the share of broken ones says anything
 
@@ -91,9 +92,9 @@ class OpenStream:
         Raises OSError, ValueError or an error of TensorFlow where a record cannot be read.
         """
         member_B, *numbers, _, _ = self.find(position_B)
-        serialized = self.read(member_B)
+        serialized = self.read(member_B, position_B)
         found = []
-        for side, number_BJ in enumerate(numbers):
+        for side, number_BJ in enumerate(numbers[: self.spec.num_texts]):
             text = schema.parse(tf.constant(serialized[min(side, len(serialized) - 1)]), 'text')
             joined_B = join_texts(text['text'], tf.constant(number_BJ)).numpy()
             found.append([text.decode(errors='replace') for text in joined_B])
@@ -129,16 +130,17 @@ class OpenStream:
 
     def _dataset(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
         spec = self.spec
-        kinds = [tf.string] * self._num_records + [tf.int64] * spec.num_texts
+        kinds = [tf.string] * self._num_records + [tf.int64] * self._num_numbers
         kinds += [tf.int32, tf.float32]
 
         def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
             def read(first: np.ndarray) -> list[np.ndarray]:
-                member_B, *others = self.find(int(first) + np.arange(size))
-                return [*self.read(member_B), *others]
+                position_B = int(first) + np.arange(size)
+                member_B, *others = self.find(position_B)
+                return [*self.read(member_B, position_B), *others]
 
             arrays = tf.numpy_function(read, [first], kinds)
-            widths = [self._num_joined] * spec.num_texts
+            widths = [self._num_joined] * self._num_numbers
             shapes = [[size]] * self._num_records + [[size, width] for width in widths]
             shapes += [[size], [size, spec.num_random]]
             for array, shape in zip(arrays, shapes):
@@ -166,17 +168,27 @@ class OpenStream:
         for side in range(spec.num_texts):
             # Both texts of a pair share the number that says which kind.
             columns = [0, *range(side * count + 1, (side + 1) * count)]
-            owner_B = self._partner(member_B) if side and spec.shuffle_pairs else member_B
+            owner_B = member_B
+            if side and spec.shuffle_pairs:
+                owner_B = self._partner(member_B, position_B)
             numbers.append(self._pool.choose(owner_B, side, random_BU[:, columns]))
+        if spec.has_partner:
+            partner_B = self._partner(member_B, position_B)
+            numbers.append(self._pool.choose(partner_B, 0, random_BU[:, :count]))
         return [*numbers, self._label_S[source_B], random_BU[:, spec.num_texts * count :]]
 
-    def read(self, member_B: np.ndarray) -> list[np.ndarray]:
+    def read(self, member_B: np.ndarray, position_B: np.ndarray) -> list[np.ndarray]:
         """The examples of a batch, still serialized, and those that their pairs come from."""
-        owners = [member_B, *([self._partner(member_B)] if self.spec.shuffle_pairs else [])]
+        owners = [member_B]
+        if self._num_records > 1:
+            owners.append(self._partner(member_B, position_B))
         return [self._pool.read(owner_B) for owner_B in owners]
 
-    def _partner(self, member_B: np.ndarray) -> np.ndarray:
-        """Another member of the same draw, always the same one."""
+    def _partner(self, member_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
+        """Another member: of the same draw, always the same one; or of a position soon after."""
+        if self.spec.has_partner:
+            away_B1 = uniform(self._seed + 1, position_B, 1)
+            return self.members(position_B + 1 + (away_B1[:, 0] * PARTNERS).astype(np.int64))
         source_B = np.searchsorted(self._pool.base_S, member_B, side='right') - 1
         base_B = self._pool.base_S[source_B]
         size_B = self._pool.sizes[source_B]
@@ -184,12 +196,14 @@ class OpenStream:
 
     def decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """What `read` and `find` give -> fields, texts as tokens."""
-        return self.tokenised(self.strings(arrays)) | {'origin': arrays[-2]}
+        fields = self.tokenised(self.strings(arrays))
+        fields = self.spec.finished(fields, arrays[-1], self._marks, self._tokenizer.vocab_size)
+        return fields | {'origin': arrays[-2]}
 
     def strings(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """What `read` and `find` give -> fields, texts as strings."""
-        records, texts = self._num_records, self.spec.num_texts
-        numbers = arrays[records : records + texts]
+        records = self._num_records
+        numbers = arrays[records : records + self._num_numbers]
         return self.spec.fields(arrays[:records], numbers, arrays[-1])
 
     def tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -221,7 +235,8 @@ class OpenStream:
             # A replacement that is broken too is listed where it stands itself.
             for place in [] if tries else broken.tolist():
                 member = self._member(source_B[[place]], draw_B[[place]])
-                bad = {'position': int(position_B[place]), 'reason': self._reason(member)}
+                reason = self._reason(member, position_B[[place]])
+                bad = {'position': int(position_B[place]), 'reason': reason}
                 self._bad.append(bad | self._pool.place(int(member[0])))
             if not tries:
                 self._num_bad += len(self._bad) - before
@@ -231,8 +246,9 @@ class OpenStream:
             draw_B[broken] += 1
         else:
             member = self._member(source_B[broken[:1]], draw_B[broken[:1]] - 1)
+            reason = self._reason(member, position_B[broken[:1]])
             raise UserError(
-                f'{MAX_TRIES} examples in a row are broken, the last one: {self._reason(member)}, '
+                f'{MAX_TRIES} examples in a row are broken, the last one: {reason}, '
                 f'{self._pool.place(int(member[0]))}. Ingest this data set again.'
             )
         if len(self._bad) == before:
@@ -244,7 +260,9 @@ class OpenStream:
     ) -> dict[str, tf.Tensor]:
         """The fields of some draws, as in a batch."""
         member_B = self._member(source_B, draw_B)
-        arrays = [*self.read(member_B), *self._chosen(source_B, member_B, position_B)]
+        arrays = [
+            *self.read(member_B, position_B), *self._chosen(source_B, member_B, position_B)
+        ]  # fmt: skip
         return self._graph([tf.constant(array) for array in arrays])
 
     def _broken(
@@ -263,10 +281,10 @@ class OpenStream:
         halves = np.array_split(place_P, 2)
         return np.concatenate([self._broken(source_B, draw_B, position_B, x) for x in halves])
 
-    def _reason(self, member: np.ndarray) -> str:
+    def _reason(self, member: np.ndarray, position: np.ndarray) -> str:
         """What is wrong with a broken example, as `ingest` would say it where it can."""
         try:
-            for serialized in self.read(member):
+            for serialized in self.read(member, position):
                 names = ['id', 'text', *(['image'] if self.spec.has_image else [])]
                 parsed = schema.parse(tf.constant(serialized), *names)
                 if self.spec.has_image:
@@ -292,8 +310,18 @@ class OpenStream:
         return [draw.name for draw in self._pool.draws]
 
     @property
+    def _marks(self) -> tuple[int, ...]:
+        """Tokens that are no words."""
+        return tuple(sorted({self._tokenizer.pad_id, *self._tokenizer.marks}))
+
+    @property
     def _num_records(self) -> int:
-        return 2 if self.spec.shuffle_pairs else 1
+        return 2 if self.spec.shuffle_pairs or self.spec.has_partner else 1
+
+    @property
+    def _num_numbers(self) -> int:
+        """Texts that are chosen for an example."""
+        return self.spec.num_texts + self.spec.has_partner
 
     @property
     def _num_joined(self) -> int:

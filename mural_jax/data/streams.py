@@ -71,6 +71,7 @@ class Stream:
     num_random = 0  # numbers in [0, 1) that an example takes besides those for its texts
     num_texts = 1
     shuffle_pairs = False
+    has_partner = False  # whether an example comes with another one, of another position
 
     def __post_init__(self) -> None:
         if not self.sources or not any(source.weight for source in self.sources.values()):
@@ -90,6 +91,14 @@ class Stream:
         `number_BJ` says for each text of the example which of the stored ones are joined to it.
         """
         raise NotImplementedError
+
+    def finished(
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
+        vocab_size: int,
+    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        """The fields once texts are tokens, of which `marks` are no words. Runs inside tf.data."""
+        del random_BU, marks, vocab_size
+        return fields
 
     def open(self, data_dir: Path, tokenizer: Tokenizer, seed: int) -> 'OpenStream':
         """Ready to be read. Raises UserError where the data is not prepared or does not fit."""
@@ -158,7 +167,7 @@ class Captions(Stream):
         side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
         image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
         text_B = join_texts(parsed['text'], number_BJ[0])
-        return {'image': image_BHWC, 'text': text_B, 'id': _hash(parsed['id'])}
+        return {'image': image_BHWC, 'text': text_B, 'id': hashed(parsed['id'])}
 
     def pictures(self, encoded_B: tf.Tensor, side_B2: tf.Tensor, random_BU: tf.Tensor) -> tf.Tensor:
         """Encoded pictures of (height, width) -> uint8 [B, image_size, image_size, 3]."""
@@ -205,7 +214,7 @@ class Translations(Stream):
         return {
             'source': join_texts(parsed['text'], number_BJ[0]),
             'target': join_texts(other['text'], number_BJ[1]),
-            'id': _hash(parsed['id']),
+            'id': hashed(parsed['id']),
         }
 
     @property
@@ -223,6 +232,6 @@ def join_texts(text: tf.RaggedTensor, number_BJ: tf.Tensor) -> tf.Tensor:
     return tf.strings.reduce_join(joined, axis=1, separator=', ')
 
 
-def _hash(text_B: tf.Tensor) -> tf.Tensor:
+def hashed(text_B: tf.Tensor) -> tf.Tensor:
     """string [B] -> int32 [B], not negative."""
     return tf.cast(tf.strings.to_hash_bucket_fast(text_B, 2**31 - 1), tf.int32)

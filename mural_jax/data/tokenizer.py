@@ -56,6 +56,7 @@ class Tokenizer:
     vocab_size: int
     pad_id: int = PAD
     eos_id: int = -1
+    marks: tuple[int, ...] = ()  # tokens that are no words, besides padding
 
     def __init__(self, model: bytes):
         self.model = model
@@ -124,6 +125,7 @@ class SentencePiece(Tokenizer):
         if any(wanted and mark < 0 for wanted, mark in marks):
             raise ValueError('it has no marks of the start and the end of a text')
         self.before, self.after = (tuple([mark] if wanted else []) for wanted, mark in marks)
+        self.marks = (*self.before, *self.after)
         self.eos_id = self._pieces.eos_id()
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
@@ -132,7 +134,7 @@ class SentencePiece(Tokenizer):
         return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
 
     def decode(self, ids: Iterable[int]) -> str:
-        marks = {self.pad_id, *self.before, *self.after}
+        marks = {self.pad_id, *self.marks}
         return self._pieces.decode([self.piece_of(int(i)) for i in ids if i not in marks])
 
     def is_unknown(self, token: int) -> bool:
@@ -154,6 +156,7 @@ class XlmR(SentencePiece):
 
     before, after = (0,), (2,)
     pad_id, eos_id = 1, 2
+    marks = (0, 2)
 
     def set_ids(self, settings: Vocabulary) -> None:
         self.vocab_size = self._pieces.get_piece_size() + 2  # <pad>, and <mask> at the end
@@ -173,6 +176,7 @@ class Siglip(SentencePiece):
 
     after = (1,)
     pad_id = eos_id = 1
+    marks = (1,)
 
     def set_ids(self, settings: Vocabulary) -> None:
         self.vocab_size = self._pieces.get_piece_size()
@@ -207,6 +211,7 @@ class HuggingFace(Tokenizer):
         self.pad_id = next((found for found in ids if found is not None), PAD)
         ids = [self._pieces.token_to_id(name) for name in ('<|endoftext|>', '[SEP]', '</s>')]
         self.eos_id = next((found for found in ids if found is not None), -1)
+        self.marks = tuple(dict.fromkeys(self._pieces.encode('').ids))  # of an empty text
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         self._pieces.enable_truncation(max_length)

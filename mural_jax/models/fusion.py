@@ -1,5 +1,7 @@
 """One transformer over the words of a text and the regions of a picture, together or alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,6 +47,7 @@ class Fusion(nnx.Module):
                 'at least 1.'
             )
         width = layers.width
+        init: dict[str, Any] = dict(kernel_init=EMBEDDING_INIT)
         self.width, self.dropout, self.dtype = width, layers.dropout, compute.dtype
         self.feature_size, self.geometry = feature_size, geometry
         self.pool, self.pad_id = pool, pad_id
@@ -53,15 +56,14 @@ class Fusion(nnx.Module):
             return nnx.Param(EMBEDDING_INIT(rngs.params(), (size, width)))
 
         def dense(size: int) -> nnx.Linear:
-            init = dict(kernel_init=EMBEDDING_INIT)
             return nnx.Linear(size, width, dtype=compute.dtype, rngs=rngs, **init)
 
-        self.token_VD, self.position_LD = table(vocab_size), table(max_length)
+        # One more than the vocabulary has: the mask that stands for a hidden word.
+        self.token_VD, self.position_LD = table(vocab_size + 1), table(max_length)
         self.segment_SD, self.image_1D = table(2), table(1)
         self.embedding_norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
         self.feature, self.box = dense(feature_size), dense(geometry)
         self.region_norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
-        init = dict(kernel_init=EMBEDDING_INIT)
         self.stack = Stack(layers, compute, rngs, post_norm=True, **init)
         if pool == 'first':
             self.pooler = dense(width)

@@ -40,7 +40,7 @@ class OneStream(DualEncoder):
     ):  # fmt: skip
         """`more`: the heads, temperatures and biases of a dual encoder; its towers are WAYS."""
         super().__init__(towers={'fusion': fusion}, **more)
-        width, vocab_size = fusion.width, len(fusion.token_VD[...])
+        width, vocab_size = fusion.width, len(fusion.token_VD[...]) - 1
         self.word = Transform(width, norm_eps, rngs)
         self.word_bias_V = nnx.Param(jnp.zeros(vocab_size))
         self.region = Transform(width, norm_eps, rngs)
@@ -49,7 +49,7 @@ class OneStream(DualEncoder):
 
     def encode(self, tower: str, inputs: Any, key_B: Array | None = None) -> Encoding:
         """`inputs`: a text, int32 [B, L]; regions, [B, R, F]; jointly (text, regions)."""
-        fusion = self.towers['fusion']
+        fusion = self._fusion
         if tower == 'joint':
             text_BL, region_BRF = inputs
             return fusion(text_BL, region_BRF, key_B=key_B)
@@ -57,10 +57,14 @@ class OneStream(DualEncoder):
             return fusion(region_BRF=inputs, key_B=key_B)
         return fusion(inputs, key_B=key_B)
 
+    @property
+    def _fusion(self) -> Any:
+        return self.towers['fusion']
+
     def words(self, encoding: Encoding, place_BM: Array) -> Array:
         """Scores of all words at places of the sequence, int32 [B, M] -> float32 [B, M, V]."""
         x_BMD = self.word(_at(encoding, place_BM))
-        token_VD = self.towers['fusion'].token_VD[...]
+        token_VD = self._fusion.token_VD[...][:-1]
         return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
 
     def region_classes(self, encoding: Encoding, place_BM: Array) -> Array:

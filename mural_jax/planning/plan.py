@@ -11,6 +11,7 @@ from mural_jax.models import cost
 from mural_jax.planning.chips import Chip
 from mural_jax.planning.memory import Abstract, Parts, len_of, parts_of
 from mural_jax.planning.program import Collective, Work, compile_or_need, work_of
+from mural_jax.tasks import Contrast
 
 Config = Mapping[str, Any]
 
@@ -113,6 +114,7 @@ def make(config: Config, devices: list[Any], chip: Chip, capacity: float) -> Pla
         pairs=abstract.pairs, batches=sizes,
         negatives={
             name: sizes[task.stream] - 1 for name, task in abstract.trainer.tasks.items()
+            if isinstance(task, Contrast)
         },
         flops=flops, model_flops=step_flops(Abstract(without_recomputing(config), devices)),
         traffic=work.traffic, collectives=work.collectives, unknown_loops=work.unknown_loops,

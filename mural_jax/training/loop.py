@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from mural_jax import hosts
 from mural_jax.checkpoints import Best, Checkpoints
 from mural_jax.metrics import Metrics
+from mural_jax.tasks import Contrast
 from mural_jax.training.feed import Feed, Stream
 from mural_jax.training.safety import RollBack, Skipped
 from mural_jax.training.step import State
@@ -231,10 +232,9 @@ class Passage:
         for name, task in self.trainer.tasks.items():
             batch = self.streams[task.stream].batch_size
             cut = f' in {parts} microbatches' if parts > 1 else ''
-            yield (
-                f'{name}: global batch {batch}{cut}, {batch - 1} negatives per anchor (fewer where '
-                f'ids repeat), weight {task.weight:g}'
-            )
+            compared = f', {batch - 1} negatives per anchor (fewer where ids repeat)'
+            about = compared if isinstance(task, Contrast) else ''
+            yield f'{name}: global batch {batch}{cut}{about}, weight {task.weight:g}'
         if first:
             yield f'resuming from the checkpoint of step {first}'
 

@@ -122,7 +122,7 @@ def _update(fixed: Fixed, gradient: Params, state: State) -> tuple[Params, Any]:
     update, optimizer_state = fixed.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     low, high = jnp.log(fixed.clamp.lowest), jnp.log(fixed.clamp.highest)
-    params['log_temperature'] = jax.tree.map(
-        lambda value: jnp.clip(value, low, high), params['log_temperature']
+    clamped = jax.tree.map(
+        lambda value: jnp.clip(value, low, high), params.get('log_temperature', {})
     )
-    return params, optimizer_state
+    return params | ({'log_temperature': clamped} if clamped else {}), optimizer_state

@@ -16,7 +16,7 @@ from mural_jax.models.text import Transformer
 from mural_jax.models.vision import ViT
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.sharding import MeshShape, batch_sharding, tree_sharding
-from mural_jax.tasks import Task, embed, total_loss
+from mural_jax.tasks import Contrast, embed, total_loss
 from mural_jax.training.gradients import Loss, in_parts, whole
 
 SIZE = 32
@@ -27,14 +27,14 @@ KINDS = {
 }
 
 
-def tasks(**by: Any) -> dict[str, Task]:
+def tasks(**by: Any) -> dict[str, Contrast]:
     """Each objective on each stream; those of one stream share its passes."""
     views = {
         'captions': (('image', 'image'), ('text', 'text')),
         'pairs': (('source', 'text'), ('target', 'text')),
     }
     return {
-        f'{kind}_{stream}': Task(
+        f'{kind}_{stream}': Contrast(
             stream, view, make(**by), weight=1.0 if stream == 'captions' else 0.5,
             temperature=0.2, bias=-2.0 if kind == 'sigmoid' else None,
         )

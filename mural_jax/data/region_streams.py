@@ -1,0 +1,124 @@
+"""Streams of pairs for one stream: regions of a picture and a text, whole or with parts hidden."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from mural_jax.data import hidden, regions, schema
+from mural_jax.data.region_settings import Regions
+from mural_jax.data.streams import Captions, hashed, join_texts
+from mural_jax.types import UserError
+
+FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features')
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionCaptions(Captions):
+    """Regions of a picture, float32 [B, R, F + G], and one text of it, [B, L].
+
+    regions: what they are. The picture is taken whole: boxes are places in it.
+    """
+
+    regions: Regions = Regions()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        moved = self.augment.shift or self.augment.zoom or self.augment.rotate
+        if self.resize or self.area or moved or self.augment.mirror:
+            raise UserError(
+                'A stream of regions takes pictures whole, since boxes are places in them: '
+                'resize, area and of augment shift, zoom, rotate and mirror must be 0.'
+            )
+        if self.regions.by == 'patches' and self.image_size % self.regions.side:
+            raise UserError(
+                f'regions.side={self.regions.side} must divide image_size={self.image_size}.'
+            )
+
+    def fields(
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        parsed = schema.parse(serialized[0], *FIELDS, 'height', 'width')
+        side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
+        image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
+        return {
+            'regions': regions.regions(self.regions, image_BHWC, parsed),
+            'class': regions.classes(self.regions, parsed),
+            'text': join_texts(parsed['text'], number_BJ[0]),
+            'id': hashed(parsed['id']),
+        }
+
+    def finished(
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
+        vocab_size: int,
+    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        del random_BU, marks, vocab_size
+        return {name: value for name, value in fields.items() if name != 'class'}
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenCaptions(RegionCaptions):
+    """Pairs of which words and regions are hidden, and some of which do not belong together.
+
+    Besides `regions` and `text`: `word_place`, `word_target`, `region_place`, `region_target`,
+    int32 [B, M], and `match`, int32 [B], 1 where the two belong together. Of pairs that do not,
+    nothing is to be predicted but that. Their text is that of another example, any of the next
+    65,536; as both of a pair are drawn alike, it is the same whether its text is another one or
+    its picture is.
+
+    hide_words, hide_regions: the share of a text's words and a picture's regions, in (0, 1)
+    (15%: BERT, Unicoder-VL). mismatch: the share of pairs that do not belong together, in [0, 1]
+    (Unicoder-VL takes as many as of those that do).
+    """
+
+    hide_words: float = 0.15
+    hide_regions: float = 0.15
+    mismatch: float = 0.5
+
+    has_partner = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.hide_words < 1 and 0 < self.hide_regions < 1 and 0 <= self.mismatch <= 1):
+            raise UserError(
+                'hide_words and hide_regions must be in (0, 1), and mismatch in [0, 1].'
+            )
+
+    @property
+    def num_random(self) -> int:  # type: ignore[override]
+        """Numbers in [0, 1) of an example: one for the match, those of words, regions, picture."""
+        return 1 + sum(self._parts) + Captions.num_random
+
+    @property
+    def _parts(self) -> tuple[int, int]:
+        return (
+            hidden.random_words(self.max_length, self.hide_words),
+            hidden.random_regions(self.regions.most, self.hide_regions),
+        )
+
+    def fields(
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        fields = super().fields(serialized, number_BJ, random_BU[:, -Captions.num_random :])
+        other = schema.parse(serialized[1], 'id', 'text')
+        other_B = join_texts(other['text'], number_BJ[1])
+        swapped_B = random_BU[:, 0] < self.mismatch
+        # By chance the other example may be of the same picture, or have the same text.
+        same_B = (hashed(other['id']) == fields['id']) | (other_B == fields['text'])
+        match_B = tf.where(swapped_B, tf.where(same_B, hidden.NONE, 0), 1)
+        text_B = tf.where(swapped_B, other_B, fields['text'])
+        return fields | {'text': text_B, 'match': match_B}
+
+    def finished(
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
+        vocab_size: int,
+    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        words_BU, regions_BU = tf.split(random_BU[:, 1 : 1 + sum(self._parts)], self._parts, axis=1)
+        class_BR = fields.pop('class')
+        fields |= hidden.words(fields['text'], marks, vocab_size, self.hide_words, words_BU)
+        fields |= hidden.regions(
+            fields['regions'], class_BR, self.regions.feature_size, self.hide_regions, regions_BU
+        )
+        matched_B1 = fields['match'][:, None] == 1
+        for name in ('word_target', 'region_target'):
+            fields[name] = tf.where(matched_B1, fields[name], hidden.NONE)
+        return fields

@@ -1,0 +1,199 @@
+"""Regions and hidden parts of pairs: what is hidden is hidden, and the rest is as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import mural
+
+from mural_jax import config
+from mural_jax.data import hidden, regions
+from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+from mural_jax.data.order import uniform
+from mural_jax.data.region_settings import Regions
+from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
+from mural_jax.data.streams import Source
+from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.run import Run, vocabulary_path
+from mural_jax.types import UserError
+
+MARKS, VOCABULARY, MASK = (0, 2, 3), 50, 50
+
+
+def texts(count: int, length: int = 12) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    text_BL = rng.integers(4, VOCABULARY, (count, length)).astype(np.int32)
+    for row, size in zip(text_BL, rng.integers(3, length + 1, count)):
+        row[0], row[size - 1], row[size:] = 2, 3, 0
+    return text_BL
+
+
+def hide(text_BL: np.ndarray, share: float = 0.15) -> dict[str, np.ndarray]:
+    random_BU = uniform(0, np.arange(len(text_BL)), hidden.random_words(text_BL.shape[1], share))
+    fields = hidden.words(tf.constant(text_BL), MARKS, VOCABULARY, share, tf.constant(random_BU))
+    return {name: value.numpy() for name, value in fields.items()}
+
+
+def test_a_share_of_the_words_is_hidden_and_nothing_else_changes() -> None:
+    text_BL = texts(2000)
+    found = hide(text_BL)
+    hidden_BL = np.zeros(text_BL.shape, bool)
+    for row, (place_M, target_M) in enumerate(zip(found['word_place'], found['word_target'])):
+        for place, target in zip(place_M, target_M):
+            if target != hidden.NONE:
+                assert target == text_BL[row, place] and target not in MARKS
+                assert not hidden_BL[row, place]
+                hidden_BL[row, place] = True
+    np.testing.assert_array_equal(found['text'][~hidden_BL], text_BL[~hidden_BL])
+    words_B = (~np.isin(text_BL, MARKS)).sum(1)
+    np.testing.assert_array_equal(
+        hidden_BL.sum(1), np.minimum(np.maximum(np.round(0.15 * words_B), 1), words_B)
+    )
+    shown = found['text'][hidden_BL]
+    assert abs((shown == MASK).mean() - 0.8) < 0.03
+    kept = (shown == text_BL[hidden_BL]).mean()
+    assert abs(kept - 0.1) < 0.03
+
+
+def test_a_text_without_words_hides_nothing() -> None:
+    text_BL = np.array([[2, 3, 0, 0, 0, 0]], np.int32)
+    found = hide(text_BL)
+    np.testing.assert_array_equal(found['text'], text_BL)
+    assert (found['word_target'] == hidden.NONE).all()
+
+
+def test_what_is_hidden_of_a_region_is_gone_and_its_place_is_not() -> None:
+    settings = Regions(most=5, side=2)
+    rng = np.random.default_rng(0)
+    region_BRF = rng.uniform(0.1, 1, (3000, 5, 12 + 5)).astype(np.float32)
+    class_BR = rng.integers(0, 9, (3000, 5)).astype(np.int32)
+    class_BR[:, 3:] = hidden.NONE
+    random_BU = uniform(1, np.arange(3000), hidden.random_regions(5, 0.4))
+    found = hidden.regions(
+        tf.constant(region_BRF), tf.constant(class_BR), settings.feature_size, 0.4, random_BU
+    )
+    shown_BRF, place_BM, target_BM = (
+        found[name].numpy() for name in ('regions', 'region_place', 'region_target')
+    )
+    np.testing.assert_array_equal(shown_BRF[..., 12:], region_BRF[..., 12:])
+    assert (target_BM != hidden.NONE).sum(1).tolist() == [1] * 3000
+    rows = np.arange(3000)
+    np.testing.assert_array_equal(target_BM[:, 0], class_BR[rows, place_BM[:, 0]])
+    zero_BR = (shown_BRF[..., :12] == 0).all(-1)
+    assert zero_BR[:, 3:].sum() == 0 and (zero_BR.sum(1) <= 1).all()
+    assert abs(zero_BR[rows, place_BM[:, 0]].mean() - 0.9) < 0.02
+    np.testing.assert_array_equal(shown_BRF[~zero_BR], region_BRF[~zero_BR])
+
+
+def test_regions_are_the_pixels_in_their_boxes() -> None:
+    image_BHWC = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    parsed = {
+        'boxes': tf.ragged.constant([[0.0, 0.5, 0.5, 1.0]], tf.float32),
+        'classes': tf.ragged.constant([[7]], tf.int64),
+    }
+    settings = Regions(most=2, side=4, geometry=6)
+    found = regions.regions(settings, tf.constant(image_BHWC), parsed).numpy()
+    wanted = image_BHWC[0, 4:8, 0:4].reshape(-1) / 127.5 - 1
+    np.testing.assert_allclose(found[0, 0, :48], wanted, atol=1e-5)
+    np.testing.assert_allclose(found[0, 0, 48:], [0, 0.5, 0.5, 1, 0.5, 0.5])
+    assert not found[0, 1].any()
+    assert regions.classes(settings, parsed).numpy().tolist() == [[7, -1]]
+
+
+def test_patches_cover_the_picture() -> None:
+    image_BHWC = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    found = regions.regions(
+        Regions(by='patches', most=4, side=4), tf.constant(image_BHWC), {}
+    ).numpy()
+    wanted = image_BHWC[:, 4:8, 0:4].reshape(2, -1) / 127.5 - 1
+    np.testing.assert_allclose(found[:, 2, :48], wanted, atol=1e-5)
+    np.testing.assert_allclose(found[1, 2, 48:], [0, 0.5, 0.5, 1, 0.25])
+
+
+def test_stored_features_are_taken_as_they_are() -> None:
+    parsed = {
+        'boxes': tf.ragged.constant([[0.0, 0, 1, 1], []], tf.float32),
+        'features': tf.ragged.constant([[1.0, 2, 3], []], tf.float32),
+    }
+    settings = Regions(by='features', most=2, side=0, size=3)
+    found = regions.regions(settings, tf.zeros((2, 8, 8, 3), tf.uint8), parsed).numpy()
+    np.testing.assert_array_equal(found[0, 0], [1, 2, 3, 0, 0, 1, 1, 1])
+    assert not found[1].any() and not found[0, 1].any()
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'by': 'crops'}, {'most': 0}, {'geometry': 4}, {'size': 3}, {'by': 'features'}]
+)
+def test_regions_that_cannot_be_made_are_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match='regions'):
+        Regions(**wrong)
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'area': 0.5}, {'resize': 128}, {'hide_words': 0.0}, {'mismatch': 1.5}]
+)
+def test_a_stream_that_would_move_boxes_is_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        HiddenCaptions(sources={'a': Source('captions/a')}, languages=(), batch_size=2, **wrong)
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Composed scenes and their vocabulary."""
+    if not all(Path(path).exists() for path in DEFAULT_SOURCES.values()):
+        pytest.skip('the emoji are missing; launch/packages.sh installs them')
+    folder = tmp_path_factory.mktemp('scenes')
+    words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20']
+    for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
+        done = mural(*verb, f'--data_dir={folder}')
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def opened(folder: Path, kind: type = HiddenCaptions, **more):
+    run = Run.of(config.load('unicoder_vl:tiny', []))
+    tokenizer = Tokenizer.load(vocabulary_path(folder, run), run.tokenizer)
+    spec = kind(
+        sources={'main': Source('captions/scenes')}, languages=('en',), batch_size=64,
+        image_size=96, max_length=20, regions=Regions(most=4, side=8), **more,
+    )  # fmt: skip
+    return spec.open(folder, tokenizer, seed=0), tokenizer
+
+
+def test_pairs_that_do_not_belong_together_have_anothers_text(scenes: Path) -> None:
+    stream, tokenizer = opened(scenes)
+    whole, _ = opened(scenes, RegionCaptions)
+    for batch, full in zip(stream.batches(64, 3), whole.batches(64, 3), strict=True):
+        matched = batch['match'] == 1
+        assert 16 < matched.sum() < 48
+        np.testing.assert_array_equal(batch['ids'][:, 0], full['ids'][:, 0])
+        same_text = batch['ids'][:, 1] == full['ids'][:, 1]
+        np.testing.assert_array_equal(same_text, matched)
+        for name in ('word_target', 'region_target'):
+            assert (batch[name][~matched] == hidden.NONE).all()
+            assert ((batch[name][matched] != hidden.NONE).sum(1) > 0).all()
+        # What is hidden is what was there.
+        place, target = batch['word_place'][matched], batch['word_target'][matched]
+        there = np.take_along_axis(full['text'][matched], place, axis=1)
+        np.testing.assert_array_equal(there[target >= 0], target[target >= 0])
+        assert batch['text'].max() == tokenizer.vocab_size
+
+
+def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes: Path) -> None:
+    stream, _ = opened(scenes)
+    (whole,) = stream.batches(128, 1)
+    again, _ = opened(scenes)
+    halves = [next(again.batches(128, 1, host, 2)) for host in (0, 1)]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
+
+
+def test_shapes_are_what_a_run_says(scenes: Path) -> None:
+    run = Run.of(config.load('unicoder_vl:tiny', []))
+    tokenizer = Tokenizer.load(vocabulary_path(scenes, run), run.tokenizer)
+    batch = next(run.build_streams()['pairs'].open(scenes, tokenizer, seed=0).batches(0, 1))
+    shapes = run.batch_shapes()['pairs']
+    assert {k: (v.shape, v.dtype) for k, v in shapes.items() if k != 'index'} == {
+        k: (v.shape, v.dtype) for k, v in batch.items() if k != 'origin'
+    }

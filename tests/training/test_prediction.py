@@ -1,0 +1,82 @@
+"""Pretraining by what was hidden: the step, however it is cut, learns from all three tasks."""
+
+import jax
+import numpy as np
+import pytest
+from training.made import VOCABULARY, close
+
+from mural_jax import config
+from mural_jax.run import Run
+from mural_jax.training.step import State
+from mural_jax.training.trainer import Trainer
+from mural_jax.types import UserError
+
+TASKS = ('match', 'regions', 'words')
+
+
+def start(*overrides: str) -> tuple[Trainer, State, dict]:
+    run = Run.of(config.load('unicoder_vl:tiny', list(overrides)))
+    built = run.build_trainer(*run.build_model(VOCABULARY)[:2])
+    _, params, statistics = run.build_model(VOCABULARY)
+    return built, built.place(params, statistics), {'pairs': batch(run)}
+
+
+def batch(run: Run) -> dict[str, np.ndarray]:
+    """Pairs of two, three or four regions; every second one does not belong together."""
+    rng = np.random.default_rng(0)
+    shapes = run.batch_shapes()['pairs']
+    made = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != 'index'}
+    size, length = shapes['text'].shape
+    made['text'] = rng.integers(4, VOCABULARY, (size, length)).astype(np.int32)
+    made['text'][:, 12:] = 0
+    made['regions'] = rng.uniform(0, 1, shapes['regions'].shape).astype(np.float32)
+    made['regions'][..., -5:] = [0.1, 0.1, 0.4, 0.4, 0.09]
+    for row in range(size):
+        made['regions'][row, 2 + row % 3 :] = 0
+    matched = np.arange(size) % 2
+    made['match'] = matched.astype(np.int32)
+    for name, top in (('word', VOCABULARY), ('region', 100)):
+        places = rng.integers(0, 2, shapes[f'{name}_place'].shape)
+        made[f'{name}_place'] = places.astype(np.int32)
+        target = rng.integers(0, top, places.shape)
+        made[f'{name}_target'] = np.where(matched[:, None], target, -1).astype(np.int32)
+    made['ids'] = rng.integers(0, 2**31 - 1, shapes['ids'].shape).astype(np.int32)
+    return made
+
+
+def test_every_parameter_learns_and_the_losses_fall() -> None:
+    built, state, batches = start('--config.optimizer.learning_rate=0.01')
+    before, first = jax.device_get(state.params), None
+    for _ in range(25):
+        state, logs = built.step(state, batches)
+        first = first or jax.device_get(logs)
+    for name in TASKS:
+        assert logs[f'{name}/loss'] < first[f'{name}/loss']
+        assert 0 <= first[f'{name}/accuracy'] <= 1
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
+    still = [jax.tree_util.keystr(path) for path, value in jax.tree.leaves_with_path(moved)
+             if not value]  # fmt: skip
+    assert not still
+
+
+CUTS = {
+    'parts': ['--config.microbatches=2'],
+    'fsdp': ['--config.mesh.fsdp=2', '--config.mesh.data=4'],
+}
+
+
+@pytest.mark.parametrize('more', CUTS.values(), ids=CUTS)
+def test_it_is_the_same_however_it_is_cut(more: list[str]) -> None:
+    """Dropout on; means are over places, of which examples have none, one or more."""
+    plain, cut = start('--config.mesh.data=1', '--config.mesh.fsdp=8'), start(*more)
+    (one, logs), (other, others) = (
+        run.step(state, batches) for run, state, batches in (plain, cut)
+    )
+    close(logs, others, rtol=2e-4, atol=1e-6)
+    close(one.optimizer, other.optimizer, rtol=1e-3, atol=1e-6)
+
+
+def test_predicting_needs_one_stream() -> None:
+    with pytest.raises(UserError, match='one_stream'):
+        Run.of(config.load('emoji:tiny', []) | {'tasks': {'w': {
+            'kind': 'prediction', 'stream': 'captions', 'predict': 'words'}}})  # fmt: skip
