@@ -150,6 +150,7 @@ class Checkpoints:
         """
         trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        about = json.loads(json.dumps(about))  # As it is now: it is written while training goes on.
         self._wait()
         self._metrics[step] = {name: float(value) for name, value in (metrics or {}).items()}
         seal = {
@@ -158,7 +159,7 @@ class Checkpoints:
             'metrics': self._metrics[step],
             'best': dataclasses.asdict(self._best) if self._best else None,
         }
-        jsons = {'about': ocp.args.JsonSave(dict(about)), 'seal': ocp.args.JsonSave(seal)}
+        jsons = {'about': ocp.args.JsonSave(about), 'seal': ocp.args.JsonSave(seal)}
         with _disk(self._path, step):
             self._manager.save(step, args=ocp.args.Composite(**jsons, **items))
             self._saving = step

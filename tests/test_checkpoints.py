@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,27 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     lowest.save(7, {'params': {'a': jnp.ones(3)}}, {})
     lowest.close()
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['6', '7']
+
+
+def test_what_is_saved_is_what_was_there_when_it_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on with the same lists while they are being written."""
+    dumps = json.dumps
+
+    def late(*given: Any, **options: Any) -> str:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)
+        return dumps(*given, **options)
+
+    monkeypatch.setattr(json, 'dumps', late)
+    checkpoints, window = Checkpoints(tmp_path), [0.5]
+    checkpoints.save(1, trees(1), {'window': window})
+    window.append(jnp.float32(1))  # Nothing that JSON has.
+    checkpoints.close()
+    reopened = Checkpoints(tmp_path)
+    assert reopened.about(1)['window'] == [0.5]
+    reopened.close()
 
 
 def test_other_metric_names_nobody_best(tmp_path: Path) -> None:
