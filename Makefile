@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(CURDIR)/quickstart
+# Tests at a time; each process takes up to 8 GB.
+WORKERS ?= 2
 
 .PHONY: quickstart test check clean
 
@@ -10,7 +12,7 @@ quickstart: $(VENV)/quickstart.stamp
 
 test: $(VENV)/test.stamp
 	@launch/packages.sh || echo "Tests that need the packages will be skipped."
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 check: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .
