@@ -58,7 +58,10 @@ def get_config(arg: str = 'base') -> ConfigDict:
         name: dict(kind='prediction', stream='pairs', predict=name, weight=1.0)
         for name in ('words', 'regions', 'match')
     }
-    config.evaluators = {}
+    config.evaluators = {
+        'hidden': dict(kind='hidden', stream='pairs', dataset='captions/regions', split='test'),
+        'cross_encoder': dict(kind='cross_encoder', dataset='captions/regions', split='test'),
+    }
     if 'tiny' in words:
         _shrink(config)
     return config
@@ -72,6 +75,8 @@ def _shrink(config: ConfigDict) -> None:
     pairs = config.streams.pairs
     pairs.update(batch_size=16, image_size=96, max_length=20)
     pairs.sources.main.dataset = 'captions/scenes'
+    for evaluator in config.evaluators.values():
+        evaluator.dataset = 'captions/scenes'
     pairs.regions.update(by='boxes', most=4, side=8, size=0)
     config.model.update(num_classes=100, dtype='float32')
     config.model.towers.fusion.update(max_length=20, feature_size=192, pool='mean')

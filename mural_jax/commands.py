@@ -250,14 +250,18 @@ def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
     """Scores a checkpoint, writes `eval/STEP.json` and `index/STEP.npz`, prints the table."""
     run, step, embedder, vocabulary = _restore(workdir, step)
     from mural_jax.evaluation import scores
+    from mural_jax.evaluation.sources import Sources
 
-    results, galleries = scores.evaluate(
-        run.build_evaluators(), run.languages, embedder, run.image_size, run.image_resize,
-        data_dir, workdir / 'eval' / f'{step}.json',
+    sources = Sources(
+        embedder, data_dir, run.image_size, run.image_resize,
+        Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer), run.build_streams(),
+        run.regions,
     )  # fmt: skip
+    path = workdir / 'eval' / f'{step}.json'
+    results, galleries = scores.evaluate(run.build_evaluators(), run.languages, sources, path)
     if galleries:
         _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')
-    scores.print_table(results, run.languages, Console())
+    scores.print_tables(results, run.languages, Console())
 
 
 def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:

@@ -18,7 +18,8 @@ from flax import nnx
 from mural_jax.config import arguments_of, build, make, nearest
 from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
-from mural_jax.evaluation.evaluators import ImageText, TextText
+from mural_jax.evaluation.evaluators import Evaluator, ImageText, TextText
+from mural_jax.evaluation.pairs import CrossEncoder, Hidden
 from mural_jax.models import functional
 from mural_jax.models.convnets import EfficientNet, ResNet
 from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
@@ -56,7 +57,10 @@ FIELDS = {  # of a stream
                'match'),
 }  # fmt: skip
 TASKS = {'contrast': Contrast, 'prediction': Prediction}
-EVALUATORS = {'image_text': ImageText, 'text_text': TextText}
+EVALUATORS = {
+    'image_text': ImageText, 'text_text': TextText, 'hidden': Hidden,
+    'cross_encoder': CrossEncoder,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +133,13 @@ class Run:
         """The tasks that compare embeddings."""
         return {k: task for k, task in self.build_tasks().items() if isinstance(task, Contrast)}
 
-    def build_evaluators(self) -> dict[str, ImageText | TextText]:
+    def build_evaluators(self) -> dict[str, Evaluator]:
         """The evaluators by name, with '.' in a config's key for '/' in results."""
         evaluators = {}
         for name, node in self.evaluators.items():
             evaluator = build(EVALUATORS, node, f'evaluators.{name}')
-            self._known(evaluator.task, self.tasks, f'evaluators.{name}.task')
+            for table, needed in evaluator.needs().items():
+                self._known(needed, getattr(self, table), f'evaluators.{name}')
             evaluators[name] = evaluator
         return evaluators
 
@@ -210,6 +215,14 @@ class Run:
     def paired_tasks(self) -> list[str]:
         """The tasks that compare pictures with texts."""
         return [name for name, task in self.contrasts.items() if len(task.towers) > 1]
+
+    @property
+    def regions(self) -> Regions | None:
+        """How pictures become regions, None where the model takes them whole."""
+        if self.model['kind'] != 'one_stream':
+            return None
+        nodes = [node['regions'] for node in self.streams.values() if 'regions' in node]
+        return make(Regions, nodes[0] if nodes else {}, 'streams.regions')
 
     @property
     def text_length(self) -> int:

@@ -71,3 +71,19 @@ def workdir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = mural(*verb, f'--workdir={folder}', f'--data_dir={data_dir}')
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope='session')
+def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Composed scenes, `captions/scenes`, and the vocabulary of `unicoder_vl:tiny`."""
+    from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+
+    for path in DEFAULT_SOURCES.values():
+        if not Path(path).exists():
+            pytest.skip(f'{path} is missing; launch/packages.sh installs it')
+    folder = tmp_path_factory.mktemp('scenes')
+    words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20']
+    for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
+        done = mural(*verb, f'--data_dir={folder}')
+        assert done.returncode == 0, done.stderr
+    return folder

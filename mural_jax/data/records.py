@@ -108,17 +108,22 @@ class Records:
         return self._readers[shard]
 
     def examples(self, *, image: bool) -> Iterator[dict[str, Any]]:
-        """All good examples, parsed: {id, texts: {language: {kind: [...]}}, image}."""
-        names = ('id', 'bad', 'language', 'kind', 'text', *(['image'] if image else []))
-        for _, parsed in indices.parse_all(self, *names):
-            columns = [parsed[key].to_list() for key in ('language', 'kind', 'text')]
-            flat = {key: parsed[key].numpy() for key in ('id', 'bad', *names[5:])}
+        """All good examples, parsed: {id, texts: {language: {kind: [...]}}}, with `image` the
+        encoded picture too, and of its regions `boxes`, `classes` and `features`, flat lists."""
+        texts = ('language', 'kind', 'text')
+        regions = ('boxes', 'classes', 'features') if image else ()
+        names = ('id', 'bad', *(['image'] if image else []))
+        for _, parsed in indices.parse_all(self, *names, *texts, *regions):
+            columns = [parsed[key].to_list() for key in texts]
+            flat = {key: parsed[key].numpy() for key in names}
+            parts = {key: parsed[key].to_list() for key in regions}
             for row in np.flatnonzero(flat['bad'] == b''):
-                texts: dict[str, dict[str, list[str]]] = {}
+                named: dict[str, dict[str, list[str]]] = {}
                 for language, kind, text in zip(*(column[row] for column in columns)):
-                    kinds = texts.setdefault(self.languages[language], {})
+                    kinds = named.setdefault(self.languages[language], {})
                     kinds.setdefault(self.kinds[kind], []).append(text.decode())
-                example: dict[str, Any] = {'id': flat['id'][row].decode(), 'texts': texts}
+                example: dict[str, Any] = {'id': flat['id'][row].decode(), 'texts': named}
+                example |= {key: part[row] for key, part in parts.items()}
                 yield example | ({'image': flat['image'][row]} if image else {})
 
     @property

@@ -27,25 +27,26 @@ class Embedder:
         tokenize: Callable[[list[str]], np.ndarray], batch_size: int = 256,
     ):  # fmt: skip
         """`tokenize` makes int32 [N, L] of texts; `batch_size` is what one pass holds."""
-        self._graphdef, self._params, self._statistics = graphdef, params, statistics
-        self._tokenize, self._batch_size = tokenize, batch_size
+        self.model = graphdef, params, statistics
+        self.tokenize, self.batch_size = tokenize, batch_size
 
-    def images(self, task: str, image_NHWC: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 [N, D]."""
-        return self._embed(task, 'image', image_NHWC)
+    def images(self, task: str, visual: np.ndarray) -> np.ndarray:
+        """Pictures, uint8 [N, H, W, 3], or their regions, [N, R, F] -> float32 [N, D]."""
+        return self._embed(task, 'image', visual)
 
     def texts(self, task: str, texts: list[str]) -> np.ndarray:
         """N texts -> float32 [N, D]."""
-        return self._embed(task, 'text', self._tokenize(texts))
+        return self._embed(task, 'text', self.tokenize(texts))
 
     def _embed(self, task: str, tower: str, inputs: np.ndarray) -> np.ndarray:
         """The last batch is filled up with zeros, whose embeddings are dropped."""
-        size = min(self._batch_size, 1 << (len(inputs) - 1).bit_length())
+        graphdef, *arrays = self.model
+        size = min(self.batch_size, 1 << (len(inputs) - 1).bit_length())
         embedded = []
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             filled = np.zeros((size, *inputs.shape[1:]), inputs.dtype)
             filled[: len(part)] = part
-            vectors = _encode(self._graphdef, task, tower, self._params, self._statistics, filled)
+            vectors = _encode(graphdef, task, tower, *arrays, filled)
             embedded.append(np.asarray(vectors)[: len(part)])
         return np.concatenate(embedded)

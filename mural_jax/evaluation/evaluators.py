@@ -1,29 +1,52 @@
 """What is measured: each evaluator scores languages on one prepared split.
 
-An evaluator returns {language: {metric: value}}, recalls in percent, and the embeddings of the
-pictures if it has any; it says its protocol.
+Results are {language: {metric: value}}, recalls in percent.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.retrieval import PROTOCOL, both_ways, mean_over
+from mural_jax.evaluation.sources import Items, Pictured, Sources
 from mural_jax.types import UserError
 
 Results = dict[str, dict[str, float]]
 
 
-class Items(NamedTuple):
-    """The examples of a split: names by language, '' where there is none, and pictures."""
+class Gallery(NamedTuple):
+    """Pictures that an evaluator embedded on the way, float32 [N, D], in the space of a task."""
 
-    ids: list[str]
-    names: list[dict[str, str]]
-    image_NHWC: np.ndarray  # uint8; no rows where the evaluator needs none
-    png: list[bytes]
+    items: Items
+    image_ND: np.ndarray
+    split: str
+    task: str
+
+
+class Scored(NamedTuple):
+    """What an evaluator found. size: of the whole gallery."""
+
+    results: Results
+    size: int
+    gallery: Gallery | None = None
+
+
+class Evaluator(Protocol):
+    """Scores a model in some languages, and says by which protocol.
+
+    `needs`: what it names of its run, such as {'tasks': 'image_text'}.
+    """
+
+    @property
+    def dataset(self) -> str: ...
+
+    def needs(self) -> dict[str, str]: ...
+
+    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored: ...
+
+    def protocol(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +64,19 @@ class ImageText:
 
     has_image = True
 
-    def __call__(
-        self, items: Items, embedder: Embedder, languages: Sequence[str]
-    ) -> tuple[Results, np.ndarray | None]:
-        image_ND = embedder.images(self.task, items.image_NHWC)
+    def needs(self) -> dict[str, str]:
+        return {'tasks': self.task}
+
+    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+        items, embedder = sources.items(self), sources.embedder
+        image_ND = embedder.images(self.task, items.visual)
         results = {}
         for language in languages:
-            named = _named(items, [language], self)
-            text_ND = embedder.texts(self.task, [items.names[i][language] for i in named])
-            results[language] = both_ways(image_ND[named], text_ND, 'image', 'text')
-        return results, image_ND
+            found = named(items, [language], self)
+            text_ND = embedder.texts(self.task, [items.names[i][language] for i in found])
+            results[language] = both_ways(image_ND[found], text_ND, 'image', 'text')
+        gallery = Gallery(items, image_ND, self.split, self.task)
+        return Scored(results, len(items.ids), gallery)
 
     def protocol(self) -> dict[str, Any]:
         return PROTOCOL | {
@@ -75,20 +101,22 @@ class TextText:
 
     has_image = False
 
-    def __call__(
-        self, items: Items, embedder: Embedder, languages: Sequence[str]
-    ) -> tuple[Results, np.ndarray | None]:
+    def needs(self) -> dict[str, str]:
+        return {'tasks': self.task}
+
+    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+        items, embedder = sources.items(self), sources.embedder
         results = {}
         for language in languages:
             if language == self.pivot:
                 continue
-            named = _named(items, [language, self.pivot], self)
+            found = named(items, [language, self.pivot], self)
             text_ND, pivot_ND = (
-                embedder.texts(self.task, [items.names[i][side] for i in named])
+                embedder.texts(self.task, [items.names[i][side] for i in found])
                 for side in (language, self.pivot)
             )
             results[language] = both_ways(text_ND, pivot_ND, 'text', 'pivot')
-        return results, None
+        return Scored(results, len(items.ids))
 
     def protocol(self) -> dict[str, Any]:
         return PROTOCOL | {
@@ -100,14 +128,14 @@ class TextText:
         }
 
 
-def _named(items: Items, languages: list[str], evaluator: ImageText | TextText) -> list[int]:
-    named = [i for i, names in enumerate(items.names) if all(names.get(x) for x in languages)]
-    if not named:
+def named(items: Items, languages: list[str], evaluator: Pictured) -> list[int]:
+    found = [i for i, names in enumerate(items.names) if all(names.get(x) for x in languages)]
+    if not found:
         raise UserError(
             f'{evaluator.dataset}:{evaluator.split} has no names in {" and ".join(languages)}, '
             'so there is nothing to score. Take the language out of config.languages.'
         )
-    return named
+    return found
 
 
 def with_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:

@@ -1,5 +1,7 @@
 """Recall of retrieval, both directions, ties counted fairly."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RANKS = (1, 5, 10)
@@ -17,31 +19,47 @@ def recall(
     """R@1, R@5, R@10 in percent.
 
     Both embeddings are float32 unit vectors; `right_Q`, int [Q], is the right result of each
-    query. With g results above the right one and t tied with it, itself included, its rank is
-    any of g + 1 ... g + t alike.
+    query.
     """
     found = np.zeros(len(RANKS))
     for start in range(0, len(query_QD), chunk):
         score_QR = query_QD[start : start + chunk] @ result_RD.T
-        right = right_Q[start : start + chunk]
-        own_Q1 = np.take_along_axis(score_QR, right[:, None], axis=1)
-        above_Q = (score_QR > own_Q1).sum(1)
-        tied_Q = (score_QR == own_Q1).sum(1)
-        for i, k in enumerate(RANKS):
-            found[i] += np.clip((k - above_Q) / tied_Q, 0, 1).sum()
+        found += _found(score_QR, right_Q[start : start + chunk])
     return list(100 * found / len(query_QD))
+
+
+def _found(score_QR: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
+    """How many queries find their right result in the first K, for each K.
+
+    With g results above the right one and t tied with it, itself included, its rank is any of
+    g + 1 ... g + t alike.
+    """
+    own_Q1 = np.take_along_axis(score_QR, right_Q[:, None], axis=1)
+    above_Q = (score_QR > own_Q1).sum(1)
+    tied_Q = (score_QR == own_Q1).sum(1)
+    return np.array([np.clip((k - above_Q) / tied_Q, 0, 1).sum() for k in RANKS])
 
 
 def both_ways(left_ND: np.ndarray, right_ND: np.ndarray, left: str, right: str) -> dict[str, float]:
     """Recalls of N pairs in both directions, named `left_to_right_r1` and so on, and their mean."""
     pairs = np.arange(len(left_ND))
-    values = {}
-    for query, result, name in (
-        (left_ND, right_ND, f'{left}_to_{right}'),
-        (right_ND, left_ND, f'{right}_to_{left}'),
-    ):
-        for k, value in zip(RANKS, recall(query, result, pairs)):
-            values[f'{name}_r{k}'] = value
+    recalls = recall(left_ND, right_ND, pairs), recall(right_ND, left_ND, pairs)
+    return _named(recalls, left, right)
+
+
+def both_ways_of(score_NN: np.ndarray, left: str, right: str) -> dict[str, float]:
+    """The same of scores, a row for each left item and a column for each right one."""
+    pairs = np.arange(len(score_NN))
+    recalls = [list(100 * _found(score, pairs) / len(pairs)) for score in (score_NN, score_NN.T)]
+    return _named(recalls, left, right)
+
+
+def _named(recalls: Sequence[Sequence[float]], left: str, right: str) -> dict[str, float]:
+    values = {
+        f'{name}_r{k}': value
+        for name, found in zip((f'{left}_to_{right}', f'{right}_to_{left}'), recalls)
+        for k, value in zip(RANKS, found)
+    }
     return values | {'mean_recall': float(np.mean(list(values.values())))}
 
 

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import mural
 
 from mural_jax import config
 from mural_jax.data import hidden, regions
-from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
 from mural_jax.data.order import uniform
 from mural_jax.data.region_settings import Regions
 from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
@@ -138,19 +136,6 @@ def test_a_stream_that_would_move_boxes_is_refused(wrong: dict) -> None:
         HiddenCaptions(sources={'a': Source('captions/a')}, languages=(), batch_size=2, **wrong)
 
 
-@pytest.fixture(scope='module')
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Composed scenes and their vocabulary."""
-    if not all(Path(path).exists() for path in DEFAULT_SOURCES.values()):
-        pytest.skip('the emoji are missing; launch/packages.sh installs them')
-    folder = tmp_path_factory.mktemp('scenes')
-    words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20']
-    for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
-        done = mural(*verb, f'--data_dir={folder}')
-        assert done.returncode == 0, done.stderr
-    return folder
-
-
 def opened(folder: Path, kind: type = HiddenCaptions, **more):
     run = Run.of(config.load('unicoder_vl:tiny', []))
     tokenizer = Tokenizer.load(vocabulary_path(folder, run), run.tokenizer)
@@ -161,9 +146,9 @@ def opened(folder: Path, kind: type = HiddenCaptions, **more):
     return spec.open(folder, tokenizer, seed=0), tokenizer
 
 
-def test_pairs_that_do_not_belong_together_have_anothers_text(scenes: Path) -> None:
-    stream, tokenizer = opened(scenes)
-    whole, _ = opened(scenes, RegionCaptions)
+def test_pairs_that_do_not_belong_together_have_anothers_text(scenes_dir: Path) -> None:
+    stream, tokenizer = opened(scenes_dir)
+    whole, _ = opened(scenes_dir, RegionCaptions)
     for batch, full in zip(stream.batches(64, 3), whole.batches(64, 3), strict=True):
         matched = batch['match'] == 1
         assert 16 < matched.sum() < 48
@@ -180,19 +165,19 @@ def test_pairs_that_do_not_belong_together_have_anothers_text(scenes: Path) -> N
         assert batch['text'].max() == tokenizer.vocab_size
 
 
-def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes: Path) -> None:
-    stream, _ = opened(scenes)
+def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes_dir: Path) -> None:
+    stream, _ = opened(scenes_dir)
     (whole,) = stream.batches(128, 1)
-    again, _ = opened(scenes)
+    again, _ = opened(scenes_dir)
     halves = [next(again.batches(128, 1, host, 2)) for host in (0, 1)]
     for name, value in whole.items():
         np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
 
 
-def test_shapes_are_what_a_run_says(scenes: Path) -> None:
+def test_shapes_are_what_a_run_says(scenes_dir: Path) -> None:
     run = Run.of(config.load('unicoder_vl:tiny', []))
-    tokenizer = Tokenizer.load(vocabulary_path(scenes, run), run.tokenizer)
-    batch = next(run.build_streams()['pairs'].open(scenes, tokenizer, seed=0).batches(0, 1))
+    tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
+    batch = next(run.build_streams()['pairs'].open(scenes_dir, tokenizer, seed=0).batches(0, 1))
     shapes = run.batch_shapes()['pairs']
     assert {k: (v.shape, v.dtype) for k, v in shapes.items() if k != 'index'} == {
         k: (v.shape, v.dtype) for k, v in batch.items() if k != 'origin'

@@ -1,0 +1,224 @@
+"""Evaluators of a model that takes a text and a picture together."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mural_jax.evaluation.evaluators import Results, Scored, named
+from mural_jax.evaluation.retrieval import PROTOCOL, RANKS, both_ways_of
+from mural_jax.evaluation.sources import Items, Sources
+from mural_jax.models.functional import Params, merge
+from mural_jax.objectives import prediction
+from mural_jax.objectives.prediction import Predicted
+from mural_jax.types import Array, Batch, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """How well what is hidden of pairs is predicted, with the other side and without it.
+
+    stream: how words, regions and partners are hidden. dataset, split: whose pairs.
+    """
+
+    stream: str
+    dataset: str
+    split: str
+
+    def needs(self) -> dict[str, str]:
+        return {'streams': self.stream}
+
+    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+        """All languages of the stream together, as `all`."""
+        graphdef, params, statistics = sources.embedder.model
+        found: dict[str, list[np.ndarray]] = {}
+        wanted: list[np.ndarray] = []
+        for batch, real_B in sources.batches(self.stream, self):
+            inputs = {k: v for k, v in batch.items() if k not in ('ids', 'origin')}
+            for name, value in _predicted(graphdef, params, statistics, inputs).items():
+                found.setdefault(name, []).append(np.asarray(value)[:, real_B])
+            wanted.append(batch['match'][real_B])
+        predicted = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+        match_N = np.concatenate(wanted)
+        scores_N = predicted.pop('match')[0]
+        metrics = {
+            name: float(100 * right_N.sum() / max(count_N.sum(), 1))
+            for name, (right_N, count_N) in predicted.items()
+        }
+        metrics['match_auc'] = auc(scores_N[match_N == 1], scores_N[match_N == 0])
+        return Scored({'all': metrics}, len(match_N))
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            'dataset': self.dataset,
+            'split': self.split,
+            'stream': self.stream,
+            'words, regions': 'percent of what is hidden whose most likely class is right',
+            'words_without_picture, regions_without_text': 'likewise, the other side left out',
+            'match_auc': 'chance that a pair that belongs together scores above one that does not',
+        }
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _predicted(graphdef: Any, params: Params, statistics: Params, batch: Batch) -> dict[str, Array]:
+    """By metric (right, predicted) places of each example, float32 [2, B]; of `match`, scores."""
+    model = merge(graphdef, params, statistics)
+    text_BL, region_BRF = batch['text'], batch['regions']
+    both, without_picture, without_text = (
+        model.encode('joint', given)
+        for given in (
+            (text_BL, region_BRF), (text_BL, 0 * region_BRF), (0 * text_BL, region_BRF)
+        )
+    )  # fmt: skip
+    region_BM = batch['region_place'] + text_BL.shape[1] + 1
+
+    def right(predicted: Predicted) -> Array:
+        return jnp.stack([predicted.right_B, predicted.count_B])
+
+    def words(encoding: Any) -> Array:
+        logit_BMV = model.words(encoding, batch['word_place'])
+        return right(prediction.classes(logit_BMV, batch['word_target']))
+
+    def regions(encoding: Any) -> Array:
+        logit_BMC = model.region_classes(encoding, region_BM)
+        return right(prediction.classes(logit_BMC, batch['region_target']))
+
+    return {
+        'words': words(both), 'words_without_picture': words(without_picture),
+        'regions': regions(both), 'regions_without_text': regions(without_text),
+        'match': model.matches(both)[None],
+    }  # fmt: skip
+
+
+def auc(positive_N: np.ndarray, negative_M: np.ndarray) -> float:
+    """P(a positive scores above a negative) + P(they tie) / 2, in [0, 1]; NaN without either."""
+    if not len(positive_N) or not len(negative_M):
+        return float('nan')
+    from scipy import stats  # Only here: it takes a second to import.
+
+    above = stats.mannwhitneyu(positive_N, negative_M).statistic
+    return float(above / (len(positive_N) * len(negative_M)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rerank:
+    """The k nearest by the embeddings of a task are scored again, the others stay behind them."""
+
+    task: str
+    k: int
+
+    def __post_init__(self) -> None:
+        if self.k < max(RANKS):
+            raise UserError(
+                f'rerank.k={self.k} is smaller than {max(RANKS)}, the largest K of the metrics: '
+                'the recall there would be that of what was not ranked again. Give at least that.'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEncoder:
+    """Retrieval by the matching score of every text with every picture, one pass for each pair.
+
+    The gallery of a language is the pictures with a text in it; of several the first one of the
+    kind `text` is taken. rerank: only the best of a dual encoder are scored.
+    """
+
+    dataset: str
+    split: str
+    text: str = 'caption'
+    rerank: Rerank | None = None
+
+    has_image = True
+
+    def needs(self) -> dict[str, str]:
+        return {'tasks': self.rerank.task} if self.rerank else {}
+
+    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+        items = sources.items(self)
+        results: Results = {}
+        for language in languages:
+            results[language] = self._score(sources, items, language)
+        return Scored(results, len(items.ids))
+
+    def _score(self, sources: Sources, items: Items, language: str) -> dict[str, float]:
+        found = named(items, [language], self)
+        texts = [items.names[i][language] for i in found]
+        visual = items.visual[found]
+        started = time.perf_counter()
+        score_NN = np.full((len(found), len(found)), -np.inf, np.float32)
+        pairs = np.indices(score_NN.shape).reshape(2, -1).T
+        if self.rerank:
+            score_NN, pairs = self._nearest(sources, self.rerank, texts, visual)
+        encoded = time.perf_counter()
+        matches = _Matches(sources, sources.embedder.tokenize(texts), visual)
+        score_NN[tuple(pairs.T)] = matches(pairs)
+        ended = time.perf_counter()
+        return both_ways_of(score_NN, 'text', 'image') | {
+            'passes': len(pairs) + (2 * len(found) if self.rerank else 0),
+            'seconds_to_encode': encoded - started,
+            'seconds_to_score': ended - encoded,
+        }
+
+    def _nearest(
+        self, sources: Sources, rerank: Rerank, texts: list[str], visual: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(scores of a dual encoder, below every matching score; pairs of the k nearest).
+
+        A pair is scored again where either side is among the k nearest of the other.
+        """
+        embedder = sources.embedder
+        text_ND, image_ND = embedder.texts(rerank.task, texts), embedder.images(rerank.task, visual)
+        score_NN = text_ND @ image_ND.T
+        near_NN = np.zeros(score_NN.shape, bool)
+        k = min(rerank.k, len(texts))
+        for near, scores in ((near_NN, score_NN), (near_NN.T, score_NN.T)):
+            best_NK = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            np.put_along_axis(near, best_NK, True, axis=1)
+        return score_NN - 1e6, np.argwhere(near_NN)
+
+    def protocol(self) -> dict[str, Any]:
+        return PROTOCOL | {
+            'dataset': self.dataset,
+            'split': self.split,
+            'captions_per_image': 1,
+            'caption': f'the first {self.text}, without a prompt',
+            'gallery': f'the pictures of the split with a {self.text} in the language',
+            'score': 'the matching head over a joint pass',
+            'reranked': dataclasses.asdict(self.rerank) if self.rerank else 'all pairs',
+            'seconds': 'to embed for the ranking before, and for the joint passes',
+        }
+
+
+class _Matches:
+    """Matching scores of pairs of texts and pictures, in batches of one shape."""
+
+    SIZE = 512  # pairs in a pass
+
+    def __init__(self, sources: Sources, text_NL: np.ndarray, visual: np.ndarray):
+        self._model = sources.embedder.model
+        self._text_NL, self._visual = text_NL, visual
+
+    def __call__(self, pairs: np.ndarray) -> np.ndarray:
+        """int [P, 2] of (text, picture) -> float32 [P]."""
+        graphdef, *arrays = self._model
+        scores = np.empty(len(pairs), np.float32)
+        for start in range(0, len(pairs), self.SIZE):
+            part = pairs[start : start + self.SIZE]
+            filled = np.resize(part, (self.SIZE, 2))
+            text_BL, region_BRF = self._text_NL[filled[:, 0]], self._visual[filled[:, 1]]
+            found = _match(graphdef, *arrays, text_BL, region_BRF)
+            scores[start : start + self.SIZE] = np.asarray(found)[: len(part)]
+        return scores
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _match(
+    graphdef: Any, params: Params, statistics: Params, text_BL: Array, region_BRF: Array
+) -> Array:
+    model = merge(graphdef, params, statistics)
+    return model.matches(model.encode('joint', (text_BL, region_BRF)))

@@ -1,0 +1,105 @@
+"""The evaluators of one stream: all pairs, the best of a dual encoder, what is hidden."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from models.test_fusion import one_stream
+
+from mural_jax.evaluation import pairs
+from mural_jax.evaluation.embed import Embedder
+from mural_jax.evaluation.pairs import CrossEncoder, Hidden, Rerank
+from mural_jax.evaluation.sources import Items
+from mural_jax.models import functional
+from mural_jax.objectives.prediction import NONE
+from mural_jax.types import UserError
+
+SIZE = 30
+
+
+@pytest.fixture(scope='module')
+def sources() -> types.SimpleNamespace:
+    """A model from random weights, and pairs of made-up texts and regions."""
+    rng = np.random.default_rng(0)
+    text_NL = rng.integers(4, 20, (SIZE, 6)).astype(np.int32)
+    region_NRF = rng.uniform(0, 1, (SIZE, 3, 9)).astype(np.float32)
+    region_NRF[..., 4:] = [0.1, 0.1, 0.4, 0.4, 0.09]
+    place_BM = rng.integers(0, 3, (SIZE, 2)).astype(np.int32)
+    batch = {
+        'text': text_NL, 'regions': region_NRF, 'word_place': place_BM,
+        'word_target': rng.integers(0, 20, (SIZE, 2)).astype(np.int32), 'region_place': place_BM,
+        'region_target': rng.integers(0, 7, (SIZE, 2)).astype(np.int32),
+        'match': (np.arange(SIZE) % 2).astype(np.int32),
+        'ids': text_NL[:, :2], 'origin': text_NL[:, 0],
+    }  # fmt: skip
+    embedder = Embedder(
+        *functional.split(one_stream()), lambda texts: text_NL[[int(text) for text in texts]]
+    )
+    names = [{'en': str(number)} if number else {} for number in range(SIZE)]
+    items = Items([str(number) for number in range(SIZE)], names, region_NRF, [])
+    return types.SimpleNamespace(
+        embedder=embedder, items=lambda _: items, batch=batch, text=text_NL, visual=region_NRF,
+        batches=lambda *_: iter([(batch, np.arange(SIZE) < SIZE - 1)]),
+    )  # fmt: skip
+
+
+def scores(sources: types.SimpleNamespace) -> np.ndarray:
+    """Pair by pair, of the 29 that have a text."""
+    model = functional.merge(*sources.embedder.model)
+    encode = jax.jit(lambda text, region: model.matches(model.encode('joint', (text, region))))
+    text_NL, visual = sources.text[1:], sources.visual[1:]
+    return np.stack([encode(np.tile(text, (SIZE - 1, 1)), visual) for text in text_NL])
+
+
+def test_every_pair_is_scored(sources: types.SimpleNamespace) -> None:
+    scored = CrossEncoder('a/b', 'test')(sources, ['en'])
+    row = scored.results['en']
+    score_NN = scores(sources)
+    for name, matrix in (('text_to_image', score_NN), ('image_to_text', score_NN.T)):
+        rank_N = (matrix > np.diag(matrix)[:, None]).sum(1)
+        for k in (1, 5, 10):
+            np.testing.assert_allclose(row[f'{name}_r{k}'], 100 * (rank_N < k).mean(), atol=4)
+    assert row['passes'] == 29 * 29 and row['seconds_to_score'] > 0
+
+
+def test_the_best_of_a_dual_encoder_are_scored_again(sources: types.SimpleNamespace) -> None:
+    whole = CrossEncoder('a/b', 'test')(sources, ['en']).results['en']
+    all_again = CrossEncoder('a/b', 'test', rerank=Rerank('pairs', 29))(sources, ['en'])
+    for name, value in whole.items():
+        if '_r' in name or name == 'mean_recall':
+            np.testing.assert_allclose(all_again.results['en'][name], value)
+    some = CrossEncoder('a/b', 'test', rerank=Rerank('pairs', 10))(sources, ['en']).results['en']
+    assert 10 * 29 + 58 <= some['passes'] < 29 * 29
+
+
+def test_fewer_than_the_metrics_ask_for_are_refused() -> None:
+    with pytest.raises(UserError, match=r'rerank.k=9 is smaller than 10'):
+        Rerank('pairs', 9)
+
+
+def test_what_is_hidden_is_counted_once(sources: types.SimpleNamespace) -> None:
+    scored = Hidden('pairs', 'a/b', 'test')(sources, [])
+    assert scored.size == SIZE - 1
+    row = scored.results['all']
+    model = functional.merge(*sources.embedder.model)
+    batch = {name: value[:-1] for name, value in sources.batch.items()}
+    text_NL, region_NRF = batch['text'], batch['regions']
+    for region, name in ((region_NRF, 'words'), (0 * region_NRF, 'words_without_picture')):
+        given = text_NL, region
+        logit_BMV = model.words(model.encode('joint', given), batch['word_place'])
+        right = np.argmax(logit_BMV, -1) == batch['word_target']
+        np.testing.assert_allclose(row[name], 100 * right.mean(), atol=2)
+    assert 0 <= row['match_auc'] <= 1
+    nothing = {'word_target': np.full((SIZE, 2), NONE, np.int32)}
+    sources.batches = lambda *_: iter([(sources.batch | nothing, np.arange(SIZE) < SIZE)])
+    assert Hidden('pairs', 'a/b', 'test')(sources, []).results['all']['words'] == 0
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 6, 40), rng.integers(0, 4, 30)
+    above = (positive[:, None] > negative[None]).mean()
+    tied = (positive[:, None] == negative[None]).mean()
+    np.testing.assert_allclose(pairs.auc(positive, negative), above + tied / 2)
+    assert np.isnan(pairs.auc(positive, negative[:0]))

@@ -1,0 +1,39 @@
+"""One stream from the command line: trained, evaluated, refused where it cannot be."""
+
+import json
+from pathlib import Path
+
+from conftest import mural
+
+from mural_jax import metrics
+
+
+def test_it_is_pretrained_decomposed_and_evaluated(scenes_dir: Path, tmp_path: Path) -> None:
+    where = [f'--workdir={tmp_path / "run"}', f'--data_dir={scenes_dir}']
+    done = mural('train', '--config=unicoder_vl:tiny', *where)
+    assert done.returncode == 0, done.stderr
+    assert 'words: global batch 16, weight 1' in done.stderr
+    done = mural('evaluate', *where)
+    assert done.returncode == 0, done.stderr
+    assert 'match_auc' in done.stdout
+    scores = json.loads((tmp_path / 'run' / 'eval' / '12.json').read_text())
+    assert scores['protocol']['hidden']['items'] == 20
+    row = scores['results']['cross_encoder']['en']
+    assert row['passes'] == 400 and 0 <= row['mean_recall'] <= 100
+    stage = ['--config=vldeformer:tiny', f'--config.init_from.model={tmp_path / "run"}']
+    second = [f'--workdir={tmp_path / "second"}', f'--data_dir={scenes_dir}']
+    done = mural('train', *stage, *second)
+    assert done.returncode == 0, done.stderr
+    assert 'init_from.model: ' in done.stderr and '15 negatives' in done.stderr
+    assert 0 <= metrics.read(tmp_path / 'second')[-1]['image_text/temperature'] - 0.005 < 1e-6
+    done = mural('evaluate', *second)
+    assert done.returncode == 0, done.stderr
+    done = mural('plan', '--config=unicoder_vl:tiny', '--topology=cpu:2')
+    assert done.returncode == 0, done.stderr
+    assert 'negatives' not in done.stdout
+
+
+def test_a_task_that_it_cannot_have_is_refused(tmp_path: Path) -> None:
+    done = mural('params', '--config=unicoder_vl:tiny', '--config.tasks.words.predict=letters')
+    assert done.returncode == 2
+    assert "predict='letters'" in done.stderr and 'regions' in done.stderr
