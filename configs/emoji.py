@@ -3,6 +3,7 @@
     emoji            MURAL: image-text pairs in 12 languages, translation pairs of 20 others
     emoji:align      ALIGN: the image-text task alone, as many steps
     emoji:shuffled   the control: each text gets the translation of another
+    emoji:decomposed   MURAL over one transformer for patches and words (VLDeformer), each alone
     emoji:tiny       seconds, for tests; also of another arm: emoji:align,tiny
 
 Jain et al. 2021, arXiv:2109.05125. The mechanism and the losses are the paper's; sizes, steps and
@@ -26,8 +27,10 @@ MAX_LENGTH = 10  # tokens; 95% of the names and keyword lists are shorter
 def get_config(arg: str = 'mural') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
     words = arg.split(',')
-    if not set(words) <= {'mural', 'align', 'shuffled', 'tiny'}:
-        raise ValueError(f'emoji:{arg} is not a config; there are mural, align, shuffled, tiny.')
+    if not set(words) <= {'mural', 'align', 'shuffled', 'decomposed', 'tiny'}:
+        raise ValueError(
+            f'emoji:{arg} is not a config; there are mural, align, shuffled, decomposed, tiny.'
+        )
     config = ConfigDict()
     config.seed = 0
     config.clamp = dict(lowest=0.01, highest=0.15)
@@ -100,12 +103,30 @@ def get_config(arg: str = 'mural') -> ConfigDict:
             kind='text_text', dataset='emoji_cldr/translations', split='test', task='text_text'
         ),
     }
+    if 'decomposed' in words:
+        _decompose(config)
     if 'align' in words:
         del config.tasks.text_text
         config.evaluators['text_text/held_out'].task = 'image_text'
     if 'tiny' in words:
         _shrink(config)
     return config
+
+
+def _decompose(config: ConfigDict) -> None:
+    """One transformer for both, over patches of 8 pixels; sizes are ours."""
+    config.init_from = dict(model='')
+    config.streams.captions.update(
+        kind='regions', regions=dict(by='patches', most=64, side=8, size=0, geometry=5)
+    )
+    config.model.update(kind='one_stream', num_classes=1)
+    config.model.towers = dict(
+        fusion=dict(
+            kind='fusion', max_length=MAX_LENGTH, feature_size=192, geometry=5, pool='mean',
+            layers=dict(width=256, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.1),
+        )
+    )  # fmt: skip
+    config.tasks.image_text.encode = (('regions', 'image'), ('text', 'text'))
 
 
 def _shrink(config: ConfigDict) -> None:
@@ -117,4 +138,5 @@ def _shrink(config: ConfigDict) -> None:
         stream.batch_size = 16
     for tower in config.model.towers.values():
         tower.layers.update(width=32, depth=2, num_heads=2, dropout=0.1)
-    config.model.towers.image.stem = (8, 8, 16)
+    if 'image' in config.model.towers:
+        config.model.towers.image.stem = (8, 8, 16)

@@ -13,6 +13,11 @@ from mural_jax.types import UserError
 
 ARGUMENTS = ['mural', 'align', 'shuffled', 'tiny', 'align,tiny']
 
+ONE_STREAM = [
+    'unicoder_vl:base', 'unicoder_vl:scenes', 'unicoder_vl:base,retrieval',
+    'unicoder_vl:scenes,retrieval', 'vldeformer:base', 'vldeformer:scenes',
+]  # fmt: skip
+
 
 @pytest.mark.parametrize('arg', ARGUMENTS)
 def test_every_config_builds(arg: str) -> None:
@@ -61,9 +66,20 @@ def test_every_paper_builds_at_every_size(name: str) -> None:
     assert trainer.fixed.locked == ({'image'} if 'lit' in name else set())
 
 
+@pytest.mark.parametrize('name', ONE_STREAM)
+def test_every_config_of_one_stream_builds(name: str) -> None:
+    """A whole step, from shapes alone."""
+    run = Run.of(config.load(name, ['--config.streams.pairs.batch_size=8']))
+    run.build_streams()
+    _, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
+    trainer = run.build_trainer(*run.build_model(run.tokenizer.vocab_size, abstract=True)[:2])
+    state = trainer.abstract(params, statistics)
+    trainer.lower(state, run.batch_shapes())
+
+
 def test_no_config_file_is_left_out() -> None:
     files = {path.stem for path in config.find('emoji').parent.glob('[a-z]*.py')}
-    assert files == {name.split(':')[0] for name in PAPERS} | {'emoji'}
+    assert files == {name.split(':')[0] for name in (*PAPERS, *ONE_STREAM)} | {'emoji'}
 
 
 def test_what_the_papers_say() -> None:

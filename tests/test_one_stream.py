@@ -24,13 +24,27 @@ def test_it_is_pretrained_decomposed_and_evaluated(scenes_dir: Path, tmp_path: P
     second = [f'--workdir={tmp_path / "second"}', f'--data_dir={scenes_dir}']
     done = mural('train', *stage, *second)
     assert done.returncode == 0, done.stderr
-    assert 'init_from.model: ' in done.stderr and '15 negatives' in done.stderr
+    assert 'init_from.model: ' in done.stdout and '15 negatives' in done.stderr
     assert 0 <= metrics.read(tmp_path / 'second')[-1]['image_text/temperature'] - 0.005 < 1e-6
     done = mural('evaluate', *second)
     assert done.returncode == 0, done.stderr
     done = mural('plan', '--config=unicoder_vl:tiny', '--topology=cpu:2')
     assert done.returncode == 0, done.stderr
     assert 'negatives' not in done.stdout
+
+
+def test_mural_over_one_stream(data_dir: Path, tmp_path: Path) -> None:
+    """Translation pairs and image-text pairs, of patches, through the same weights."""
+    where = [f'--workdir={tmp_path / "run"}', f'--data_dir={data_dir}']
+    done = mural('train', '--config=emoji:decomposed,tiny', *where)
+    assert done.returncode == 0, done.stderr
+    assert 'text_text: global batch 16, 15 negatives' in done.stderr
+    done = mural('evaluate', *where)
+    assert done.returncode == 0, done.stderr
+    done = mural('search', '--query=dog', '--k=3', f'--workdir={tmp_path / "run"}',
+                 f'--out={tmp_path / "found.png"}')  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'found.png').stat().st_size > 100
 
 
 def test_a_task_that_it_cannot_have_is_refused(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def words(
 ) -> dict[str, tf.Tensor]:
     """`text` with words hidden, and `word_place`, `word_target`, int32 [B, M].
 
-    A text has `share` of its words hidden, at least one; padding and other `marks` never are. The
-    mask is a token of its own behind the vocabulary, number `vocab_size`.
+    A text has `share` of its words hidden, at least one, with 0 none; padding and other `marks`
+    never are. The mask is a token of its own behind the vocabulary, number `vocab_size`.
     """
     length = text_BL.shape[1]
     is_word_BL = tf.reduce_all([text_BL != mark for mark in marks], axis=0)
@@ -72,7 +72,7 @@ def _drawn(open_BL: tf.Tensor, share: float, random_BL: tf.Tensor) -> tuple[tf.T
     """(places, int32 [B, M], which of them count): `share` of the open ones, at least one."""
     order_BL = tf.argsort(tf.where(open_BL, random_BL, 2.0), axis=1, stable=True)
     count_B = tf.reduce_sum(tf.cast(open_BL, tf.float32), axis=1)
-    wanted_B = tf.minimum(tf.maximum(tf.round(share * count_B), 1), count_B)
+    wanted_B = tf.minimum(tf.maximum(tf.round(share * count_B), 1.0 if share else 0.0), count_B)
     width = most(share, open_BL.shape[1])
     hidden_BM = tf.range(width, dtype=tf.float32)[None] < wanted_B[:, None]
     return order_BL[:, :width], hidden_BM

@@ -16,18 +16,19 @@ FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features')
 class RegionCaptions(Captions):
     """Regions of a picture, float32 [B, R, F + G], and one text of it, [B, L].
 
-    regions: what they are. The picture is taken whole: boxes are places in it.
+    regions: what they are. Where they are boxes the picture is taken whole.
     """
 
     regions: Regions = Regions()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        moved = self.augment.shift or self.augment.zoom or self.augment.rotate
-        if self.resize or self.area or moved or self.augment.mirror:
+        augment = self.augment
+        moved = augment.shift or augment.zoom or augment.rotate or augment.mirror
+        if self.regions.by != 'patches' and (self.resize or self.area or moved):
             raise UserError(
-                'A stream of regions takes pictures whole, since boxes are places in them: '
-                'resize, area and of augment shift, zoom, rotate and mirror must be 0.'
+                f'regions.by={self.regions.by!r} takes pictures whole, since boxes are places in '
+                'them: resize, area and of augment shift, zoom, rotate and mirror must be 0.'
             )
         if self.regions.by == 'patches' and self.image_size % self.regions.side:
             raise UserError(
@@ -65,7 +66,7 @@ class HiddenCaptions(RegionCaptions):
     65,536; as both of a pair are drawn alike, it is the same whether its text is another one or
     its picture is.
 
-    hide_words, hide_regions: the share of a text's words and a picture's regions, in (0, 1)
+    hide_words, hide_regions: the share of a text's words and a picture's regions, in [0, 1)
     (15%: BERT, Unicoder-VL). mismatch: the share of pairs that do not belong together, in [0, 1]
     (Unicoder-VL takes as many as of those that do).
     """
@@ -78,9 +79,11 @@ class HiddenCaptions(RegionCaptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.hide_words < 1 and 0 < self.hide_regions < 1 and 0 <= self.mismatch <= 1):
+        if not (
+            0 <= self.hide_words < 1 and 0 <= self.hide_regions < 1 and 0 <= self.mismatch <= 1
+        ):
             raise UserError(
-                'hide_words and hide_regions must be in (0, 1), and mismatch in [0, 1].'
+                'hide_words and hide_regions must be in [0, 1), and mismatch in [0, 1].'
             )
 
     @property

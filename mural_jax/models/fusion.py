@@ -17,7 +17,7 @@ TEXT, VISUAL = 0, 1  # segments
 POOLINGS = {
     'mean': 'mean of the real tokens',
     'mean_with_padding': 'mean of all tokens, as VLDeformer was published',
-    'first': 'a dense layer of the first token, as BERT',
+    'first': 'the first token, [CLS] of a text, [IMG] of a picture',
 }
 
 
@@ -65,8 +65,6 @@ class Fusion(nnx.Module):
         self.feature, self.box = dense(feature_size), dense(geometry)
         self.region_norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
         self.stack = Stack(layers, compute, rngs, post_norm=True, **init)
-        if pool == 'first':
-            self.pooler = dense(width)
 
     def __call__(
         self, text_BL: Array | None = None, region_BRF: Array | None = None,
@@ -119,5 +117,5 @@ class Fusion(nnx.Module):
         else:
             first_B = jnp.argmax(mask_BL, axis=1)  # [IMG] where there is no text
             first_BD = jnp.take_along_axis(x_BLD, first_B[:, None, None], axis=1)[:, 0]
-            pooled_BD = self.pooler(first_BD).astype(jnp.float32)
+            pooled_BD = first_BD.astype(jnp.float32)
         return jnp.tanh(drop(pooled_BD, self.dropout, key_B))

@@ -32,7 +32,7 @@ class OneStream(DualEncoder):
 
     Unicoder-VL's heads (Li et al. 2020, arXiv:1908.06066) predict what was hidden of a pair:
     words over the vocabulary, by the embeddings of the words; the class of a region; whether the
-    two belong together, by the vector of the pair.
+    two belong together, by BERT's pooler of the [CLS] of the pair.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class OneStream(DualEncoder):
         self.word_bias_V = nnx.Param(jnp.zeros(vocab_size))
         self.region = Transform(width, norm_eps, rngs)
         self.classes = nnx.Linear(width, num_classes, kernel_init=EMBEDDING_INIT, rngs=rngs)
+        self.pooler = nnx.Linear(width, width, kernel_init=EMBEDDING_INIT, rngs=rngs)
         self.match = nnx.Linear(width, 1, kernel_init=EMBEDDING_INIT, rngs=rngs)
 
     def encode(self, tower: str, inputs: Any, key_B: Array | None = None) -> Encoding:
@@ -73,7 +74,8 @@ class OneStream(DualEncoder):
 
     def matches(self, encoding: Encoding) -> Array:
         """The score, float32 [B], that text and picture of a pair belong together."""
-        return self.match(encoding.pooled_BD)[:, 0]
+        first_BD = encoding.tokens_BLD[:, 0].astype(jnp.float32)
+        return self.match(jnp.tanh(self.pooler(first_BD)))[:, 0]
 
 
 def _at(encoding: Encoding, place_BM: Array) -> Array:

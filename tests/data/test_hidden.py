@@ -61,6 +61,13 @@ def test_a_text_without_words_hides_nothing() -> None:
     assert (found['word_target'] == hidden.NONE).all()
 
 
+def test_a_share_of_zero_hides_nothing() -> None:
+    text_BL = texts(20)
+    found = hide(text_BL, share=0.0)
+    np.testing.assert_array_equal(found['text'], text_BL)
+    assert (found['word_target'] == hidden.NONE).all()
+
+
 def test_what_is_hidden_of_a_region_is_gone_and_its_place_is_not() -> None:
     settings = Regions(most=5, side=2)
     rng = np.random.default_rng(0)
@@ -129,7 +136,7 @@ def test_regions_that_cannot_be_made_are_refused(wrong: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'area': 0.5}, {'resize': 128}, {'hide_words': 0.0}, {'mismatch': 1.5}]
+    'wrong', [{'area': 0.5}, {'resize': 128}, {'hide_words': 1.0}, {'mismatch': 1.5}]
 )
 def test_a_stream_that_would_move_boxes_is_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
