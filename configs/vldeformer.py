@@ -3,9 +3,11 @@
     vldeformer:base   from a run of unicoder_vl:base, --config.init_from.model=WORKDIR
     vldeformer:scenes   minutes on two cores, from a run of unicoder_vl:scenes
     vldeformer:tiny   seconds, for tests, from a run of unicoder_vl:tiny
+    vldeformer:base,plain   without hard negatives; of each size
 
-Zhang et al. 2022, arXiv:2110.11338; constants of its public code. Model and data are those of
-`unicoder_vl`; the heads that predict what is hidden rest.
+Zhang et al. 2022, arXiv:2110.11338; constants of its public code, which has the
+hard negatives of its paper and does not use them. Model and data are those of `unicoder_vl`; the
+heads that predict what is hidden rest.
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +19,8 @@ RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature'
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('vldeformer', arg, 'base scenes tiny')
-    config = unicoder_vl.get_config(arg)
+    words = _common.words_of('vldeformer', arg, 'base scenes tiny', 'plain')
+    config = unicoder_vl.get_config(','.join(sorted(words - {'plain'})) or 'base')
     config.clamp.lowest = TEMPERATURE
     config.optimizer.update(
         decay='cosine', weight_decay=((_common.TRAINABLE, 0.05),), multipliers=((RESTING, 0.0),)
@@ -36,13 +38,16 @@ def get_config(arg: str = 'base') -> ConfigDict:
     pairs = config.streams.pairs
     for name in ('hide_words', 'hide_regions', 'mismatch'):
         del pairs[name]
-    pairs.update(kind='regions', batch_size=batch_size)
+    hard = 'plain' not in words
+    pairs.update(kind='regions', batch_size=batch_size, hard_negatives=hard)
     model = config.model
     model.embedding = model.towers.fusion.layers.width
     model.heads = dict(image=dict(kind='identity'), text=dict(kind='identity'))
+    encode = (('regions', 'image'), ('text', 'text'))
+    negatives = (('regions_negative', 'image'), ('text_negative', 'text'))
     config.tasks = dict(
         image_text=dict(
-            stream='pairs', encode=(('regions', 'image'), ('text', 'text')), weight=1.0,
+            stream='pairs', encode=encode + negatives * hard, weight=1.0,
             temperature=TEMPERATURE, objective=_scale.softmax(),
         )
     )  # fmt: skip

@@ -141,6 +141,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
+def check_known(name: str, table: Mapping[str, Any], where: str) -> None:
+    """Raises UserError where a config names what is not there."""
+    if name not in table:
+        raise UserError(f'config.{where} names {name!r}.{nearest(name, table)}')
+
+
 def nearest(name: str, known: Any) -> str:
     """' Did you mean ...?', or what there is where nothing is near."""
     known = [str(key) for key in known]

@@ -1,6 +1,7 @@
 """What a config describes: a model, streams, tasks, how to train and what to measure.
 
-The literal tables here are the only places where a name in a config meets a class.
+The literal tables here and in `assembly` are the only places where a name in a config meets a
+class.
 """
 
 import dataclasses
@@ -8,27 +9,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from mural_jax.config import arguments_of, build, make, nearest
+from mural_jax.assembly import MODELS, TOWERS
+from mural_jax.config import arguments_of, build, check_known, make
 from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
 from mural_jax.evaluation.evaluators import Evaluator, ImageText, TextText
 from mural_jax.evaluation.pairs import CrossEncoder, Hidden
 from mural_jax.models import functional
-from mural_jax.models.convnets import EfficientNet, ResNet
-from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
-from mural_jax.models.fusion import Fusion
-from mural_jax.models.layers import DTYPES, Compute, choose
-from mural_jax.models.one_stream import WAYS, OneStream
-from mural_jax.models.recurrent import Gru, Lstm
-from mural_jax.models.text import Bert, Transformer
-from mural_jax.models.vision import ViT
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.one_stream import WAYS
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.sharding import MeshShape, Rules
 from mural_jax.tasks import Contrast, Prediction, Task
@@ -42,13 +37,7 @@ from mural_jax.types import PAD, UserError
 if TYPE_CHECKING:
     from mural_jax.data.streams import Stream
 
-TOWERS = {
-    'vit': ViT, 'efficientnet': EfficientNet, 'resnet': ResNet,
-    'transformer': Transformer, 'bert': Bert, 'lstm': Lstm, 'gru': Gru, 'fusion': Fusion,
-}  # fmt: skip
-HEADS = {'linear': Linear, 'identity': Identity}
 OBJECTIVES = {'softmax': Softmax, 'sigmoid': Sigmoid}
-ATTENTION = {'xla': 'any device', 'cudnn': 'flash attention of an NVIDIA GPU'}
 FIELDS = {  # of a stream
     'captions': ('image', 'text'),
     'translations': ('source', 'target'),
@@ -93,7 +82,7 @@ class Run:
         if run.microbatches < 1:
             raise UserError(f'config.microbatches={run.microbatches} must be at least 1.')
         for name in run.init_from:
-            run._known(name, {**run.model['towers'], 'model': None}, 'init_from')
+            check_known(name, {**run.model['towers'], 'model': None}, 'init_from')
         return run
 
     def build_tasks(self) -> dict[str, Task]:
@@ -110,12 +99,16 @@ class Run:
             task = build(TASKS, node, where)
             if self.model['kind'] != 'one_stream':
                 raise UserError(f"config.{where} predicts and needs model.kind='one_stream'.")
-        self._known(task.stream, self.streams, f'{where}.stream')
+        check_known(task.stream, self.streams, f'{where}.stream')
         return task
 
     def _check_contrast(self, task: Contrast, where: str) -> None:
         for _, tower in task.encode:
-            self._known(tower, self.ways, f'{where}.encode')
+            check_known(tower, self.ways, f'{where}.encode')
+        objective = task.objective
+        all_at_once = isinstance(objective, Softmax) and objective.by == 'gathered'
+        if len(task.encode) > 2 and not all_at_once:
+            raise UserError(f"config.{where} has hard negatives: they need softmax, by='gathered'.")
         if ('bias' in arguments_of(task.objective.__call__)) != (task.bias is not None):
             raise UserError(
                 f'config.{where}.bias={task.bias} does not go with its objective: sigmoid '
@@ -139,7 +132,7 @@ class Run:
         for name, node in self.evaluators.items():
             evaluator = build(EVALUATORS, node, f'evaluators.{name}')
             for table, needed in evaluator.needs().items():
-                self._known(needed, getattr(self, table), f'evaluators.{name}')
+                check_known(needed, getattr(self, table), f'evaluators.{name}')
             evaluators[name] = evaluator
         return evaluators
 
@@ -159,7 +152,7 @@ class Run:
 
         def construct() -> DualEncoder:
             rngs = nnx.Rngs(self.seed)
-            given = {'run': self, 'rngs': rngs, 'vocab_size': vocab_size}
+            given = {'contrasts': self.contrasts, 'rngs': rngs, 'vocab_size': vocab_size}
             return build(MODELS, self.model, 'model', **given)
 
         graphdef, params, statistics = functional.split(nnx.eval_shape(construct))
@@ -198,11 +191,13 @@ class Run:
         for name in self.drawn:
             stream = self.streams[name]
             fields = FIELDS[stream['kind']]
+            if stream.get('hard_negatives'):
+                fields += ('regions_negative', 'text_negative')
             # An id of the picture, or of the meaning, and one of each text.
             texts = sum(field in ('text', 'source', 'target') for field in fields)
             sizes: dict[str, tuple] = {field: _shape(field, stream) for field in fields}
             sizes |= {'index': (), 'ids': (1 + texts,)}
-            types = {'image': np.uint8, 'regions': np.float32}
+            types = dict(image=np.uint8, regions=np.float32, regions_negative=np.float32)
             shapes[name] = {
                 field: jax.ShapeDtypeStruct(
                     (stream['batch_size'], *size), types.get(field, np.int32)
@@ -281,64 +276,6 @@ class Run:
                     f'{tokenizer.pad_id}: the tower would read padding as text.'
                 )
 
-    def _known(self, name: str, table: Mapping[str, Any], where: str) -> None:
-        if name not in table:
-            raise UserError(f'config.{where} names {name!r}.{nearest(name, table)}')
-
-
-def _dual_encoder(
-    *, run: Run, rngs: nnx.Rngs, vocab_size: int, towers: dict[str, Any], embedding: int,
-    heads: Mapping[str, Any] = MappingProxyType({}), dtype: str = 'float32', attention: str = 'xla',
-) -> DualEncoder:  # fmt: skip
-    """The table entry of `DualEncoder`.
-
-    heads: by tower, `dict(kind='linear', bias=False)` where nothing is said. dtype: what towers
-    compute in, 'float32' or 'bfloat16'. attention: 'xla', or 'cudnn', an NVIDIA GPU's flash
-    attention, which takes bfloat16.
-    """
-    compute = _compute(dtype, attention)
-    built = {}
-    for name, node in towers.items():
-        given: dict[str, Any] = {'rngs': rngs, 'compute': compute}
-        kind = TOWERS.get(node.get('kind'))
-        if kind and 'vocab_size' in arguments_of(kind):
-            given['vocab_size'] = vocab_size
-        built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
-    widths = {name: tower.width for name, tower in built.items()}
-    return DualEncoder(towers=built, **_heads(run, widths, embedding, heads, rngs))
-
-
-def _compute(dtype: str, attention: str) -> Compute:
-    choose('dtype', dtype, DTYPES)
-    choose('attention', attention, ATTENTION)
-    if attention == 'cudnn' and (jax.default_backend() != 'gpu' or dtype != 'bfloat16'):
-        raise UserError(
-            "config.model.attention='cudnn' needs an NVIDIA GPU and dtype='bfloat16'; here are "
-            f"{jax.default_backend()} and {dtype}. Use attention='xla'."
-        )
-    return Compute(DTYPES[dtype], attention)
-
-
-def _heads(
-    run: Run, widths: Mapping[str, int], embedding: int, heads: Mapping[str, Any], rngs: nnx.Rngs
-) -> dict[str, Any]:
-    """Heads, temperatures and biases of the tasks that compare; `widths` by tower."""
-    for name in heads:
-        run._known(name, widths, 'model.heads')
-
-    def head(tower: str) -> nnx.Module:
-        node = heads.get(tower, {'kind': 'linear'})
-        given = {'width': widths[tower], 'embedding': embedding, 'rngs': rngs}
-        return build(HEADS, node, f'model.heads.{tower}', **given)
-
-    tasks = run.contrasts
-    return {
-        'heads': {name: {tower: head(tower) for tower in task.towers}
-                  for name, task in tasks.items()},
-        'temperature': {name: task.temperature for name, task in tasks.items()},
-        'bias': {name: task.bias for name, task in tasks.items() if task.bias is not None},
-    }  # fmt: skip
-
 
 def _shape(field: str, stream: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape of one example's field in a stream."""
@@ -351,32 +288,9 @@ def _shape(field: str, stream: Mapping[str, Any]) -> tuple[int, ...]:
         share = stream.get('hide_words', 0.15)
         return (most(share, length) if field.startswith('word') else length,)
     regions = make(Regions, stream.get('regions', {}), 'streams.regions')
-    if field == 'regions':
+    if field in ('regions', 'regions_negative'):
         return (regions.most, regions.feature_size + regions.geometry)
     return (most(stream.get('hide_regions', 0.15), regions.most),)
-
-
-def _one_stream(
-    *, run: Run, rngs: nnx.Rngs, vocab_size: int, towers: dict[str, Any], num_classes: int,
-    embedding: int = 0, heads: Mapping[str, Any] = MappingProxyType({}), dtype: str = 'float32',
-    attention: str = 'xla',
-) -> OneStream:  # fmt: skip
-    """The table entry of `OneStream`, whose only tower is `fusion`.
-
-    num_classes: of regions. embedding, heads, dtype, attention: as of a dual encoder; heads by
-    way, 'image' and 'text'.
-    """
-    compute = _compute(dtype, attention)
-    if set(towers) != {'fusion'}:
-        raise UserError(f'model.towers of one stream is dict(fusion=...), not {sorted(towers)}.')
-    given = {'rngs': rngs, 'compute': compute, 'vocab_size': vocab_size}
-    fusion = build(TOWERS, towers['fusion'], 'model.towers.fusion', **given)
-    more = _heads(run, dict.fromkeys(WAYS, fusion.width), embedding, heads, rngs)
-    eps = towers['fusion']['layers'].get('norm_eps', 1e-6)
-    return OneStream(fusion=fusion, num_classes=num_classes, norm_eps=eps, rngs=rngs, **more)
-
-
-MODELS: dict[str, Any] = {'dual_encoder': _dual_encoder, 'one_stream': _one_stream}
 
 
 def vocabulary_path(data_dir: Path, run: Run) -> Path:

@@ -6,13 +6,15 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.models.layers import choose
 from mural_jax.models.one_stream import OneStream
 from mural_jax.objectives import prediction
+from mural_jax.objectives.contrastive import Hard
 from mural_jax.objectives.prediction import Predicted
-from mural_jax.types import Array, Batch, Encoding, Objective
+from mural_jax.types import Array, Batch, Encoding, Objective, UserError
 
 # What is encoded: (field, tower), or (fields, tower) where a tower takes several together.
 Encode = tuple[tuple[Any, str], ...]
@@ -48,16 +50,25 @@ class Contrast:
     """Two sides of an example are told apart from those of all others.
 
     stream: where its batches come from. encode: ((field, tower), (field, tower)), the query and
-    the result. weight: of its loss in the sum. temperature, bias: what the learned ones start
-    from; a bias goes with an objective that has one.
+    the result; two more are hard negatives, a query and a result that are nearly right. weight:
+    of its loss in the sum. temperature, bias: what the learned ones start from; a bias goes with
+    an objective that has one.
     """
 
     stream: str
-    encode: tuple[tuple[str, str], tuple[str, str]]
+    encode: Encode
     objective: Objective
     weight: float = 1.0
     temperature: float = 0.07
     bias: float | None = None
+
+    def __post_init__(self) -> None:
+        towers = [tower for _, tower in self.encode]
+        if len(towers) not in (2, 4) or towers[2:] not in ([], towers[:2]):
+            raise UserError(
+                f'encode={self.encode} must be a query and a result, or these and a hard negative '
+                'of each, by the same towers: ((field, tower), ...).'
+            )
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -65,18 +76,27 @@ class Contrast:
 
     def outputs(
         self, name: str, model: DualEncoder, encodings: list[Encoding], batch: Batch
-    ) -> tuple[Array, Array]:
-        """The embeddings of the two sides, float32 [B, D], unit norm."""
-        query, result = (
-            model.project(name, tower, encoding).pooled_BD
-            for (_, tower), encoding in zip(self.encode, encodings)
-        )
-        return query, result
+    ) -> dict[str, Array]:
+        """The embeddings of the sides by field, float32 [B, D], unit norm."""
+        return {
+            field: model.project(name, tower, encoding).pooled_BD
+            for (field, tower), encoding in zip(self.encode, encodings)
+        }
 
     def loss(
-        self, name: str, model: DualEncoder, outputs: tuple[Array, Array], batch: Batch
+        self, name: str, model: DualEncoder, outputs: dict[str, Array], batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        return self.objective(*outputs, batch['ids'], **model.scalars(name))
+        fields = [field for field, _ in self.encode]
+        query_BD, result_BD, *hard = (outputs[field] for field in fields)
+        more = {}
+        if hard:
+            # A negative that came out as the example itself is none.
+            other = [
+                (batch[field] != batch[own]).reshape(len(query_BD), -1).any(1)
+                for own, field in zip(fields, fields[2:])
+            ]
+            more['hard'] = Hard(*hard, *other)
+        return self.objective(query_BD, result_BD, batch['ids'], **model.scalars(name), **more)
 
 
 PREDICTED = {
@@ -165,21 +185,28 @@ def total_loss(
 def _encode(
     model: Any, encode: Encode, batch: Batch, key_B: Array, locked: Collection[str]
 ) -> list[Encoding]:
-    """The encodings of the fields; a tower that two texts need runs once over both."""
-    towers = [tower for _, tower in encode]
-    key_NB = jax.vmap(lambda key: jax.random.split(key, 2), out_axes=1)(key_B)
-    if len(set(towers)) == len(towers):
-        return [
-            model.encode(tower, _inputs(batch, field), None if tower in locked else own_B)
-            for (field, tower), own_B in zip(encode, key_NB)
-        ]
-    (left, tower), (right, _) = encode
-    # Side by side, not one after the other: a device keeps its own examples.
-    both = jnp.stack([batch[left], batch[right]], axis=1)
-    own = None if tower in locked else key_NB.T.reshape(-1)
-    encoding = model.encode(tower, both.reshape(-1, *both.shape[2:]), own)
-    pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), encoding)
-    return [jax.tree.map(lambda x, side=side: x[:, side], pairs) for side in (0, 1)]
+    """The encodings of the fields; a tower that several need runs once over all of them."""
+    key_NB = jax.vmap(lambda key: jax.random.split(key, max(2, len(encode))), out_axes=1)(key_B)
+    encodings: dict[int, Encoding] = {}
+    for tower in dict.fromkeys(tower for _, tower in encode):
+        places = [place for place, (_, other) in enumerate(encode) if other == tower]
+        inputs = [_inputs(batch, encode[place][0]) for place in places]
+        if len(places) == 1:
+            own_B = None if tower in locked else key_NB[places[0]]
+            encodings[places[0]] = model.encode(tower, inputs[0], own_B)
+            continue
+        # Side by side, not one after the other: a device keeps its own examples.
+        all_BN = jnp.stack(inputs, axis=1)
+        own = None if tower in locked else key_NB[np.array(places)].T.reshape(-1)
+        encoding = model.encode(tower, all_BN.reshape(-1, *all_BN.shape[2:]), own)
+        for side, place in enumerate(places):
+            encodings[place] = _every(encoding, side, len(places))
+    return [encodings[place] for place in range(len(encode))]
+
+
+def _every(encoding: Encoding, side: int, count: int) -> Encoding:
+    """Of `count` encodings side by side for each example, one."""
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:])[:, side], encoding)
 
 
 def _inputs(batch: Batch, field: str | tuple[str, ...]) -> Any:

@@ -17,6 +17,7 @@ LINES = [
     ['commands', 'data_commands', 'scale_commands'],
     ['planning'],
     ['run', 'preflight'],
+    ['assembly'],
     ['config', 'flags'],
     ['training', 'evaluation', 'serving', 'pretrained', 'inspection'],
     ['tasks', 'checkpoints'],
@@ -26,7 +27,7 @@ LINES = [
     ['types'],
 ]
 HOMES = {
-    'flax': {'models', 'run'},
+    'flax': {'models', 'run', 'assembly'},
     'tensorflow': {'data', 'evaluation'},
     'tensorflow_datasets': {'data'},
     'optax': {'training'},

@@ -11,14 +11,17 @@ from mural_jax.data import checks, choice, schema
 from mural_jax.data.order import Mixture, index_shuffle, uniform
 from mural_jax.data.pool import Pool
 from mural_jax.data.streams import Stream, join_texts
+from mural_jax.data.substitutes import Substitutes
 from mural_jax.data.tokenizer import Tokenizer, text_ids
 from mural_jax.types import Batch, UserError
 
+NEGATIVE = 'text_negative'  # the field of a text that is nearly right
 PREFETCH = 4  # batches
 # Batches that are made side by side: two more than cores take up leave none idle at their ends;
 # pictures of one batch are decoded side by side too, so that many cores need few batches.
 PARALLEL = 4
 PARTNERS = 2**16  # positions ahead that a partner may come from
+SAMPLE = 20_000  # positions whose texts say which words stand in the same place
 MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
 GRACE = 1000  # examples before the share of broken ones says anything
 
@@ -39,6 +42,8 @@ class OpenStream:
         self._bad: list[dict[str, Any]] = []
         self._num_bad, self._num_read = 0, 0
         self._graph = tf.function(self.decoded, reduce_retracing=True)
+        if spec.hard_negatives:
+            self._substitutes = Substitutes(self.texts(np.arange(SAMPLE))[0])
 
     @property
     def pool(self) -> Pool:
@@ -204,7 +209,12 @@ class OpenStream:
         """What `read` and `find` give -> fields, texts as strings."""
         records = self._num_records
         numbers = arrays[records : records + self._num_numbers]
-        return self.spec.fields(arrays[:records], numbers, arrays[-1])
+        fields = self.spec.fields(arrays[:records], numbers, arrays[-1])
+        if self.spec.hard_negatives:
+            given = [fields['text'], arrays[-1][:, 0]]
+            swapped_B = tf.numpy_function(self._substitutes.batch, given, tf.string)
+            fields[NEGATIVE] = tf.ensure_shape(swapped_B, fields['text'].shape)
+        return fields
 
     def tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Strings -> tokens, and the ids of examples and texts in one array."""
@@ -218,7 +228,8 @@ class OpenStream:
             if value.dtype == tf.string:
                 fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
                 fields[name].set_shape([value.shape[0], self.spec.max_length])
-                ids.append(text_id_B)
+                if name != NEGATIVE:  # It is no example's own.
+                    ids.append(text_id_B)
         return fields | {'ids': tf.stack(ids, axis=1)}
 
     def _repaired(self, first: int, size: int, error: Exception) -> dict[str, tf.Tensor]:

@@ -9,12 +9,12 @@ from mural_jax.data.region_settings import Regions
 from mural_jax.data.streams import Captions, hashed, join_texts
 from mural_jax.types import UserError
 
-FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features')
+FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features', 'height', 'width')
 
 
 @dataclasses.dataclass(frozen=True)
-class RegionCaptions(Captions):
-    """Regions of a picture, float32 [B, R, F + G], and one text of it, [B, L].
+class RegionPairs(Captions):
+    """What streams of regions share.
 
     regions: what they are. Where they are boxes the picture is taken whole.
     """
@@ -38,15 +38,54 @@ class RegionCaptions(Captions):
     def fields(
         self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        parsed = schema.parse(serialized[0], *FIELDS, 'height', 'width')
-        side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
-        image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
+        parsed = schema.parse(serialized[0], *FIELDS)
         return {
-            'regions': regions.regions(self.regions, image_BHWC, parsed),
+            'regions': self.seen(parsed, random_BU[:, -Captions.num_random :]),
             'class': regions.classes(self.regions, parsed),
             'text': join_texts(parsed['text'], number_BJ[0]),
             'id': hashed(parsed['id']),
         }
+
+    def seen(self, parsed: dict[str, tf.Tensor], random_BU: tf.Tensor) -> tf.Tensor:
+        """The regions of parsed pictures, float32 [B, R, F + G]."""
+        side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
+        image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
+        return regions.regions(self.regions, image_BHWC, parsed)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionCaptions(RegionPairs):
+    """Regions of a picture, float32 [B, R, F + G], and one text of it, [B, L].
+
+    hard_negatives: whether each pair comes with a text and a picture that are nearly right,
+    `text_negative` and `regions_negative` (VLDeformer, arXiv:2110.11338): the text with 30% of
+    its words replaced by plausible others, and the picture with half of its regions replaced by
+    those of another example, any of the next 65,536.
+    """
+
+    hard_negatives: bool = False
+
+    @property
+    def has_partner(self) -> bool:  # type: ignore[override]
+        return self.hard_negatives
+
+    @property
+    def num_random(self) -> int:  # type: ignore[override]
+        """Numbers in [0, 1) of an example: one for its words, those of regions and picture."""
+        return 1 + self.regions.most + Captions.num_random
+
+    def fields(
+        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        fields = super().fields(serialized, number_BJ, random_BU)
+        if self.hard_negatives:
+            other = schema.parse(serialized[1], *FIELDS)
+            other_BRF = self.seen(other, random_BU[:, -Captions.num_random :])
+            place_BU = random_BU[:, 1 : 1 + self.regions.most]
+            fields['regions_negative'] = regions.mixed(
+                self.regions, fields['regions'], other_BRF, place_BU
+            )
+        return fields
 
     def finished(
         self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
@@ -57,7 +96,7 @@ class RegionCaptions(Captions):
 
 
 @dataclasses.dataclass(frozen=True)
-class HiddenCaptions(RegionCaptions):
+class HiddenCaptions(RegionPairs):
     """Pairs of which words and regions are hidden, and some of which do not belong together.
 
     Besides `regions` and `text`: `word_place`, `word_target`, `region_place`, `region_target`,
@@ -101,7 +140,7 @@ class HiddenCaptions(RegionCaptions):
     def fields(
         self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        fields = super().fields(serialized, number_BJ, random_BU[:, -Captions.num_random :])
+        fields = super().fields(serialized, number_BJ, random_BU)
         other = schema.parse(serialized[1], 'id', 'text')
         other_B = join_texts(other['text'], number_BJ[1])
         swapped_B = random_BU[:, 0] < self.mismatch

@@ -35,6 +35,23 @@ def classes(settings: Regions, parsed: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.cast(tf.ensure_shape(filled_BR, [None, settings.most]), tf.int32)
 
 
+def mixed(
+    settings: Regions, region_BRF: tf.Tensor, other_BRF: tf.Tensor, random_BR: tf.Tensor
+) -> tf.Tensor:
+    """The regions with half of each picture's own, rounded down and at least one, replaced.
+
+    Which ones `random_BR` in [0, 1) says; in their places are the first of the other picture's,
+    none where that has fewer.
+    """
+    real_BR = region_BRF[..., settings.feature_size + 2] > region_BRF[..., settings.feature_size]
+    count_B1 = tf.reduce_sum(tf.cast(real_BR, tf.int32), axis=1, keepdims=True)
+    # The place of each region in the order of its random number.
+    order_BR = tf.argsort(tf.argsort(tf.where(real_BR, random_BR, 2.0), axis=1), axis=1)
+    swapped_BR = order_BR < tf.minimum(tf.maximum(count_B1 // 2, 1), count_B1)
+    taken_BRF = tf.gather(other_BRF, order_BR, batch_dims=1)
+    return tf.where(swapped_BR[..., None], taken_BRF, region_BRF)
+
+
 def _boxes(settings: Regions, image_BHWC: tf.Tensor, parsed: dict[str, tf.Tensor]) -> tf.Tensor:
     """float32 [B, most, 4], zeros where there is none."""
     if settings.by != 'patches':

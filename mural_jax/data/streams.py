@@ -72,6 +72,7 @@ class Stream:
     num_texts = 1
     shuffle_pairs = False
     has_partner = False  # whether an example comes with another one, of another position
+    hard_negatives = False  # whether a text comes with another that is nearly right
 
     def __post_init__(self) -> None:
         if not self.sources or not any(source.weight for source in self.sources.values()):

@@ -36,6 +36,18 @@ def _add(a: Norm, b: Norm) -> Norm:
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
+class Hard(NamedTuple):
+    """More queries and results, each nearly right for an example, that match nothing.
+
+    Embeddings, unit norm, float32 [B, D], and which of them count, bool [B].
+    """
+
+    query_BD: Array
+    result_BD: Array
+    query_B: Array
+    result_B: Array
+
+
 class SoftmaxTally(NamedTuple):
     """What softmax keeps of an example, over the pairs that are not ignored."""
 
@@ -81,22 +93,34 @@ class Softmax:
         _check(self.by, self.tile)
 
     def __call__(
-        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array,
+        hard: Hard | None = None,
+    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
         """Both embeddings unit norm, float32 [B, D]; ids int32 [B, N] -> loss, logs.
 
-        Logs: `accuracy`, the share of queries and results whose own partner scores highest
-        (without the margin), in [0, 1], and `temperature`.
+        hard: more columns of the scores, negatives of every query and of every result; only
+        where all scores are gathered. Logs: `accuracy`, the share of queries and results whose
+        own partner scores highest (without the margin, of the batch), in [0, 1], and
+        `temperature`.
         """
         if self.by == 'ring':
+            assert hard is None, 'checked where the run is made'
             loss, accuracy = tiled(self, query_BD, result_BD, ids_BN, (temperature,))
             return loss, {'accuracy': accuracy, 'temperature': temperature}
         score_BB = cosine(query_BD, result_BD)
         same_BB = jnp.eye(len(score_BB), dtype=bool)
         ignore_BB = shares_id(ids_BN, ids_BN) & ~same_BB
         logit_BB = self._logit(score_BB, same_BB, temperature)
-        rows = self._cross_entropy(logit_BB, ignore_BB)
-        columns = self._cross_entropy(logit_BB.T, ignore_BB.T)
+        sides = [(logit_BB, ignore_BB), (logit_BB.T, ignore_BB.T)]
+        if hard:
+            sides = [
+                _widened(*side, cosine(own_BD, more_BD) / temperature, real_B)
+                for side, own_BD, more_BD, real_B in (
+                    (sides[0], query_BD, hard.result_BD, hard.result_B),
+                    (sides[1], result_BD, hard.query_BD, hard.query_B),
+                )
+            ]
+        rows, columns = (self._cross_entropy(*side) for side in sides)
         accuracy = 0.5 * (_top(score_BB, ignore_BB) + _top(score_BB.T, ignore_BB.T))
         return rows + columns, {'accuracy': accuracy, 'temperature': temperature}
 
@@ -223,6 +247,17 @@ def _check(by: str, tile: int) -> None:
         raise UserError(f'by={by!r} is not known; a contrastive loss goes by one of {WAYS}.')
     if tile < 1:
         raise UserError(f'tile={tile} must be at least 1: it is a number of queries and results.')
+
+
+def _widened(
+    logit_BB: Array, ignore_BB: Array, more_BN: Array, real_N: Array
+) -> tuple[Array, Array]:
+    """(logits, which of them are ignored) with more columns, those that are real."""
+    ignore_BN = jnp.broadcast_to(~real_N[None], more_BN.shape)
+    return (
+        jnp.concatenate([logit_BB, more_BN], axis=1),
+        jnp.concatenate([ignore_BB, ignore_BN], axis=1),
+    )
 
 
 def _top(score_BB: Array, ignore_BB: Array) -> Array:

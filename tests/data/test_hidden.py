@@ -143,12 +143,12 @@ def test_a_stream_that_would_move_boxes_is_refused(wrong: dict) -> None:
         HiddenCaptions(sources={'a': Source('captions/a')}, languages=(), batch_size=2, **wrong)
 
 
-def opened(folder: Path, kind: type = HiddenCaptions, **more):
+def opened(folder: Path, kind: type = HiddenCaptions, max_length: int = 20, **more):
     run = Run.of(config.load('unicoder_vl:tiny', []))
     tokenizer = Tokenizer.load(vocabulary_path(folder, run), run.tokenizer)
     spec = kind(
         sources={'main': Source('captions/scenes')}, languages=('en',), batch_size=64,
-        image_size=96, max_length=20, regions=Regions(most=4, side=8), **more,
+        image_size=96, max_length=max_length, regions=Regions(most=4, side=8), **more,
     )  # fmt: skip
     return spec.open(folder, tokenizer, seed=0), tokenizer
 
@@ -181,8 +181,25 @@ def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes_dir: Path) 
         np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
 
 
-def test_shapes_are_what_a_run_says(scenes_dir: Path) -> None:
-    run = Run.of(config.load('unicoder_vl:tiny', []))
+def test_hard_negatives_are_nearly_right(scenes_dir: Path) -> None:
+    stream, tokenizer = opened(scenes_dir, RegionCaptions, 60, hard_negatives=True)
+    plain, _ = opened(scenes_dir, RegionCaptions, 60)
+    batch, own = (next(iter(opened_.batches(64, 1))) for opened_ in (stream, plain))
+    for name in ('text', 'regions', 'ids'):
+        np.testing.assert_array_equal(batch[name], own[name])
+    for text, negative in zip(batch['text'], batch['text_negative']):
+        left, right = (tokenizer.decode(ids).split() for ids in (text, negative))
+        changed = sum(a != b for a, b in zip(left, right, strict=True))
+        assert 1 <= changed <= max(1, round(0.3 * len(left)))
+    real_BR = batch['regions'][..., -3] > 0
+    changed_BR = (batch['regions'] != batch['regions_negative']).any(-1)
+    np.testing.assert_array_equal(changed_BR.sum(1), real_BR.sum(1) // 2)
+    assert not changed_BR[~real_BR].any()
+
+
+@pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny', 'vldeformer:tiny,plain'])
+def test_shapes_are_what_a_run_says(scenes_dir: Path, name: str) -> None:
+    run = Run.of(config.load(name, []))
     tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
     batch = next(run.build_streams()['pairs'].open(scenes_dir, tokenizer, seed=0).batches(0, 1))
     shapes = run.batch_shapes()['pairs']

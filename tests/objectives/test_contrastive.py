@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from objectives import loops
 from objectives.loops import example
 
-from mural_jax.objectives.contrastive import Sigmoid, Softmax
+from mural_jax.objectives.contrastive import Hard, Sigmoid, Softmax
 
 SETTINGS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)]
 
@@ -34,6 +34,35 @@ def test_ignored_pairs_change_nothing() -> None:
     np.testing.assert_allclose(ours, 0, atol=1e-6)  # each is alone with its partner
     np.testing.assert_allclose(moved, 0, atol=1e-6)
     assert np.abs(gradient(y[3:4])).max() < 1e-6
+
+
+def test_hard_negatives_are_more_columns() -> None:
+    """The double loop in float64, with those that count beside the batch's own."""
+    x, y, ids = example()
+    size = len(x)
+    near_x, near_y = (np.roll(side, 1, axis=0) * 0.8 + side * 0.6 for side in (x, y))
+    near_x, near_y = (
+        side / np.linalg.norm(side, axis=1, keepdims=True) for side in (near_x, near_y)
+    )
+    counts_x, counts_y = np.arange(size) % 3 != 0, np.arange(size) % 4 != 1
+    hard = Hard(near_x, near_y, counts_x, counts_y)
+    loss, _ = Softmax(0.3, 0.0)(x, y, ids, jnp.float32(0.1), hard)
+    total = 0.0
+    for own, other, near, counts in ((x, y, near_y, counts_y), (y, x, near_x, counts_x)):
+        own, other, near = (value.astype(np.float64) for value in (own, other, near))
+        for i in range(size):
+            logits = [
+                (own[i] @ other[j] - 0.3 * (i == j)) / 0.1 for j in range(size)
+                if i == j or not set(ids[i]) & set(ids[j])
+            ] + [own[i] @ near[j] / 0.1 for j in range(size) if counts[j]]  # fmt: skip
+            right = (own[i] @ other[i] - 0.3) / 0.1
+            total += (np.log(np.exp(logits).sum()) - right) / size
+    np.testing.assert_allclose(loss, total, rtol=2e-6)
+    plain, _ = Softmax(0.3, 0.0)(x, y, ids, jnp.float32(0.1))
+    none = Hard(near_x, near_y, np.zeros(size, bool), np.zeros(size, bool))
+    without, _ = Softmax(0.3, 0.0)(x, y, ids, jnp.float32(0.1), none)
+    np.testing.assert_allclose(plain, without, rtol=1e-6)
+    assert loss > plain
 
 
 def test_accuracy_counts_the_hits_of_both_directions() -> None:

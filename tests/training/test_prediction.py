@@ -35,6 +35,9 @@ def batch(run: Run) -> dict[str, np.ndarray]:
         made['regions'][row, 2 + row % 3 :] = 0
     made['ids'] = rng.integers(0, 2**31 - 1, shapes['ids'].shape).astype(np.int32)
     if 'match' not in made:
+        for field in ('regions', 'text'):
+            made[f'{field}_negative'] = np.roll(made[field], 1, axis=0)
+            made[f'{field}_negative'][:3] = made[field][:3]  # None of these.
         return made
     matched = np.arange(size) % 2
     made['match'] = matched.astype(np.int32)
@@ -67,10 +70,12 @@ CUTS = {
 }
 
 
+@pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny'])
 @pytest.mark.parametrize('more', CUTS.values(), ids=CUTS)
-def test_it_is_the_same_however_it_is_cut(more: list[str]) -> None:
-    """Dropout on; means are over places, of which examples have none, one or more."""
-    plain, cut = start('--config.mesh.data=1', '--config.mesh.fsdp=8'), start(*more)
+def test_it_is_the_same_however_it_is_cut(more: list[str], name: str) -> None:
+    """Dropout on, hard negatives; means are over places, of which examples have none or more."""
+    plain = start('--config.mesh.data=1', '--config.mesh.fsdp=8', name=name)
+    cut = start(*more, name=name)
     (one, logs), (other, others) = (
         run.step(state, batches) for run, state, batches in (plain, cut)
     )
@@ -88,6 +93,11 @@ def test_the_decomposed_stage_learns_and_the_heads_for_what_is_hidden_rest() -> 
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     assert all(jax.tree.leaves(moved.pop('towers')))
     assert not any(jax.tree.leaves(moved))
+
+
+def test_hard_negatives_need_all_scores_at_once() -> None:
+    with pytest.raises(UserError, match='hard negatives'):
+        Run.of(config.load('vldeformer:tiny', ['--config.tasks.image_text.objective.by=ring']))
 
 
 def test_predicting_needs_one_stream() -> None:
