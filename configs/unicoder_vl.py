@@ -63,7 +63,14 @@ def get_config(arg: str = 'base') -> ConfigDict:
     }
     config.evaluators = {
         'hidden': dict(kind='hidden', stream='pairs', dataset='captions/regions', split='test'),
-        'cross_encoder': dict(kind='cross_encoder', dataset='captions/regions', split='test'),
+        # All pairs; with k, those that the decomposed run in workdir has nearest.
+        'cross_encoder': dict(
+            kind='cross_encoder',
+            dataset='captions/regions',
+            split='test',
+            text='caption',
+            rerank=dict(k=0, task='image_text', workdir=''),
+        ),
     }
     if words & {'scenes', 'tiny'}:
         _shrink(config)

@@ -250,18 +250,28 @@ def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
     """Scores a checkpoint, writes `eval/STEP.json` and `index/STEP.npz`, prints the table."""
     run, step, embedder, vocabulary = _restore(workdir, step)
     from mural_jax.evaluation import scores
-    from mural_jax.evaluation.sources import Sources
 
-    sources = Sources(
-        embedder, data_dir, run.image_size, run.image_resize,
-        Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer), run.build_streams(),
-        run.regions,
-    )  # fmt: skip
+    sources = _sources(workdir, data_dir, run, embedder)
     path = workdir / 'eval' / f'{step}.json'
     results, galleries = scores.evaluate(run.build_evaluators(), run.languages, sources, path)
     if galleries:
         _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')
     scores.print_tables(results, run.languages, Console())
+
+
+def _sources(workdir: Path, data_dir: Path, run: Run, embedder: Any) -> Any:
+    """What evaluators ask for."""
+    from mural_jax.evaluation.sources import Sources
+
+    def other(folder: str) -> Sources:
+        run, _, embedder, _ = _restore(Path(folder), None)
+        return _sources(Path(folder), data_dir, run, embedder)
+
+    return Sources(
+        embedder, data_dir, run.image_size, run.image_resize,
+        Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer), other, run.build_streams(),
+        run.regions,
+    )  # fmt: skip
 
 
 def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:

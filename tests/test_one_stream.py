@@ -28,6 +28,16 @@ def test_it_is_pretrained_decomposed_and_evaluated(scenes_dir: Path, tmp_path: P
     assert 0 <= metrics.read(tmp_path / 'second')[-1]['image_text/temperature'] - 0.005 < 1e-6
     done = mural('evaluate', *second)
     assert done.returncode == 0, done.stderr
+    tuned = [f'--workdir={tmp_path / "tuned"}', f'--data_dir={scenes_dir}']
+    rerank = [f'--config.evaluators.cross_encoder.rerank.{word}'
+              for word in ('k=10', f'workdir={tmp_path / "second"}')]  # fmt: skip
+    joint = [f'--config.init_from.model={tmp_path / "run"}', '--config=unicoder_vl:tiny,retrieval']
+    done = mural('train', *joint, *rerank, *tuned)
+    assert done.returncode == 0, done.stderr
+    done = mural('evaluate', *tuned)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / 'tuned' / 'eval' / '12.json').read_text())
+    assert 240 <= scores['results']['cross_encoder']['en']['passes'] <= 440
     done = mural('plan', '--config=unicoder_vl:tiny', '--topology=cpu:2')
     assert done.returncode == 0, done.stderr
     assert 'negatives' not in done.stdout

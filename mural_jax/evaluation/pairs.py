@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.evaluators import Results, Scored, named
 from mural_jax.evaluation.retrieval import PROTOCOL, RANKS, both_ways_of
 from mural_jax.evaluation.sources import Items, Sources
@@ -107,16 +108,22 @@ def auc(positive_N: np.ndarray, negative_M: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Rerank:
-    """The k nearest by the embeddings of a task are scored again, the others stay behind them."""
+    """The k nearest by a dual encoder are scored again, the others stay behind them.
 
-    task: str
-    k: int
+    k: 0 for none, all pairs are scored. task: of the dual encoder, in whose space it compares.
+    workdir: of its run, at its newest checkpoint; empty for the model itself.
+    """
+
+    k: int = 0
+    task: str = 'image_text'
+    workdir: str = ''
 
     def __post_init__(self) -> None:
-        if self.k < max(RANKS):
+        if 0 < self.k < max(RANKS):
             raise UserError(
                 f'rerank.k={self.k} is smaller than {max(RANKS)}, the largest K of the metrics: '
-                'the recall there would be that of what was not ranked again. Give at least that.'
+                'the recall there would be that of what was not ranked again. Give at least that, '
+                'or 0 to score all pairs.'
             )
 
 
@@ -131,51 +138,60 @@ class CrossEncoder:
     dataset: str
     split: str
     text: str = 'caption'
-    rerank: Rerank | None = None
+    rerank: Rerank = Rerank()
 
     has_image = True
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.rerank.task} if self.rerank else {}
+        own = self.rerank.k and not self.rerank.workdir
+        return {'tasks': self.rerank.task} if own else {}
 
     def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
         items = sources.items(self)
+        near = None
+        if self.rerank.k:
+            other = sources.open(self.rerank.workdir) if self.rerank.workdir else sources
+            near = other.embedder, other.items(self).visual
         results: Results = {}
         for language in languages:
-            results[language] = self._score(sources, items, language)
+            results[language] = self._score(sources, items, language, near)
         return Scored(results, len(items.ids))
 
-    def _score(self, sources: Sources, items: Items, language: str) -> dict[str, float]:
+    def _score(
+        self, sources: Sources, items: Items, language: str,
+        near: tuple[Embedder, np.ndarray] | None,
+    ) -> dict[str, float]:  # fmt: skip
         found = named(items, [language], self)
         texts = [items.names[i][language] for i in found]
         visual = items.visual[found]
         started = time.perf_counter()
         score_NN = np.full((len(found), len(found)), -np.inf, np.float32)
         pairs = np.indices(score_NN.shape).reshape(2, -1).T
-        if self.rerank:
-            score_NN, pairs = self._nearest(sources, self.rerank, texts, visual)
+        if near:
+            embedder, seen = near
+            score_NN, pairs = self._nearest(embedder, texts, seen[found])
         encoded = time.perf_counter()
         matches = _Matches(sources, sources.embedder.tokenize(texts), visual)
         score_NN[tuple(pairs.T)] = matches(pairs)
         ended = time.perf_counter()
         return both_ways_of(score_NN, 'text', 'image') | {
-            'passes': len(pairs) + (2 * len(found) if self.rerank else 0),
+            'passes': len(pairs) + (2 * len(found) if near else 0),
             'seconds_to_encode': encoded - started,
             'seconds_to_score': ended - encoded,
         }
 
     def _nearest(
-        self, sources: Sources, rerank: Rerank, texts: list[str], visual: np.ndarray
+        self, embedder: Embedder, texts: list[str], visual: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores of a dual encoder, below every matching score; pairs of the k nearest).
 
         A pair is scored again where either side is among the k nearest of the other.
         """
-        embedder = sources.embedder
-        text_ND, image_ND = embedder.texts(rerank.task, texts), embedder.images(rerank.task, visual)
+        task = self.rerank.task
+        text_ND, image_ND = embedder.texts(task, texts), embedder.images(task, visual)
         score_NN = text_ND @ image_ND.T
         near_NN = np.zeros(score_NN.shape, bool)
-        k = min(rerank.k, len(texts))
+        k = min(self.rerank.k, len(texts))
         for near, scores in ((near_NN, score_NN), (near_NN.T, score_NN.T)):
             best_NK = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             np.put_along_axis(near, best_NK, True, axis=1)
@@ -189,7 +205,7 @@ class CrossEncoder:
             'caption': f'the first {self.text}, without a prompt',
             'gallery': f'the pictures of the split with a {self.text} in the language',
             'score': 'the matching head over a joint pass',
-            'reranked': dataclasses.asdict(self.rerank) if self.rerank else 'all pairs',
+            'reranked': dataclasses.asdict(self.rerank) if self.rerank.k else 'all pairs',
             'seconds': 'to embed for the ranking before, and for the joint passes',
         }
 

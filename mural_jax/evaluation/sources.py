@@ -1,7 +1,7 @@
 """What evaluators ask for: the examples of a split, and a model that embeds them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -55,6 +55,7 @@ class Sources:
     image_size: int
     resize: int
     tokenizer: Any
+    open: Callable[[str], 'Sources']
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regions: Any = None
 

@@ -65,17 +65,17 @@ def test_every_pair_is_scored(sources: types.SimpleNamespace) -> None:
 
 def test_the_best_of_a_dual_encoder_are_scored_again(sources: types.SimpleNamespace) -> None:
     whole = CrossEncoder('a/b', 'test')(sources, ['en']).results['en']
-    all_again = CrossEncoder('a/b', 'test', rerank=Rerank('pairs', 29))(sources, ['en'])
+    all_again = CrossEncoder('a/b', 'test', rerank=Rerank(29, 'pairs'))(sources, ['en'])
     for name, value in whole.items():
         if '_r' in name or name == 'mean_recall':
             np.testing.assert_allclose(all_again.results['en'][name], value)
-    some = CrossEncoder('a/b', 'test', rerank=Rerank('pairs', 10))(sources, ['en']).results['en']
+    some = CrossEncoder('a/b', 'test', rerank=Rerank(10, 'pairs'))(sources, ['en']).results['en']
     assert 10 * 29 + 58 <= some['passes'] < 29 * 29
 
 
 def test_fewer_than_the_metrics_ask_for_are_refused() -> None:
     with pytest.raises(UserError, match=r'rerank.k=9 is smaller than 10'):
-        Rerank('pairs', 9)
+        Rerank(9)
 
 
 def test_what_is_hidden_is_counted_once(sources: types.SimpleNamespace) -> None:
