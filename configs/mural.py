@@ -5,6 +5,8 @@
     mural:tiny        seconds, for tests
     mural:base,xlm_r  the text tower is XLM-R's, to start from its weights (ours):
                       --config.init_from.text=FILE --config.tokenizer.path=SENTENCEPIECE.MODEL
+    mural:decomposed  over one transformer for both (VLDeformer), BERT-base's size, patches of 16
+                      pixels, from a run of one stream: --config.init_from.model=WORKDIR (ours)
 
 Jain et al. 2021, arXiv:2109.05125, on the recipe of ALIGN (Jia et al. 2021, arXiv:2102.05918) and
 the translation loss of LaBSE (Feng et al. 2022, arXiv:2007.01852). The paper has released no code:
@@ -19,7 +21,7 @@ from mural_jax.models.sizes import BERT, EFFICIENTNET, XLM_R
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('mural', arg, 'base large tiny', 'xlm_r')
+    words = _common.words_of('mural', arg, 'base large decomposed tiny', 'xlm_r')
     large = 'large' in words
     config = align.get_config('base')
     # ALIGN's multilingual vocabulary.
@@ -40,6 +42,31 @@ def get_config(arg: str = 'base') -> ConfigDict:
         config.tokenizer = dict(kind='xlm_r', path='', vocab_size=250002)
         config.model.towers.text.update(num_segments=1, position_offset=2, pad_id=1)
         config.model.towers.text.layers.update(XLM_R['large' if large else 'base'])
+    if 'decomposed' in words:
+        _decompose(config)
     if 'tiny' in words:
         align.shrink(config)
     return config
+
+
+def _decompose(config: ConfigDict) -> None:
+    """One transformer for both sides of both tasks; pictures of 224 pixels in 196 patches."""
+    config.init_from = dict(model='')
+    config.streams.captions.update(
+        kind='regions', image_size=224, resize=256, hard_negatives=False,
+        regions=dict(by='patches', most=196, side=16, size=0, geometry=5),
+    )  # fmt: skip
+    config.model = dict(
+        kind='one_stream', embedding=640, num_classes=1600, dtype='bfloat16', attention='xla',
+        towers=dict(
+            fusion=dict(
+                kind='fusion', max_length=align.MAX_LENGTH, feature_size=768, geometry=5,
+                pool='mean',
+                layers=dict(
+                    **BERT['base'], dropout=0.1, remat='none', unroll=1,
+                ),
+            )
+        ),
+        heads=dict(image=dict(kind='linear', bias=False), text=dict(kind='linear', bias=False)),
+    )  # fmt: skip
+    config.tasks.image_text.encode = (('regions', 'image'), ('text', 'text'))

@@ -16,6 +16,7 @@ ARGUMENTS = ['mural', 'align', 'shuffled', 'tiny', 'align,tiny']
 ONE_STREAM = [
     'unicoder_vl:base', 'unicoder_vl:scenes', 'unicoder_vl:base,retrieval',
     'unicoder_vl:scenes,retrieval', 'vldeformer:base', 'vldeformer:scenes',
+    'vldeformer:base,plain', 'mural:decomposed', 'emoji:decomposed',
 ]  # fmt: skip
 
 
@@ -69,7 +70,10 @@ def test_every_paper_builds_at_every_size(name: str) -> None:
 @pytest.mark.parametrize('name', ONE_STREAM)
 def test_every_config_of_one_stream_builds(name: str) -> None:
     """A whole step, from shapes alone."""
-    run = Run.of(config.load(name, ['--config.streams.pairs.batch_size=8']))
+    loaded = config.load(name, [])
+    for stream in loaded['streams'].values():
+        stream['batch_size'] = 8
+    run = Run.of(loaded)
     run.build_streams()
     _, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
     trainer = run.build_trainer(*run.build_model(run.tokenizer.vocab_size, abstract=True)[:2])
