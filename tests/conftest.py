@@ -1,6 +1,7 @@
 """Eight CPU devices, strict promotion, and data made once for all tests."""
 
 import os
+import shutil
 import tempfile
 
 # Compiling is most of the time of these tests, so programs are not optimised.
@@ -18,9 +19,10 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import jax
 import pytest
 
@@ -49,6 +51,20 @@ def _forget_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made by the first process of a run of the tests that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
+    with filelock.FileLock(f'{folder}.lock'):
+        done = folder.with_suffix('.done')
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`emoji_cldr` and the vocabulary of `emoji:tiny`, from the real packages."""
@@ -57,20 +73,24 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in DEFAULT_SOURCES.values():
         if not Path(path).exists():
             pytest.skip(f'{path} is missing; launch/packages.sh installs it')
-    folder = tmp_path_factory.mktemp('data')
-    done = mural('prepare', '--config=emoji:tiny', f'--data_dir={folder}')
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        done = mural('prepare', '--config=emoji:tiny', f'--data_dir={folder}')
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, 'data', make)
 
 
 @pytest.fixture(scope='session')
 def workdir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `emoji:tiny`, trained and evaluated; tests do not change it."""
-    folder = tmp_path_factory.mktemp('runs') / 'tiny'
-    for verb in (['train', '--config=emoji:tiny'], ['evaluate']):
-        done = mural(*verb, f'--workdir={folder}', f'--data_dir={data_dir}')
-        assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        for verb in (['train', '--config=emoji:tiny'], ['evaluate']):
+            done = mural(*verb, f'--workdir={folder / "tiny"}', f'--data_dir={data_dir}')
+            assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, 'runs', make) / 'tiny'
 
 
 @pytest.fixture(scope='session')
@@ -81,9 +101,11 @@ def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in DEFAULT_SOURCES.values():
         if not Path(path).exists():
             pytest.skip(f'{path} is missing; launch/packages.sh installs it')
-    folder = tmp_path_factory.mktemp('scenes')
-    words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20']
-    for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
-        done = mural(*verb, f'--data_dir={folder}')
-        assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20']
+        for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
+            done = mural(*verb, f'--data_dir={folder}')
+            assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, 'scenes', make)

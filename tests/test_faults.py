@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import UNOPTIMISED, mural
+from conftest import UNOPTIMISED, mural, once
 
 from mural_jax import metrics
 from mural_jax.checkpoints import Checkpoints
@@ -92,9 +92,11 @@ def lines(folder: Path) -> list[dict]:
 @pytest.fixture(scope='session')
 def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes to the end."""
-    folder = tmp_path_factory.mktemp('faults') / 'undisturbed'
-    assert Together(2, folder, data_dir, *LONG).codes() == [0, 0]
-    return folder
+
+    def make(folder: Path) -> None:
+        assert Together(2, folder / 'run', data_dir, *LONG).codes() == [0, 0]
+
+    return once(tmp_path_factory, 'undisturbed', make) / 'run'
 
 
 def test_a_worker_is_killed(undisturbed: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def _wait_for_end(environment: dict[str, str], job: str, output: Path) -> None:
     while (state := _state(environment, job)) != 'COMPLETED':
         assert time.monotonic() < deadline, (state, output.read_text())
         if state == 'PENDING':  # Put back: not two minutes later, as Slurm would have it.
+            # What starts in the second in which it ended is taken for what had ended.
+            time.sleep(3)
             _ask(environment, 'scontrol', 'update', f'jobid={job}', 'starttime=now')
         time.sleep(0.5)
 
