@@ -27,6 +27,8 @@ BATCHES, SHOWN = 2, 16  # batches, and examples shown of each
 SAMPLED = 2000  # texts whose tokens are counted
 PRINTED = 40  # languages in the terminal
 CHUNK = 100  # examples read at a time
+TEXTS = ('text', 'text_negative', 'source', 'target')  # fields of a batch that are tokens
+HIDDEN = '[MASK]'
 # Of a record that cannot be read; training replaces it.
 BROKEN = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
@@ -163,16 +165,32 @@ def _batch(stream: OpenStream, tokenizer: Tokenizer, position: int) -> Iterator[
         origin = stream.labels[batch['origin'][row]]
         language = origin.rpartition('/')[2]
         texts = []
-        for name, given in batch.items():
-            if name in ('ids', 'origin', 'image'):
-                continue
-            ids = [int(i) for i in given[row] if i != tokenizer.pad_id]
+        for name in [name for name in TEXTS if name in batch]:
+            ids = [int(i) for i in batch[name][row] if i != tokenizer.pad_id]
             said = pivot if name == 'target' else language
-            texts.append({'language': said, 'text': tokenizer.decode(ids), 'tokens': ids})
+            # What hides a word is no token of the vocabulary.
+            shown = [HIDDEN if i == tokenizer.vocab_size else tokenizer.decode([i]) for i in ids]
+            whole = ' '.join(shown) if HIDDEN in shown else tokenizer.decode(ids)
+            texts.append({'language': said, 'text': whole, 'tokens': ids})
+        picture = _picture(stream.spec, {name: value[row] for name, value in batch.items()})
         yield {
             'origin': origin, 'ids': batch['ids'][row].tolist(), 'texts': texts,
-            'picture': _jpeg(Image.fromarray(batch['image'][row])) if 'image' in batch else '',
+            'picture': _jpeg(picture) if picture else '',
         }  # fmt: skip
+
+
+def _picture(spec: Stream, example: Mapping[str, Any]) -> Image.Image | None:
+    """The picture of an example; of regions that are pixels, one beside the other."""
+    if 'image' in example:
+        return Image.fromarray(example['image'])
+    regions = getattr(spec, 'regions', None)
+    if regions is None or not regions.side:
+        return None
+    pixels_RSSC = example['regions'][:, : regions.feature_size].reshape(
+        -1, regions.side, regions.side, 3
+    )
+    side_by_side = np.clip((np.hstack(pixels_RSSC) + 1) * 127.5, 0, 255)
+    return Image.fromarray(side_by_side.astype(np.uint8))
 
 
 def _jpeg(picture: Image.Image, side: int = 0) -> str:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mural_jax import config
-from mural_jax.data import hidden, regions
+from mural_jax.data import hidden, inspect, regions
 from mural_jax.data.order import uniform
 from mural_jax.data.region_settings import Regions
 from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
@@ -179,6 +179,17 @@ def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes_dir: Path) 
     halves = [next(again.batches(128, 1, host, 2)) for host in (0, 1)]
     for name, value in whole.items():
         np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
+
+
+@pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny'])
+def test_a_page_shows_what_the_model_gets(scenes_dir: Path, tmp_path: Path, name: str) -> None:
+    run = Run.of(config.load(name, []))
+    tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
+    page = inspect.write(run.build_streams(), scenes_dir, tokenizer, 0, tmp_path / 'page.html')
+    text = page.read_text(encoding='utf-8')
+    assert ('[MASK]' in text) == name.startswith('unicoder')
+    # A contact sheet of 24 pictures and 2 batches of 16 examples.
+    assert text.count('data:image/jpeg') == 24 + 32
 
 
 def test_hard_negatives_are_nearly_right(scenes_dir: Path) -> None:
