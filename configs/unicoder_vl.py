@@ -1,26 +1,35 @@
 """Unicoder-VL: one transformer over words and regions, pretrained by what was hidden of pairs.
 
-    unicoder_vl:base   the paper's size, on stored features of regions
+    unicoder_vl:base     the paper's size, on stored features of regions
     unicoder_vl:scenes   minutes on two cores, on composed scenes
-    unicoder_vl:tiny   seconds, for tests, on composed scenes
+    unicoder_vl:photos   minutes on two cores, on patches of photographs, eight languages
+    unicoder_vl:tiny     seconds, for tests, on composed scenes
+
     unicoder_vl:base,retrieval   the matching head alone, nothing hidden, from a pretrained run:
                                  --config.init_from.model=WORKDIR; of each size
+    unicoder_vl:base,similar     mismatched pairs are the most similar ones of a group (X-VLM)
+    unicoder_vl:base,tags        names of objects are a part of the picture (VinVL)
 
 Li et al. 2020, arXiv:1908.06066. What the paper does not say is marked as ours. Data:
 
-    mural data ingest scenes --name=scenes            # scenes, tiny
+    mural data ingest scenes --name=scenes            # scenes, tiny; --tags for tags
+    mural data ingest captions --name=flickr8k ...    # photos, as for configs/flickr8k.py
     mural data ingest captions --name=regions ...     # base: boxes, classes and features columns
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from mural_jax.configs import _common, _scale
+from mural_jax.configs.flickr8k import IMAGE_TEXT, TRANSLATION_ONLY
 
 MAX_LENGTH = 35  # tokens; ours, as VLDeformer's
+SIZES = 'base scenes photos tiny'
 
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('unicoder_vl', arg, 'base scenes tiny', 'retrieval')
+    words = _common.words_of('unicoder_vl', arg, SIZES, 'retrieval similar tags')
     config = ConfigDict()
     config.seed = 0
     _scale.scale(config)
@@ -40,9 +49,9 @@ def get_config(arg: str = 'base') -> ConfigDict:
         pairs=dict(
             kind='hidden', sources=dict(main=_common.source('captions/regions')),
             languages=('en',), alpha=0.5, cap=1.0, max_bad=0.01, image_size=224,
-            max_length=MAX_LENGTH, batch_size=192, hide_words=0.15, hide_regions=0.15,
-            mismatch=0.5,
-            regions=dict(by='features', most=100, side=0, size=2048, geometry=5),
+            max_length=MAX_LENGTH, batch_size=192, candidates=1, hide_words=0.15,
+            hide_regions=0.15, mismatch=0.5,
+            regions=dict(by='features', most=100, side=0, size=2048, geometry=5, codebook=0),
         )
     )  # fmt: skip
     config.model = dict(
@@ -58,9 +67,12 @@ def get_config(arg: str = 'base') -> ConfigDict:
         ),
     )  # fmt: skip
     config.tasks = {
-        name: dict(kind='prediction', stream='pairs', predict=name, weight=1.0)
+        name: dict(
+            kind='prediction', stream='pairs', predict=name, weight=1.0,
+            encode=((('text', 'regions'), 'joint'),),
+        )
         for name in ('words', 'regions', 'match')
-    }
+    }  # fmt: skip
     config.evaluators = {
         'hidden': dict(kind='hidden', stream='pairs', dataset='captions/regions', split='test'),
         # All pairs; with k, those that the decomposed run in workdir has nearest.
@@ -69,19 +81,42 @@ def get_config(arg: str = 'base') -> ConfigDict:
             dataset='captions/regions',
             split='test',
             text='caption',
+            gallery=0,
             rerank=dict(k=0, task='image_text', workdir=''),
         ),
     }
-    if words & {'scenes', 'tiny'}:
+    if not words & {'base'} and words & set(SIZES.split()):
         _shrink(config)
+    if 'photos' in words:
+        _photos(config)
     if 'tiny' in words:
         config.schedule = _common.tiny_schedule()
         config.optimizer.warmup_steps = 2
         config.streams.pairs.batch_size = 16
         config.model.towers.fusion.layers.update(width=32, depth=2, num_heads=2)
+    if 'tags' in words:
+        with_tags(config)
     if 'retrieval' in words:
-        _retrieve(config)
+        _retrieve(config, large=not words & {'scenes', 'photos', 'tiny'})
+    if 'similar' in words:
+        _among_similar(config)
     return config
+
+
+def with_tags(config: ConfigDict) -> None:
+    """A picture is its tags and its regions."""
+    for stream in config.streams.values():
+        stream.tags = 'tags'
+    for task in config.tasks.values():
+        task.encode = _tagged(task.encode)
+
+
+def _tagged(field: Any) -> Any:
+    """What an `encode` names, with tags beside regions."""
+    if isinstance(field, str):
+        is_picture = field.startswith('regions')
+        return (field.replace('regions', 'tags'), field) if is_picture else field
+    return tuple(map(_tagged, field))
 
 
 def _shrink(config: ConfigDict) -> None:
@@ -94,18 +129,58 @@ def _shrink(config: ConfigDict) -> None:
     pairs.sources.main.dataset = 'captions/scenes'
     for evaluator in config.evaluators.values():
         evaluator.dataset = 'captions/scenes'
+    config.evaluators.cross_encoder.gallery = 500  # Of all, a million pairs take minutes.
     pairs.regions.update(by='boxes', most=4, side=8, size=0)
     config.model.update(num_classes=100, dtype='float32')
     config.model.towers.fusion.update(max_length=20, feature_size=192)
     config.model.towers.fusion.layers.update(width=128, depth=3, num_heads=4, mlp_ratio=2.0)
 
 
-def _retrieve(config: ConfigDict) -> None:
+def _photos(config: ConfigDict) -> None:
+    """Patches of photographs; a codebook says what kind of patch was hidden. All ours."""
+    config.languages = dict(all=IMAGE_TEXT + TRANSLATION_ONLY)
+    config.tokenizer.vocab_size = 8000
+    pairs = config.streams.pairs
+    pairs.update(languages=IMAGE_TEXT + TRANSLATION_ONLY, max_length=24)
+    pairs.sources.main.dataset = 'captions/flickr8k'
+    pairs.regions.update(by='patches', most=36, side=16, codebook=256)
+    for evaluator in config.evaluators.values():
+        evaluator.update(dataset='captions/flickr8k', split='dev')
+    config.evaluators.cross_encoder.gallery = 200  # Of more, all pairs take long on two cores.
+    config.model.num_classes = 256
+    config.model.towers.fusion.update(max_length=24, feature_size=768)
+
+
+def _retrieve(config: ConfigDict, large: bool) -> None:
     """Fine-tuning: half of the pairs do not belong together, and nothing is hidden."""
     config.streams.pairs.update(hide_words=0.0, hide_regions=0.0)
     config.tasks = dict(match=config.tasks['match'])
     config.optimizer.multipliers = (('word/|word_bias_V|region/|classes', 0.0),)
-    if config.streams.pairs.sources.main.dataset == 'captions/regions':
+    if large:
         config.schedule = _scale.schedule(20000, 100, 1000, keep=3)  # Ours.
         config.optimizer.update(learning_rate=5e-5, warmup_steps=1000)
     del config.evaluators['hidden']
+
+
+def _among_similar(config: ConfigDict) -> None:
+    """Text and picture are matched against the most similar of a group, by embeddings of each alone
+    that a contrastive task trains along (X-VLM, arXiv:2111.08276; temperature 0.07 from there)."""
+    pairs = config.streams.pairs
+    whole = dict(kind='regions', hard_negatives=False)
+    for name, value in pairs.items():
+        if name not in ('kind', 'hide_words', 'hide_regions', 'mismatch'):
+            whole[name] = value
+    config.streams.whole = whole
+    pairs.mismatch = 0.0
+    text, picture = config.tasks.match.encode[0][0]
+    encode = ((picture, 'image'), (text, 'text'))
+    config.model.embedding = config.model.towers.fusion.layers.width
+    config.model.heads = dict(image=dict(kind='identity'), text=dict(kind='identity'))
+    config.tasks.match = dict(
+        kind='matching', stream='whole', encode=encode, space='image_text', among=16, weight=1.0
+    )
+    config.tasks.image_text = dict(
+        stream='whole', encode=encode, weight=1.0, temperature=0.07, objective=_scale.softmax()
+    )
+    if len(config.tasks) == 2:  # Of retrieval nothing else is left.
+        del config.streams['pairs']

@@ -1,9 +1,13 @@
 """VLDeformer: the weights of one stream, decomposed into an encoder of one side alone.
 
-    vldeformer:base   from a run of unicoder_vl:base, --config.init_from.model=WORKDIR
+    vldeformer:base     from a run of unicoder_vl:base, --config.init_from.model=WORKDIR
     vldeformer:scenes   minutes on two cores, from a run of unicoder_vl:scenes
-    vldeformer:tiny   seconds, for tests, from a run of unicoder_vl:tiny
-    vldeformer:base,plain   without hard negatives; of each size
+    vldeformer:photos   minutes on two cores, from a run of unicoder_vl:photos
+    vldeformer:tiny     seconds, for tests, from a run of unicoder_vl:tiny
+
+    vldeformer:base,plain       without hard negatives; of each size
+    vldeformer:base,distilled   scores become like those of the joint model too
+    vldeformer:base,tags        as of unicoder_vl
 
 Zhang et al. 2022, arXiv:2110.11338; constants of its public code, which has the
 hard negatives of its paper and does not use them. Model and data are those of `unicoder_vl`; the
@@ -14,32 +18,34 @@ from ml_collections import ConfigDict
 from mural_jax.configs import _common, _scale, unicoder_vl
 
 TEMPERATURE = 0.005  # fixed, both ways
-RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature'
+RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature|towers/teacher'
+OPTIONS = {'plain', 'distilled', 'tags'}
 
 
 def get_config(arg: str = 'base') -> ConfigDict:
     """The config of the arguments above, joined by commas."""
-    words = _common.words_of('vldeformer', arg, 'base scenes tiny', 'plain')
-    config = unicoder_vl.get_config(','.join(sorted(words - {'plain'})) or 'base')
+    words = _common.words_of('vldeformer', arg, unicoder_vl.SIZES, ' '.join(OPTIONS))
+    config = unicoder_vl.get_config(','.join(sorted(words - OPTIONS)) or 'base')
     config.clamp.lowest = TEMPERATURE
     config.optimizer.update(
         decay='cosine', weight_decay=((_common.TRAINABLE, 0.05),), multipliers=((RESTING, 0.0),)
     )
     batch_size = config.streams.pairs.batch_size
-    if not words & {'scenes', 'tiny'}:
+    if words & {'scenes', 'photos'}:
+        config.schedule = _scale.schedule(1500, 50, 500, keep=2)
+        config.optimizer.update(learning_rate=3e-4, warmup_steps=100)
+        batch_size = 256
+    elif 'tiny' not in words:
         # 200 epochs of COCO's 113,287 pictures.
         config.schedule = _scale.schedule(12600, 100, 1000, keep=3)
         config.optimizer.update(learning_rate=7.5e-6, warmup_steps=200)
         batch_size = 1800
-    elif 'scenes' in words:
-        config.schedule = _scale.schedule(1500, 50, 500, keep=2)
-        config.optimizer.update(learning_rate=3e-4, warmup_steps=100)
-        batch_size = 256
     pairs = config.streams.pairs
     for name in ('hide_words', 'hide_regions', 'mismatch'):
         del pairs[name]
     hard = 'plain' not in words
     pairs.update(kind='regions', batch_size=batch_size, hard_negatives=hard)
+    pairs.regions.codebook = 0  # Nothing is predicted.
     model = config.model
     model.embedding = model.towers.fusion.layers.width
     model.heads = dict(image=dict(kind='identity'), text=dict(kind='identity'))
@@ -53,8 +59,17 @@ def get_config(arg: str = 'base') -> ConfigDict:
     )  # fmt: skip
     config.evaluators = {
         'image_text': dict(
-            kind='image_text', dataset=pairs.sources.main.dataset, split='test',
-            task='image_text', text='caption',
+            kind='image_text', dataset=pairs.sources.main.dataset,
+            split=config.evaluators.cross_encoder.split, task='image_text', text='caption',
+            gallery=config.evaluators.cross_encoder.gallery,
         )
     }  # fmt: skip
+    if 'distilled' in words:
+        model.towers.teacher = model.towers.fusion.copy_and_resolve_references()
+        config.tasks.joint = dict(
+            kind='distillation', stream='pairs', encode=config.tasks.image_text.encode,
+            space='image_text', among=8, weight=1.0,
+        )  # fmt: skip
+    if 'tags' in words:
+        unicoder_vl.with_tags(config)
     return config

@@ -91,19 +91,26 @@ def _one_stream(
     num_classes: int, embedding: int = 0, heads: Mapping[str, Any] = MappingProxyType({}),
     dtype: str = 'float32', attention: str = 'xla',
 ) -> OneStream:  # fmt: skip
-    """The table entry of `OneStream`, whose only tower is `fusion`.
+    """The table entry of `OneStream`, whose tower is `fusion`; for distillation also `teacher`.
 
     num_classes: of regions. embedding, heads, dtype, attention: as of a dual encoder; heads by
     way, 'image' and 'text'.
     """
     compute = _compute(dtype, attention)
-    if set(towers) != {'fusion'}:
-        raise UserError(f'model.towers of one stream is dict(fusion=...), not {sorted(towers)}.')
+    if set(towers) not in ({'fusion'}, {'fusion', 'teacher'}):
+        raise UserError(
+            f'model.towers of one stream is dict(fusion=...), and where it is distilled '
+            f'teacher=... too, not {sorted(towers)}.'
+        )
     given = {'rngs': rngs, 'compute': compute, 'vocab_size': vocab_size}
-    fusion = build(TOWERS, towers['fusion'], 'model.towers.fusion', **given)
-    more = _heads(contrasts, dict.fromkeys(WAYS, fusion.width), embedding, heads, rngs)
+    built = {
+        name: build(TOWERS, towers[name], f'model.towers.{name}', **given)
+        for name in ('fusion', 'teacher') if name in towers
+    }  # fmt: skip
+    width = built['fusion'].width
+    more = _heads(contrasts, dict.fromkeys(WAYS, width), embedding, heads, rngs)
     eps = towers['fusion']['layers'].get('norm_eps', 1e-6)
-    return OneStream(fusion=fusion, num_classes=num_classes, norm_eps=eps, rngs=rngs, **more)
+    return OneStream(**built, num_classes=num_classes, norm_eps=eps, rngs=rngs, **more)
 
 
 MODELS: dict[str, Any] = {'dual_encoder': _dual_encoder, 'one_stream': _one_stream}

@@ -57,6 +57,9 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     for name, stream in streams.items():
         for source, about in stream.filter(data_dir).items():
             print(f'{name}: of {source} the filters keep {counted(about["counts"])}')
+    for name, stream in streams.items():
+        for line in stream.complete(data_dir):
+            print(f'{name}: {line}')
     path = vocabulary_path(data_dir, run)
     if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
         raise UserError(
@@ -270,7 +273,7 @@ def _sources(workdir: Path, data_dir: Path, run: Run, embedder: Any) -> Any:
     return Sources(
         embedder, data_dir, run.image_size, run.image_resize,
         Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer), other, run.build_streams(),
-        run.regions,
+        run.regions, run.tags,
     )  # fmt: skip
 
 

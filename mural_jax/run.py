@@ -25,6 +25,7 @@ from mural_jax.models import functional
 from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.models.one_stream import WAYS
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
+from mural_jax.pair_tasks import Distillation, Grouped, Matching
 from mural_jax.sharding import MeshShape, Rules
 from mural_jax.tasks import Contrast, Prediction, Task
 from mural_jax.training.loop import Schedule
@@ -45,7 +46,11 @@ FIELDS = {  # of a stream
     'hidden': ('regions', 'text', 'word_place', 'word_target', 'region_place', 'region_target',
                'match'),
 }  # fmt: skip
-TASKS = {'contrast': Contrast, 'prediction': Prediction}
+PICTURE = ('regions', 'regions_negative')
+TASKS = {
+    'contrast': Contrast, 'prediction': Prediction, 'matching': Matching,
+    'distillation': Distillation,
+}  # fmt: skip
 EVALUATORS = {
     'image_text': ImageText, 'text_text': TextText, 'hidden': Hidden,
     'cross_encoder': CrossEncoder,
@@ -98,9 +103,38 @@ class Run:
         else:
             task = build(TASKS, node, where)
             if self.model['kind'] != 'one_stream':
-                raise UserError(f"config.{where} predicts and needs model.kind='one_stream'.")
+                raise UserError(f"config.{where} needs model.kind='one_stream'.")
         check_known(task.stream, self.streams, f'{where}.stream')
+        if isinstance(task, Grouped):
+            self._check_grouped(task, where)
+        self._check_tags(task, where)
         return task
+
+    def _check_grouped(self, task: Grouped, where: str) -> None:
+        space = self.tasks.get(task.space, {})
+        if space.get('kind', 'contrast') != 'contrast' or not space:
+            raise UserError(f'config.{where}.space={task.space!r} must name a contrast task.')
+        size = self.streams[task.stream]['batch_size']
+        if size % (task.among * self.microbatches):
+            raise UserError(
+                f'config.{where}.among={task.among} must divide the batch of {task.stream}, '
+                f'{size} in {self.microbatches} parts.'
+            )
+        teacher = 'teacher' in self.model['towers']
+        if isinstance(task, Distillation) and not (teacher and self.init_from.get('model')):
+            raise UserError(
+                f'config.{where} needs model.towers.teacher, and init_from.model, the run whose '
+                'joint model teaches: --config.init_from.model=WORKDIR.'
+            )
+
+    def _check_tags(self, task: Task, where: str) -> None:
+        """Raises UserError where a stream has tags and a task leaves them out, or the reverse."""
+        named = 'tags' in repr([field for field, _ in task.encode])
+        if named != bool(self.streams[task.stream].get('tags')):
+            raise UserError(
+                f'config.{where}.encode={task.encode} and streams.{task.stream}.tags do not go '
+                "together: with tags a picture is ('tags', 'regions'), without 'regions'."
+            )
 
     def _check_contrast(self, task: Contrast, where: str) -> None:
         for _, tower in task.encode:
@@ -193,6 +227,8 @@ class Run:
             fields = FIELDS[stream['kind']]
             if stream.get('hard_negatives'):
                 fields += ('regions_negative', 'text_negative')
+            if stream.get('tags'):
+                fields += tuple(f.replace('regions', 'tags') for f in fields if f in PICTURE)
             # An id of the picture, or of the meaning, and one of each text.
             texts = sum(field in ('text', 'source', 'target') for field in fields)
             sizes: dict[str, tuple] = {field: _shape(field, stream) for field in fields}
@@ -220,6 +256,11 @@ class Run:
         return make(Regions, nodes[0] if nodes else {}, 'streams.regions')
 
     @property
+    def tags(self) -> str:
+        """The kind of text that is a part of a picture, '' for none."""
+        return next((node['tags'] for node in self.streams.values() if node.get('tags')), '')
+
+    @property
     def text_length(self) -> int:
         """Tokens of a text, at most."""
         return max(stream['max_length'] for stream in self.streams.values())
@@ -242,6 +283,13 @@ class Run:
 
     def _check_sizes(self) -> None:
         """Streams give pictures of the size that towers take, and texts no longer than that."""
+        for name, stream in self.streams.items():
+            words = stream.get('regions', {}).get('codebook', 0)
+            if words and words != self.model.get('num_classes', words):
+                raise UserError(
+                    f'config.streams.{name}.regions.codebook={words} must be '
+                    f'config.model.num_classes={self.model["num_classes"]}.'
+                )
         for tower, node in self.model['towers'].items():
             for name, stream in self.streams.items():
                 given, taken = stream.get('image_size'), node.get('image_size')

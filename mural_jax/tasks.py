@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from mural_jax.objectives.contrastive import Hard
 from mural_jax.objectives.prediction import Predicted
 from mural_jax.types import Array, Batch, Encoding, Objective, UserError
 
-# What is encoded: (field, tower), or (fields, tower) where a tower takes several together.
+# What is encoded: (field, tower), or (fields, tower) where a tower takes several together, which
+# may be tuples again.
 Encode = tuple[tuple[Any, str], ...]
 # By task what its loss needs of the examples: trees of arrays [B, ...].
 Embedded = dict[str, Any]
@@ -38,7 +39,9 @@ class Task(Protocol):
     @property
     def weight(self) -> float: ...
 
-    def outputs(self, name: str, model: Any, encodings: list[Encoding], batch: Batch) -> Any: ...
+    def outputs(
+        self, name: str, model: Any, encodings: list[Encoding], batch: Batch, key_B: Array
+    ) -> Any: ...
 
     def loss(
         self, name: str, model: Any, outputs: Any, batch: Batch
@@ -75,11 +78,12 @@ class Contrast:
         return tuple(dict.fromkeys(tower for _, tower in self.encode))
 
     def outputs(
-        self, name: str, model: DualEncoder, encodings: list[Encoding], batch: Batch
-    ) -> dict[str, Array]:
+        self, name: str, model: DualEncoder, encodings: list[Encoding], batch: Batch,
+        key_B: Array,
+    ) -> dict[str, Array]:  # fmt: skip
         """The embeddings of the sides by field, float32 [B, D], unit norm."""
         return {
-            field: model.project(name, tower, encoding).pooled_BD
+            name_of(field): model.project(name, tower, encoding).pooled_BD
             for (field, tower), encoding in zip(self.encode, encodings)
         }
 
@@ -87,14 +91,11 @@ class Contrast:
         self, name: str, model: DualEncoder, outputs: dict[str, Array], batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
         fields = [field for field, _ in self.encode]
-        query_BD, result_BD, *hard = (outputs[field] for field in fields)
+        query_BD, result_BD, *hard = (outputs[name_of(field)] for field in fields)
         more = {}
         if hard:
             # A negative that came out as the example itself is none.
-            other = [
-                (batch[field] != batch[own]).reshape(len(query_BD), -1).any(1)
-                for own, field in zip(fields, fields[2:])
-            ]
+            other = [_differ(batch, own, field) for own, field in zip(fields, fields[2:])]
             more['hard'] = Hard(*hard, *other)
         return self.objective(query_BD, result_BD, batch['ids'], **model.scalars(name), **more)
 
@@ -110,20 +111,20 @@ PREDICTED = {
 class Prediction:
     """What was hidden of a pair is predicted from the rest of it (Unicoder-VL, arXiv:1908.06066).
 
-    stream: one that hides words and regions. predict: of PREDICTED. weight: of its loss.
+    stream: one that hides words and regions. predict: of PREDICTED. weight: of its loss. encode:
+    ((text, picture), 'joint'), a picture being its regions, or tags and regions.
     """
 
     stream: str
     predict: str
     weight: float = 1.0
-
-    encode: ClassVar[Encode] = ((('text', 'regions'), 'joint'),)
+    encode: Encode = ((('text', 'regions'), 'joint'),)
 
     def __post_init__(self) -> None:
         choose('predict', self.predict, PREDICTED)
 
     def outputs(
-        self, name: str, model: OneStream, encodings: list[Encoding], batch: Batch
+        self, name: str, model: OneStream, encodings: list[Encoding], batch: Batch, key_B: Array
     ) -> Predicted:
         (joint,) = encodings
         if self.predict == 'match':
@@ -131,9 +132,8 @@ class Prediction:
         if self.predict == 'words':
             logit_BMV = model.words(joint, batch['word_place'])
             return prediction.classes(logit_BMV, batch['word_target'])
-        # Behind the words and the mark of the picture.
-        place_BM = batch['region_place'] + batch['text'].shape[1] + 1
-        logit_BMC = model.region_classes(joint, place_BM)
+        count = batch['regions'].shape[1]
+        logit_BMC = model.region_classes(joint, batch['region_place'], count)
         return prediction.classes(logit_BMC, batch['region_target'])
 
     def loss(
@@ -159,10 +159,9 @@ def embed(
         batch = batches[task.stream]
         view = (task.stream, task.encode)
         if view not in encoded:
-            own = jax.random.fold_in(key, number)
-            key_B = jax.vmap(lambda index, own=own: jax.random.fold_in(own, index))(batch['index'])
-            encoded[view] = _encode(model, task.encode, batch, key_B, locked)
-        embedded[name] = task.outputs(name, model, encoded[view], batch)
+            encoded[view] = _encode(model, task.encode, batch, _keys(key, number, batch), locked)
+        key_B = _keys(key, len(tasks) + number, batch)
+        embedded[name] = task.outputs(name, model, encoded[view], batch, key_B)
     return embedded
 
 
@@ -182,6 +181,12 @@ def total_loss(
     return total, logs | {'loss': total}
 
 
+def _keys(key: Array, number: int, batch: Batch) -> Array:
+    """A key for each example, [B], by its place in the global batch."""
+    own = jax.random.fold_in(key, number)
+    return jax.vmap(lambda index: jax.random.fold_in(own, index))(batch['index'])
+
+
 def _encode(
     model: Any, encode: Encode, batch: Batch, key_B: Array, locked: Collection[str]
 ) -> list[Encoding]:
@@ -190,15 +195,15 @@ def _encode(
     encodings: dict[int, Encoding] = {}
     for tower in dict.fromkeys(tower for _, tower in encode):
         places = [place for place, (_, other) in enumerate(encode) if other == tower]
-        inputs = [_inputs(batch, encode[place][0]) for place in places]
+        inputs = [inputs_of(batch, encode[place][0]) for place in places]
         if len(places) == 1:
             own_B = None if tower in locked else key_NB[places[0]]
             encodings[places[0]] = model.encode(tower, inputs[0], own_B)
             continue
         # Side by side, not one after the other: a device keeps its own examples.
-        all_BN = jnp.stack(inputs, axis=1)
+        beside = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, *x[0].shape[1:]), *inputs)
         own = None if tower in locked else key_NB[np.array(places)].T.reshape(-1)
-        encoding = model.encode(tower, all_BN.reshape(-1, *all_BN.shape[2:]), own)
+        encoding = model.encode(tower, beside, own)
         for side, place in enumerate(places):
             encodings[place] = _every(encoding, side, len(places))
     return [encodings[place] for place in range(len(encode))]
@@ -209,5 +214,17 @@ def _every(encoding: Encoding, side: int, count: int) -> Encoding:
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:])[:, side], encoding)
 
 
-def _inputs(batch: Batch, field: str | tuple[str, ...]) -> Any:
-    return batch[field] if isinstance(field, str) else tuple(batch[name] for name in field)
+def inputs_of(batch: Batch, field: Any) -> Any:
+    """What an `encode` names of a batch: a field, or a tuple of such."""
+    return batch[field] if isinstance(field, str) else tuple(inputs_of(batch, x) for x in field)
+
+
+def name_of(field: Any) -> str:
+    """A name for what an `encode` names."""
+    return field if isinstance(field, str) else '+'.join(map(name_of, field))
+
+
+def _differ(batch: Batch, one: Any, other: Any) -> Array:
+    """Which examples have two sides that are not the same, bool [B]."""
+    sides = zip(jax.tree.leaves(inputs_of(batch, one)), jax.tree.leaves(inputs_of(batch, other)))
+    return jnp.any(jnp.stack([(a != b).reshape(len(a), -1).any(1) for a, b in sides]), axis=0)

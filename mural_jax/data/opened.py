@@ -10,12 +10,13 @@ import tensorflow as tf
 from mural_jax.data import checks, choice, schema
 from mural_jax.data.order import Mixture, index_shuffle, uniform
 from mural_jax.data.pool import Pool
-from mural_jax.data.streams import Stream, join_texts
+from mural_jax.data.streams import Given, Stream, join_texts
 from mural_jax.data.substitutes import Substitutes
 from mural_jax.data.tokenizer import Tokenizer, text_ids
 from mural_jax.types import Batch, UserError
 
 NEGATIVE = 'text_negative'  # the field of a text that is nearly right
+OF_PICTURE = ('tags', 'tags_negative')  # fields of words that are a part of the picture
 PREFETCH = 4  # batches
 # Batches that are made side by side: two more than cores take up leave none idle at their ends;
 # pictures of one batch are decoded side by side too, so that many cores need few batches.
@@ -29,12 +30,14 @@ GRACE = 1000  # examples before the share of broken ones says anything
 class OpenStream:
     """A stream over prepared data: `batches` reads it from any position on."""
 
-    def __init__(self, spec: Stream, data_dir: Path, tokenizer: Tokenizer, seed: int):
+    def __init__(
+        self, spec: Stream, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any
+    ):  # fmt: skip
         self.spec = spec
         self.batch_size = spec.batch_size
         self._pool = Pool(spec, data_dir)
         self.labels = self._pool.labels
-        self._tokenizer = tokenizer
+        self._tokenizer, self._codebook = tokenizer, codebook
         self._seed = seed
         self._mixture = Mixture(self._pool.sizes, self._pool.weights, seed)
         label_S = [self.labels.index(draw.label) for draw in self._pool.draws]
@@ -55,7 +58,7 @@ class OpenStream:
         """How often each source was and is drawn, for a checkpoint."""
         return {
             'sources': self._names, 'segments': self._mixture.state,
-            'data': self._pool.fingerprint,
+            'data': self._fingerprint,
         }  # fmt: skip
 
     def follow(self, mixture: Mapping[str, Any], position: int) -> str:
@@ -69,7 +72,7 @@ class OpenStream:
                 'The checkpoint was trained on other sources or languages: '
                 f'{mixture["sources"]}, here are {self._names}. Only weights may change in a run.'
             )
-        if mixture['data'] != self._pool.fingerprint:
+        if mixture['data'] != self._fingerprint:
             raise UserError(
                 'The prepared data is not what the checkpoint was trained on, so the order of the '
                 'stream would be another. Give the --data_dir of that run, or a new --workdir.'
@@ -180,6 +183,9 @@ class OpenStream:
         if spec.has_partner:
             partner_B = self._partner(member_B, position_B)
             numbers.append(self._pool.choose(partner_B, 0, random_BU[:, :count]))
+        if spec.tags:
+            owners = [member_B, partner_B] if spec.has_partner else [member_B]
+            numbers += [self._pool.tags(owner_B, self._num_joined) for owner_B in owners]
         return [*numbers, self._label_S[source_B], random_BU[:, spec.num_texts * count :]]
 
     def read(self, member_B: np.ndarray, position_B: np.ndarray) -> list[np.ndarray]:
@@ -192,8 +198,10 @@ class OpenStream:
     def _partner(self, member_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
         """Another member: of the same draw, always the same one; or of a position soon after."""
         if self.spec.has_partner:
-            away_B1 = uniform(self._seed + 1, position_B, 1)
-            return self.members(position_B + 1 + (away_B1[:, 0] * PARTNERS).astype(np.int64))
+            away_BC = uniform(self._seed + 1, position_B, self.spec.candidates)
+            ahead_BC = position_B[:, None] + 1 + (away_BC * PARTNERS).astype(np.int64)
+            member_BC = self.members(ahead_BC.ravel()).reshape(ahead_BC.shape)
+            return self._pool.most_alike(member_B, member_BC)
         source_B = np.searchsorted(self._pool.base_S, member_B, side='right') - 1
         base_B = self._pool.base_S[source_B]
         size_B = self._pool.sizes[source_B]
@@ -202,7 +210,7 @@ class OpenStream:
     def decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """What `read` and `find` give -> fields, texts as tokens."""
         fields = self.tokenised(self.strings(arrays))
-        fields = self.spec.finished(fields, arrays[-1], self._marks, self._tokenizer.vocab_size)
+        fields = self.spec.finished(fields, arrays[-1], self._given)
         return fields | {'origin': arrays[-2]}
 
     def strings(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -228,7 +236,7 @@ class OpenStream:
             if value.dtype == tf.string:
                 fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
                 fields[name].set_shape([value.shape[0], self.spec.max_length])
-                if name != NEGATIVE:  # It is no example's own.
+                if name not in (NEGATIVE, *OF_PICTURE):  # These are no texts of an example.
                     ids.append(text_id_B)
         return fields | {'ids': tf.stack(ids, axis=1)}
 
@@ -321,9 +329,16 @@ class OpenStream:
         return [draw.name for draw in self._pool.draws]
 
     @property
-    def _marks(self) -> tuple[int, ...]:
-        """Tokens that are no words."""
-        return tuple(sorted({self._tokenizer.pad_id, *self._tokenizer.marks}))
+    def _given(self) -> Given:
+        tokenizer = self._tokenizer
+        marks = tuple(sorted({tokenizer.pad_id, *tokenizer.marks}))
+        return Given(marks, tokenizer.vocab_size, self._codebook)
+
+    @property
+    def _fingerprint(self) -> str:
+        """Names the data that the stream rests on."""
+        codebook = f'+{self._codebook.fingerprint}' if self._codebook else ''
+        return self._pool.fingerprint + codebook
 
     @property
     def _num_records(self) -> int:
@@ -332,7 +347,8 @@ class OpenStream:
     @property
     def _num_numbers(self) -> int:
         """Texts that are chosen for an example."""
-        return self.spec.num_texts + self.spec.has_partner
+        texts = self.spec.num_texts + self.spec.has_partner
+        return texts + bool(self.spec.tags) * (1 + self.spec.has_partner)
 
     @property
     def _num_joined(self) -> int:

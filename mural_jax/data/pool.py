@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mural_jax.data import choice, selection
+from mural_jax.data.index import sketches
+from mural_jax.data.near import BITS
 from mural_jax.data.order import shares
 from mural_jax.data.records import Records, named
 from mural_jax.data.streams import Source, Stream
@@ -48,6 +50,7 @@ class Pool:
         self.kinds = sorted({kind for records in self.records for kind in records.kinds})
         self._number_T: list[np.ndarray] = []
         self._kind_T: list[np.ndarray] = []
+        self._sketch_T: list[np.ndarray] = []
         self._size = 0
         # By (source, language): the record and the number of each text that can be drawn.
         self.rows: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
@@ -76,6 +79,8 @@ class Pool:
         self._number_P, self._kind_P = (
             np.concatenate(parts) for parts in (self._number_T, self._kind_T)
         )
+        self._sketch_P = np.concatenate(self._sketch_T or [np.zeros(0, np.uint64)])
+        self._tags_SR = [_first(records, spec.tags) for records in self.records if spec.tags]
         self._weight_K = spec.text.weights(self.kinds)
         self._most_K = spec.text.most(self.kinds)
 
@@ -98,6 +103,29 @@ class Pool:
         place_BJ = choice.choose(kind_T, size_B, self._weight_K, self._most_K, random_B3)
         number_BJ = self._number_P[first_B[:, None] + np.maximum(place_BJ, 0)].astype(np.int64)
         return np.where(place_BJ < 0, -1, number_BJ)
+
+    def tags(self, member_B: np.ndarray, width: int) -> np.ndarray:
+        """Which stored text names what is in each picture, int64 [B, width], -1 for none."""
+        number_BJ = np.full((len(member_B), width), -1)
+        source_B, record_B = self.source_G[member_B], self.record_G[member_B]
+        for source in np.unique(source_B):
+            here = source_B == source
+            number_BJ[here, 0] = self._tags_SR[source][record_B[here]]
+        return number_BJ
+
+    def most_alike(self, member_B: np.ndarray, other_BC: np.ndarray) -> np.ndarray:
+        """Of C others of each member the one whose text is nearest to its own, int64 [B].
+
+        Texts are compared by their sketches (`near.text_sketch`); one that has the very same
+        sketch comes last.
+        """
+        if other_BC.shape[1] == 1:
+            return other_BC[:, 0]
+        own_B1, sketch_BC = (self._sketch_P[self._first_NG[0][x]] for x in
+                             (member_B[:, None], other_BC))  # fmt: skip
+        distance_BC = np.bitwise_count(own_B1 ^ sketch_BC).astype(int)
+        best_B = np.where(distance_BC == 0, BITS + 1, distance_BC).argmin(axis=1)
+        return other_BC[np.arange(len(other_BC)), best_B]
 
     def read(self, member_B: np.ndarray) -> np.ndarray:
         """Serialized examples, an object array [B] of bytes."""
@@ -180,10 +208,11 @@ class Pool:
         records = self.records[number]
         index, column = records.index, records.languages.index(language)
         start, end = index.offset_L[column : column + 2]
-        wanted = self._spec.text.kinds or records.default_kinds
+        spec = self._spec
+        wanted = spec.text.kinds or [k for k in records.default_kinds if k != spec.tags]
         of_kind = np.isin(index.kind_T[start:end], [
             k for k, kind in enumerate(records.kinds)
-            if kind in wanted and self._spec.text.kinds.get(kind, 1.0)
+            if kind in wanted and spec.text.kinds.get(kind, 1.0)
         ])  # fmt: skip
         rows = start + np.flatnonzero(keep_T[start:end] & of_kind)
         ours = np.array([self.kinds.index(kind) for kind in records.kinds], np.uint8)
@@ -193,6 +222,8 @@ class Pool:
         self.rows[number, language] = index.record_T[rows], index.number_T[rows]
         self._number_T.append(index.number_T[rows])
         self._kind_T.append(ours[index.kind_T[rows]])
+        if spec.candidates > 1:
+            self._sketch_T.append(sketches(records, index)[rows])
         first_M = first_M + self._size
         self._size += len(rows)
         return Texts(record_M, first_M, size_M)
@@ -210,6 +241,20 @@ def kept(records: Records, source: Source, data_dir: Path) -> np.ndarray:
             f'The filters of {records.name} have not been worked out yet. '
             'Run `mural prepare` with the same --config and --data_dir first.'
         ) from error
+
+
+def _first(records: Records, kind: str) -> np.ndarray:
+    """The number of each record's first text of a kind, int64 [R], -1 for none."""
+    if kind not in records.kinds:
+        raise UserError(
+            f'{records.name}: no texts of the kind {kind!r}, which tags names; there are '
+            f'{sorted(records.kinds)}.'
+        )
+    index, number_R = records.index, np.full(len(records), -1)
+    rows = np.flatnonzero(index.kind_T == records.kinds.index(kind))
+    # Backwards, so that the first one is written last.
+    number_R[index.record_T[rows][::-1]] = index.number_T[rows][::-1]
+    return number_R
 
 
 def _both(mine: Texts, other: Texts) -> tuple[np.ndarray, tuple[Texts, ...]]:

@@ -19,7 +19,8 @@ class Regions:
     by: of WAYS. most: regions of a picture, at most; more are left out. side: pixels on a side of
     what a box or a square is resized to; of features, 0. size: numbers of a stored feature; of
     pixels, 0. geometry: numbers of a box: left, top, right, bottom in shares of the picture, then
-    5: its area, or 6: its width and height.
+    5: its area, or 6: its width and height. codebook: visual words of a codebook, by which regions
+    are classed where the data set has no classes of them; 0 takes those of the data set.
     """
 
     by: str = 'boxes'
@@ -27,10 +28,15 @@ class Regions:
     side: int = 16
     size: int = 0
     geometry: int = 5
+    codebook: int = 0
 
     def __post_init__(self) -> None:
         if self.by not in WAYS:
             raise UserError(f'regions.by={self.by!r} is not known; there are {sorted(WAYS)}.')
+        if self.codebook < 0 or self.codebook == 1:
+            raise UserError(
+                f'regions.codebook={self.codebook} must be 0, for none, or at least 2 visual words.'
+            )
         if self.most < 1 or self.geometry not in GEOMETRY:
             raise UserError(
                 f'regions: most={self.most} must be at least 1, geometry={self.geometry} one of '

@@ -1,12 +1,15 @@
 """Streams of pairs for one stream: regions of a picture and a text, whole or with parts hidden."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from mural_jax.data import hidden, regions, schema
+from mural_jax.data import codebook, hidden, regions, schema
+from mural_jax.data.codebook import Codebook
 from mural_jax.data.region_settings import Regions
-from mural_jax.data.streams import Captions, hashed, join_texts
+from mural_jax.data.streams import Captions, Given, hashed, join_texts
 from mural_jax.types import UserError
 
 FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features', 'height', 'width')
@@ -17,12 +20,20 @@ class RegionPairs(Captions):
     """What streams of regions share.
 
     regions: what they are. Where they are boxes the picture is taken whole.
+    tags: the kind of text that names what is in the picture, a part of it: field `tags`, int32
+    [B, L]; '' for none (VinVL, arXiv:2101.00529).
+    candidates: where an example comes with another one, so many are drawn, and the one whose text
+    is most like its own is taken; 1 takes any (ours; VLDeformer's code asks for one category).
     """
 
     regions: Regions = Regions()
+    tags: str = ''
+    candidates: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.candidates < 1:
+            raise UserError(f'candidates={self.candidates} must be at least 1.')
         augment = self.augment
         moved = augment.shift or augment.zoom or augment.rotate or augment.mirror
         if self.regions.by != 'patches' and (self.resize or self.area or moved):
@@ -39,12 +50,27 @@ class RegionPairs(Captions):
         self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         parsed = schema.parse(serialized[0], *FIELDS)
-        return {
+        fields = {
             'regions': self.seen(parsed, random_BU[:, -Captions.num_random :]),
             'class': regions.classes(self.regions, parsed),
             'text': join_texts(parsed['text'], number_BJ[0]),
             'id': hashed(parsed['id']),
         }
+        if self.tags:
+            fields['tags'] = join_texts(parsed['text'], number_BJ[1 + self.has_partner])
+        return fields
+
+    def complete(self, data_dir: Path) -> list[str]:
+        made = []
+        if self.regions.codebook:
+            made.append(f'the codebook of its regions is {codebook.ensure(self, data_dir)}')
+        if self.candidates > 1:
+            self.pool(data_dir)  # Which makes the sketches.
+            made.append('the sketches of its texts are made')
+        return made
+
+    def codebook(self, data_dir: Path) -> Codebook | None:
+        return codebook.load(self, data_dir) if self.regions.codebook else None
 
     def seen(self, parsed: dict[str, tf.Tensor], random_BU: tf.Tensor) -> tf.Tensor:
         """The regions of parsed pictures, float32 [B, R, F + G]."""
@@ -59,8 +85,8 @@ class RegionCaptions(RegionPairs):
 
     hard_negatives: whether each pair comes with a text and a picture that are nearly right,
     `text_negative` and `regions_negative` (VLDeformer, arXiv:2110.11338): the text with 30% of
-    its words replaced by plausible others, and the picture with half of its regions replaced by
-    those of another example, any of the next 65,536.
+    its words replaced by plausible others, and the picture with half of its regions, and of its
+    tags, replaced by those of another example, of the next 65,536.
     """
 
     hard_negatives: bool = False
@@ -80,6 +106,10 @@ class RegionCaptions(RegionPairs):
         fields = super().fields(serialized, number_BJ, random_BU)
         if self.hard_negatives:
             other = schema.parse(serialized[1], *FIELDS)
+            if self.tags:
+                fields['tags_negative'] = _half_and_half(
+                    fields['tags'], join_texts(other['text'], number_BJ[-1])
+                )
             other_BRF = self.seen(other, random_BU[:, -Captions.num_random :])
             place_BU = random_BU[:, 1 : 1 + self.regions.most]
             fields['regions_negative'] = regions.mixed(
@@ -88,10 +118,9 @@ class RegionCaptions(RegionPairs):
         return fields
 
     def finished(
-        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
-        vocab_size: int,
-    ) -> dict[str, tf.Tensor]:  # fmt: skip
-        del random_BU, marks, vocab_size
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, given: Given
+    ) -> dict[str, tf.Tensor]:
+        del random_BU, given
         return {name: value for name, value in fields.items() if name != 'class'}
 
 
@@ -101,7 +130,7 @@ class HiddenCaptions(RegionPairs):
 
     Besides `regions` and `text`: `word_place`, `word_target`, `region_place`, `region_target`,
     int32 [B, M], and `match`, int32 [B], 1 where the two belong together. Of pairs that do not,
-    nothing is to be predicted but that. Their text is that of another example, any of the next
+    nothing is to be predicted but that. Their text is that of another example, of the next
     65,536; as both of a pair are drawn alike, it is the same whether its text is another one or
     its picture is.
 
@@ -151,12 +180,15 @@ class HiddenCaptions(RegionPairs):
         return fields | {'text': text_B, 'match': match_B}
 
     def finished(
-        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
-        vocab_size: int,
-    ) -> dict[str, tf.Tensor]:  # fmt: skip
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, given: Given
+    ) -> dict[str, tf.Tensor]:
         words_BU, regions_BU = tf.split(random_BU[:, 1 : 1 + sum(self._parts)], self._parts, axis=1)
         class_BR = fields.pop('class')
-        fields |= hidden.words(fields['text'], marks, vocab_size, self.hide_words, words_BU)
+        if given.codebook:
+            class_BR = given.codebook.classes(fields['regions'], self.regions.feature_size)
+        fields |= hidden.words(
+            fields['text'], given.marks, given.vocab_size, self.hide_words, words_BU
+        )
         fields |= hidden.regions(
             fields['regions'], class_BR, self.regions.feature_size, self.hide_regions, regions_BU
         )
@@ -164,3 +196,17 @@ class HiddenCaptions(RegionPairs):
         for name in ('word_target', 'region_target'):
             fields[name] = tf.where(matched_B1, fields[name], hidden.NONE)
         return fields
+
+
+def _half_and_half(own_B: tf.Tensor, other_B: tf.Tensor) -> tf.Tensor:
+    """Tags, joined by commas: the first half of a picture's own and as many of another's."""
+
+    def mix(own_B: np.ndarray, other_B: np.ndarray) -> np.ndarray:
+        mixed = []
+        for own, other in zip(own_B, other_B):
+            names = own.split(b', ')
+            kept = len(names) // 2
+            mixed.append(b', '.join(names[:kept] + other.split(b', ')[: len(names) - kept]))
+        return np.array(mixed, object)
+
+    return tf.ensure_shape(tf.numpy_function(mix, [own_B, other_B], tf.string), own_B.shape)

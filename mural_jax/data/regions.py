@@ -35,6 +35,11 @@ def classes(settings: Regions, parsed: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.cast(tf.ensure_shape(filled_BR, [None, settings.most]), tf.int32)
 
 
+def is_region(region_BRF: tf.Tensor, feature_size: int) -> tf.Tensor:
+    """Which places hold a region, bool [B, R]."""
+    return region_BRF[..., feature_size + 2] > region_BRF[..., feature_size]
+
+
 def mixed(
     settings: Regions, region_BRF: tf.Tensor, other_BRF: tf.Tensor, random_BR: tf.Tensor
 ) -> tf.Tensor:
@@ -43,7 +48,7 @@ def mixed(
     Which ones `random_BR` in [0, 1) says; in their places are the first of the other picture's,
     none where that has fewer.
     """
-    real_BR = region_BRF[..., settings.feature_size + 2] > region_BRF[..., settings.feature_size]
+    real_BR = is_region(region_BRF, settings.feature_size)
     count_B1 = tf.reduce_sum(tf.cast(real_BR, tf.int32), axis=1, keepdims=True)
     # The place of each region in the order of its random number.
     order_BR = tf.argsort(tf.argsort(tf.where(real_BR, random_BR, 2.0), axis=1), axis=1)

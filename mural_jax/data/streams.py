@@ -8,7 +8,7 @@ does not depend on the number of hosts.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
@@ -43,6 +43,18 @@ class Source:
             raise UserError(f'The weight of {self.dataset}, {self.weight}, must be 0 or more.')
 
 
+class Given(NamedTuple):
+    """What an open stream knows and its settings do not.
+
+    marks: tokens that are no words. vocab_size: tokens. codebook: of regions, None where their
+    classes are those of the data set.
+    """
+
+    marks: tuple[int, ...]
+    vocab_size: int
+    codebook: Any = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """What all streams have: where examples come from, how often each language, how many.
@@ -72,7 +84,9 @@ class Stream:
     num_texts = 1
     shuffle_pairs = False
     has_partner = False  # whether an example comes with another one, of another position
+    candidates = 1  # of so many other examples the partner is the one whose text is most alike
     hard_negatives = False  # whether a text comes with another that is nearly right
+    tags = ''  # the kind of text that names what is in a picture, as a part of it
 
     def __post_init__(self) -> None:
         if not self.sources or not any(source.weight for source in self.sources.values()):
@@ -94,18 +108,32 @@ class Stream:
         raise NotImplementedError
 
     def finished(
-        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, marks: tuple[int, ...],
-        vocab_size: int,
-    ) -> dict[str, tf.Tensor]:  # fmt: skip
-        """The fields once texts are tokens, of which `marks` are no words. Runs inside tf.data."""
-        del random_BU, marks, vocab_size
+        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, given: Given
+    ) -> dict[str, tf.Tensor]:
+        """The fields once texts are tokens. Runs inside tf.data."""
+        del random_BU, given
         return fields
 
-    def open(self, data_dir: Path, tokenizer: Tokenizer, seed: int) -> 'OpenStream':
-        """Ready to be read. Raises UserError where the data is not prepared or does not fit."""
+    def complete(self, data_dir: Path) -> list[str]:
+        """Makes what the stream needs besides its data and its filters; each thing in words."""
+        del data_dir
+        return []
+
+    def codebook(self, data_dir: Path) -> Any:
+        """Of regions, None where the stream has none. Raises UserError where it is not made."""
+        del data_dir
+        return None
+
+    def open(
+        self, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any = None
+    ) -> 'OpenStream':
+        """Ready to be read. Raises UserError where the data is not prepared or does not fit.
+
+        codebook: that of another stream, for other data; None takes the stream's own.
+        """
         from mural_jax.data.opened import OpenStream
 
-        return OpenStream(self, data_dir, tokenizer, seed)
+        return OpenStream(self, data_dir, tokenizer, seed, codebook or self.codebook(data_dir))
 
     def pool(self, data_dir: Path) -> 'Pool':
         """All that the stream can draw."""
@@ -224,11 +252,11 @@ class Translations(Stream):
 
 
 def join_texts(text: tf.RaggedTensor, number_BJ: tf.Tensor) -> tf.Tensor:
-    """The numbered texts of each example, joined by commas, string [B]; -1 is no text."""
+    """The numbered texts of each example, joined by commas, string [B]; -1 is no text, ''."""
     place_BJ = text.row_starts()[:, None] + tf.maximum(number_BJ, 0)
     wanted_BJ = tf.gather(text.values, place_BJ)
     if number_BJ.shape[1] == 1:
-        return wanted_BJ[:, 0]
+        return tf.where(number_BJ[:, 0] < 0, '', wanted_BJ[:, 0])
     joined = tf.ragged.boolean_mask(wanted_BJ, number_BJ >= 0)
     return tf.strings.reduce_join(joined, axis=1, separator=', ')
 

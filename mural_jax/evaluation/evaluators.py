@@ -54,13 +54,14 @@ class ImageText:
     """Pictures by their name and names by their picture, one language at a time.
 
     The gallery of a language is the pictures of the split that have a text in it. Of several the
-    first one of the kind `text` is taken.
+    first one of the kind `text` is taken. gallery: so many of them, the first; 0 for all.
     """
 
     dataset: str
     split: str
     task: str
     text: str = 'name'
+    gallery: int = 0
 
     has_image = True
 
@@ -72,7 +73,7 @@ class ImageText:
         image_ND = embedder.images(self.task, items.visual)
         results = {}
         for language in languages:
-            found = named(items, [language], self)
+            found = named(items, [language], self)[: self.gallery or None]
             text_ND = embedder.texts(self.task, [items.names[i][language] for i in found])
             results[language] = both_ways(image_ND[found], text_ND, 'image', 'text')
         gallery = Gallery(items, image_ND, self.split, self.task)
@@ -85,7 +86,7 @@ class ImageText:
             'head': self.task,
             'captions_per_image': 1,
             'caption': f'the first {self.text}, without a prompt',
-            'gallery': f'the pictures of the split with a {self.text} in the language',
+            'gallery': gallery_of(self.text, self.gallery),
         }
 
 
@@ -136,6 +137,12 @@ def named(items: Items, languages: list[str], evaluator: Pictured) -> list[int]:
             'so there is nothing to score. Take the language out of config.languages.'
         )
     return found
+
+
+def gallery_of(text: str, size: int) -> str:
+    """The gallery of a language in words; `size` pictures, 0 for all."""
+    few = f'the first {size} of ' if size else ''
+    return f'{few}the pictures of the split with a {text} in the language'
 
 
 def with_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:

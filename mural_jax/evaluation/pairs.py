@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mural_jax.evaluation.embed import Embedder
-from mural_jax.evaluation.evaluators import Results, Scored, named
+from mural_jax.evaluation.evaluators import Results, Scored, gallery_of, named
 from mural_jax.evaluation.retrieval import PROTOCOL, RANKS, both_ways_of
 from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.models.functional import Params, merge
@@ -70,13 +70,12 @@ def _predicted(graphdef: Any, params: Params, statistics: Params, batch: Batch) 
     """By metric (right, predicted) places of each example, float32 [2, B]; of `match`, scores."""
     model = merge(graphdef, params, statistics)
     text_BL, region_BRF = batch['text'], batch['regions']
+    picture = (batch['tags'], region_BRF) if 'tags' in batch else region_BRF
+    nothing = jax.tree.map(jnp.zeros_like, picture)
     both, without_picture, without_text = (
         model.encode('joint', given)
-        for given in (
-            (text_BL, region_BRF), (text_BL, 0 * region_BRF), (0 * text_BL, region_BRF)
-        )
-    )  # fmt: skip
-    region_BM = batch['region_place'] + text_BL.shape[1] + 1
+        for given in ((text_BL, picture), (text_BL, nothing), (0 * text_BL, picture))
+    )
 
     def right(predicted: Predicted) -> Array:
         return jnp.stack([predicted.right_B, predicted.count_B])
@@ -86,7 +85,7 @@ def _predicted(graphdef: Any, params: Params, statistics: Params, batch: Batch) 
         return right(prediction.classes(logit_BMV, batch['word_target']))
 
     def regions(encoding: Any) -> Array:
-        logit_BMC = model.region_classes(encoding, region_BM)
+        logit_BMC = model.region_classes(encoding, batch['region_place'], region_BRF.shape[1])
         return right(prediction.classes(logit_BMC, batch['region_target']))
 
     return {
@@ -132,12 +131,14 @@ class CrossEncoder:
     """Retrieval by the matching score of every text with every picture, one pass for each pair.
 
     The gallery of a language is the pictures with a text in it; of several the first one of the
-    kind `text` is taken. rerank: only the best of a dual encoder are scored.
+    kind `text` is taken. gallery: so many pictures, the first; 0 for all. rerank: only the best of
+    a dual encoder are scored.
     """
 
     dataset: str
     split: str
     text: str = 'caption'
+    gallery: int = 0
     rerank: Rerank = Rerank()
 
     has_image = True
@@ -159,17 +160,17 @@ class CrossEncoder:
 
     def _score(
         self, sources: Sources, items: Items, language: str,
-        near: tuple[Embedder, np.ndarray] | None,
+        near: tuple[Embedder, Any] | None,
     ) -> dict[str, float]:  # fmt: skip
-        found = named(items, [language], self)
+        found = named(items, [language], self)[: self.gallery or None]
         texts = [items.names[i][language] for i in found]
-        visual = items.visual[found]
+        visual = _rows(items.visual, found)
         started = time.perf_counter()
         score_NN = np.full((len(found), len(found)), -np.inf, np.float32)
         pairs = np.indices(score_NN.shape).reshape(2, -1).T
         if near:
             embedder, seen = near
-            score_NN, pairs = self._nearest(embedder, texts, seen[found])
+            score_NN, pairs = self._nearest(embedder, texts, _rows(seen, found))
         encoded = time.perf_counter()
         matches = _Matches(sources, sources.embedder.tokenize(texts), visual)
         score_NN[tuple(pairs.T)] = matches(pairs)
@@ -181,7 +182,7 @@ class CrossEncoder:
         }
 
     def _nearest(
-        self, embedder: Embedder, texts: list[str], visual: np.ndarray
+        self, embedder: Embedder, texts: list[str], visual: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores of a dual encoder, below every matching score; pairs of the k nearest).
 
@@ -203,7 +204,7 @@ class CrossEncoder:
             'split': self.split,
             'captions_per_image': 1,
             'caption': f'the first {self.text}, without a prompt',
-            'gallery': f'the pictures of the split with a {self.text} in the language',
+            'gallery': gallery_of(self.text, self.gallery),
             'score': 'the matching head over a joint pass',
             'reranked': dataclasses.asdict(self.rerank) if self.rerank.k else 'all pairs',
             'seconds': 'to embed for the ranking before, and for the joint passes',
@@ -215,7 +216,7 @@ class _Matches:
 
     SIZE = 512  # pairs in a pass
 
-    def __init__(self, sources: Sources, text_NL: np.ndarray, visual: np.ndarray):
+    def __init__(self, sources: Sources, text_NL: np.ndarray, visual: Any):
         self._model = sources.embedder.model
         self._text_NL, self._visual = text_NL, visual
 
@@ -226,15 +227,20 @@ class _Matches:
         for start in range(0, len(pairs), self.SIZE):
             part = pairs[start : start + self.SIZE]
             filled = np.resize(part, (self.SIZE, 2))
-            text_BL, region_BRF = self._text_NL[filled[:, 0]], self._visual[filled[:, 1]]
-            found = _match(graphdef, *arrays, text_BL, region_BRF)
+            text_BL, picture = self._text_NL[filled[:, 0]], _rows(self._visual, filled[:, 1])
+            found = _match(graphdef, *arrays, text_BL, picture)
             scores[start : start + self.SIZE] = np.asarray(found)[: len(part)]
         return scores
 
 
 @partial(jax.jit, static_argnums=(0,))
 def _match(
-    graphdef: Any, params: Params, statistics: Params, text_BL: Array, region_BRF: Array
+    graphdef: Any, params: Params, statistics: Params, text_BL: Array, picture: Any
 ) -> Array:
     model = merge(graphdef, params, statistics)
-    return model.matches(model.encode('joint', (text_BL, region_BRF)))
+    return model.matches(model.encode('joint', (text_BL, picture)))
+
+
+def _rows(visual: Any, rows: Any) -> Any:
+    """Some pictures of many: an array, or tags and regions."""
+    return jax.tree.map(lambda array: array[rows], visual)

@@ -18,7 +18,8 @@ class Items(NamedTuple):
 
     ids: list[str]
     names: list[dict[str, str]]
-    visual: np.ndarray  # what the model takes of a picture; no rows where none is asked for
+    # What the model takes of pictures, an array or tags and regions; no rows where not asked for.
+    visual: Any
     png: list[bytes]
 
 
@@ -47,7 +48,8 @@ class Sources:
     """A trained model, and the data as its run read it.
 
     image_size, resize: pixels. regions: how a picture becomes regions, None for a model that takes
-    pictures. streams: those of the run, by name; their settings are kept, their data is not.
+    pictures. tags: the kind of text that is a part of a picture, '' for none. streams: those of
+    the run, by name; their settings are kept, their data is not.
     """
 
     embedder: Embedder
@@ -58,6 +60,7 @@ class Sources:
     open: Callable[[str], 'Sources']
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regions: Any = None
+    tags: str = ''
 
     def items(self, evaluator: Pictured) -> Items:
         """All examples of the evaluator's split, the middle of each picture. Imports TensorFlow."""
@@ -74,7 +77,7 @@ class Sources:
         visual = self._visual(examples) if pngs else np.zeros(0)
         return Items([example['id'] for example in examples], names, visual, pngs)
 
-    def _visual(self, examples: list[dict[str, Any]]) -> np.ndarray:
+    def _visual(self, examples: list[dict[str, Any]]) -> Any:
         import tensorflow as tf
 
         from mural_jax.data import images, regions
@@ -89,7 +92,11 @@ class Sources:
             name: tf.ragged.constant([example[name] for example in examples], tf.float32)
             for name in ('boxes', 'features')
         }
-        return regions.regions(self.regions, image_NHWC, parsed).numpy()
+        region_NRF = regions.regions(self.regions, image_NHWC, parsed).numpy()
+        if not self.tags:
+            return region_NRF
+        named = [_first(example['texts'], self.tags) for example in examples]
+        return self.embedder.tokenize(named), region_NRF
 
     def batches(self, stream: str, evaluator: Split) -> Iterator[tuple[Batch, Array]]:
         """(batch, which of its examples count): each example of a split once, bool [B].
@@ -100,8 +107,14 @@ class Sources:
         source = dataclasses.replace(
             next(iter(spec.sources.values())), dataset=evaluator.dataset, split=evaluator.split
         )
+        codebook = spec.codebook(self.data_dir)
         spec = dataclasses.replace(spec, sources={'only': source}, batch_size=BATCH)
-        opened = spec.open(self.data_dir, self.tokenizer, seed=0)
+        opened = spec.open(self.data_dir, self.tokenizer, seed=0, codebook=codebook)
         size = int(opened.pool.sizes.sum())
         for number, batch in enumerate(opened.batches(0, -(-size // BATCH))):
             yield batch, np.arange(number * BATCH, (number + 1) * BATCH) < size
+
+
+def _first(texts: Mapping[str, Mapping[str, list[str]]], kind: str) -> str:
+    """The first text of a kind, in whatever language; '' where there is none."""
+    return next((kinds[kind][0] for kinds in texts.values() if kind in kinds), '')

@@ -25,7 +25,7 @@ def parameters(params: Any) -> dict[str, Counter]:
     return counts
 
 
-def forward_flops(model: tuple[Any, Any, Any], tower: str, inputs: Array) -> Counter:
+def forward_flops(model: tuple[Any, Any, Any], tower: str, inputs: Any) -> Counter:
     """Floating-point operations of one pass of a tower in evaluation, by part.
 
     model: (structure, parameters, batch statistics), arrays or shapes. inputs: a batch or its

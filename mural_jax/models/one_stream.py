@@ -36,10 +36,15 @@ class OneStream(DualEncoder):
     """
 
     def __init__(
-        self, *, fusion: Fusion, num_classes: int, norm_eps: float, rngs: nnx.Rngs, **more: Any
+        self, *, fusion: Fusion, num_classes: int, norm_eps: float, rngs: nnx.Rngs,
+        teacher: Fusion | None = None, **more: Any,
     ):  # fmt: skip
-        """`more`: the heads, temperatures and biases of a dual encoder; its towers are WAYS."""
-        super().__init__(towers={'fusion': fusion}, **more)
+        """`more`: the heads, temperatures and biases of a dual encoder; its towers are WAYS.
+
+        teacher: the transformer as it was before it was decomposed, see `taught`.
+        """
+        towers: dict[str, nnx.Module] = {'fusion': fusion}
+        super().__init__(towers=towers | ({'teacher': teacher} if teacher else {}), **more)
         width, vocab_size = fusion.width, len(fusion.token_VD[...]) - 1
         self.word = Transform(width, norm_eps, rngs)
         self.word_bias_V = nnx.Param(jnp.zeros(vocab_size))
@@ -49,14 +54,18 @@ class OneStream(DualEncoder):
         self.match = nnx.Linear(width, 1, kernel_init=EMBEDDING_INIT, rngs=rngs)
 
     def encode(self, tower: str, inputs: Any, key_B: Array | None = None) -> Encoding:
-        """`inputs`: a text, int32 [B, L]; regions, [B, R, F]; jointly (text, regions)."""
-        fusion = self._fusion
-        if tower == 'joint':
-            text_BL, region_BRF = inputs
-            return fusion(text_BL, region_BRF, key_B=key_B)
-        if tower == 'image':
-            return fusion(region_BRF=inputs, key_B=key_B)
-        return fusion(inputs, key_B=key_B)
+        """`inputs`: a text, int32 [B, L]; a picture; jointly (text, picture).
+
+        A picture is its regions, [B, R, F], or tags, int32 [B, L], and regions.
+        """
+        if tower == 'text':
+            return self._fusion(inputs, key_B=key_B)
+        text_BL, picture = inputs if tower == 'joint' else (None, inputs)
+        return _passed(self._fusion, text_BL, picture, key_B)
+
+    def taught(self, text_BL: Array, picture: Any) -> Array:
+        """What `matches` gives of joint passes through the teacher, float32 [B]."""
+        return self.matches(_passed(self.towers['teacher'], text_BL, picture, None))
 
     @property
     def _fusion(self) -> Any:
@@ -68,14 +77,21 @@ class OneStream(DualEncoder):
         token_VD = self._fusion.token_VD[...][:-1]
         return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
 
-    def region_classes(self, encoding: Encoding, place_BM: Array) -> Array:
-        """Scores of all classes at places of the sequence, int32 [B, M] -> float32 [B, M, C]."""
-        return self.classes(self.region(_at(encoding, place_BM)))
+    def region_classes(self, encoding: Encoding, place_BM: Array, count: int) -> Array:
+        """Scores of all classes at places among `count` regions, [B, M] -> float32 [B, M, C]."""
+        before = encoding.tokens_BLD.shape[1] - count  # Regions come last.
+        return self.classes(self.region(_at(encoding, before + place_BM)))
 
     def matches(self, encoding: Encoding) -> Array:
         """The score, float32 [B], that text and picture of a pair belong together."""
         first_BD = encoding.tokens_BLD[:, 0].astype(jnp.float32)
         return self.match(jnp.tanh(self.pooler(first_BD)))[:, 0]
+
+
+def _passed(fusion: Any, text_BL: Array | None, picture: Any, key_B: Array | None) -> Encoding:
+    """Through a transformer: a picture is its regions, or tags and regions."""
+    tags_BL, region_BRF = picture if isinstance(picture, tuple) else (None, picture)
+    return fusion(text_BL, region_BRF, tags_BL, key_B=key_B)
 
 
 def _at(encoding: Encoding, place_BM: Array) -> Array:

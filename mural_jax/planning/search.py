@@ -12,6 +12,7 @@ from mural_jax.planning import plan as planning
 from mural_jax.planning.chips import CHIPS, Chip
 from mural_jax.planning.memory import Abstract, kept_bytes, len_of
 from mural_jax.planning.plan import Config, Plan
+from mural_jax.tasks import inputs_of
 
 LEVELS = ('none', 'dots', 'full')
 # Of a forward pass that is computed again in the backward pass: 'dots' keeps the large products
@@ -212,7 +213,9 @@ def forward_flops(abstract: Abstract) -> dict[str, float]:
     for stream, encode in views:
         batch = abstract.batches[stream]
         for field, tower in encode:
-            one = jax.ShapeDtypeStruct((1, *batch[field].shape[1:]), batch[field].dtype)
+            one = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs_of(batch, field)
+            )
             each = sum(cost.forward_flops(abstract.model, tower, one).values())
             total[tower] = total.get(tower, 0.0) + float(each * len_of(batch))
     return total

@@ -54,6 +54,10 @@ def _of_workdir(workdir: Path, ours: Flat, role: str, vocabulary: str) -> tuple[
               for tree in checkpoints.read(step, 'params', 'statistics').values()
               for path, value in jax.tree.leaves_with_path(tree)}  # fmt: skip
     checkpoints.close()
+    # A teacher is the run's transformer as it is now.
+    taught = {path.replace('towers/fusion', 'towers/teacher', 1): value
+              for path, value in theirs.items() if path.startswith('towers/fusion/')}  # fmt: skip
+    theirs |= {path: value for path, value in taught.items() if path in ours}
     root = '' if role == 'model' else f'towers/{role}/'
     wanted = [path for path in ours if path.startswith(root)]
     for path in wanted:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mural_jax import config
-from mural_jax.data import hidden, inspect, regions
+from mural_jax.data import hidden, inspect, regions, schema
 from mural_jax.data.order import uniform
 from mural_jax.data.region_settings import Regions
 from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
@@ -148,7 +148,7 @@ def opened(folder: Path, kind: type = HiddenCaptions, max_length: int = 20, **mo
     tokenizer = Tokenizer.load(vocabulary_path(folder, run), run.tokenizer)
     spec = kind(
         sources={'main': Source('captions/scenes')}, languages=('en',), batch_size=64,
-        image_size=96, max_length=max_length, regions=Regions(most=4, side=8), **more,
+        image_size=96, max_length=max_length, **{'regions': Regions(most=4, side=8)} | more,
     )  # fmt: skip
     return spec.open(folder, tokenizer, seed=0), tokenizer
 
@@ -208,7 +208,56 @@ def test_hard_negatives_are_nearly_right(scenes_dir: Path) -> None:
     assert not changed_BR[~real_BR].any()
 
 
-@pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny', 'vldeformer:tiny,plain'])
+def test_tags_name_what_is_in_the_picture(scenes_dir: Path) -> None:
+    more = dict(max_length=60, tags='tags')
+    stream, tokenizer = opened(scenes_dir, RegionCaptions, hard_negatives=True, **more)
+    batch = next(iter(stream.batches(64, 1)))
+
+    def names(field: str) -> list[set[str]]:
+        return [set(tokenizer.decode(ids).replace(',', '').split()) for ids in batch[field]]
+
+    assert batch['ids'].shape == (64, 2)
+    changed = 0
+    for text, tags, negative in zip(names('text'), names('tags'), names('tags_negative')):
+        assert tags == text - {'left', 'right', 'of', 'above', 'below'}
+        assert len(tags & negative) >= len(tags) // 2
+        changed += tags != negative
+    assert changed > 55
+    # Of a pair that does not belong together the tags stay with the picture.
+    hiding, _ = opened(scenes_dir, HiddenCaptions, **more)
+    other = next(iter(hiding.batches(64, 1)))
+    np.testing.assert_array_equal(other['tags'], batch['tags'])
+    with pytest.raises(UserError, match="no texts of the kind 'names'"):
+        opened(scenes_dir, tags='names')
+
+
+def test_of_several_candidates_the_most_alike_is_the_partner(scenes_dir: Path) -> None:
+    def shared(candidates: int) -> float:
+        stream, tokenizer = opened(scenes_dir, RegionCaptions, 60, candidates=candidates,
+                                   hard_negatives=True, tags='tags')  # fmt: skip
+        position_B = np.arange(200)
+        member_B = stream.members(position_B)
+        partner_B = stream._partner(member_B, position_B)
+        texts = [stream.pool.read(x) for x in (member_B, partner_B)]
+        words = [
+            [set(text.decode().split()) for text in schema.parse(tf.constant(x), 'text')['text']
+             .to_tensor()[:, 0].numpy()]
+            for x in texts
+        ]  # fmt: skip
+        assert all(a != b for a, b in zip(*words)) or candidates == 1
+        return float(np.mean([len(a & b) / len(a | b) for a, b in zip(*words)]))
+
+    assert shared(32) > shared(1) + 0.05
+    with pytest.raises(UserError, match='candidates=0'):
+        opened(scenes_dir, candidates=0)
+
+
+TAGGED = ['unicoder_vl:tiny,tags', 'vldeformer:tiny,tags']
+
+
+@pytest.mark.parametrize(
+    'name', ['unicoder_vl:tiny', 'vldeformer:tiny', 'vldeformer:tiny,plain', *TAGGED]
+)
 def test_shapes_are_what_a_run_says(scenes_dir: Path, name: str) -> None:
     run = Run.of(config.load(name, []))
     tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)

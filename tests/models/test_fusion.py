@@ -138,7 +138,7 @@ def test_predictions_are_made_where_they_are_asked_for() -> None:
     assert words.shape == (2, 2, 20)
     swapped = model.words(encoding, jnp.array([[2, 1], [0, 1]]))
     np.testing.assert_allclose(words, swapped[:, ::-1], atol=1e-6)
-    assert model.region_classes(encoding, jnp.array([[7], [8]])).shape == (2, 1, 7)
+    assert model.region_classes(encoding, jnp.array([[1], [2]]), 4).shape == (2, 1, 7)
     assert model.matches(encoding).shape == (2,)
     embedded = model.project('pairs', 'text', model.encode('text', TEXT_BL)).pooled_BD
     np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-6)

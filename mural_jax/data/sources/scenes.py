@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ CELLS = 3  # on each side of the canvas; an object stands in one of them
 SMALLEST = 0.7  # of a cell, an object; the largest fills it
 PART = 500  # scenes that are made by one random generator
 ENGLISH = 'en'
+TAGS = 'tags'
 
 
 class Thing(NamedTuple):
@@ -59,10 +60,13 @@ class Scenes(Reader):
     most: objects in a scene, at most; at least 2.
     size: side of a scene in pixels.
     seed: of all that is random.
+    tags: whether the names of the objects in English stand beside, as a text of the kind `tags`.
     font: the font's file.
     cldr: the folder with names.
     unicode: the folder with classes.
     """
+
+    default_kinds: ClassVar[tuple[str, ...]] = ('caption',)
 
     count: int = 20000
     test_count: int = 1000
@@ -70,6 +74,7 @@ class Scenes(Reader):
     most: int = 4
     size: int = 96
     seed: int = 0
+    tags: bool = False
     font: str = DEFAULT_SOURCES['font']
     cldr: str = DEFAULT_SOURCES['cldr']
     unicode: str = DEFAULT_SOURCES['unicode']
@@ -84,7 +89,8 @@ class Scenes(Reader):
         }
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
-        return sorted(self._languages), ['caption']
+        languages = {*self._languages, *([ENGLISH] if self.tags else [])}
+        return sorted(languages), ['caption', *([TAGS] if self.tags else [])]
 
     def examples(self, split: str, part: str) -> Iterator[Example]:
         number = int(part.rpartition('-')[2])
@@ -168,9 +174,12 @@ class Scenes(Reader):
             [edge / self.size for edge in (i.left, i.top, i.left + i.side, i.top + i.side)]
             for i in placed
         ]
+        texts = [self._caption(language, placed) for language in self._languages]
+        if self.tags:
+            names = (self.things[item.number].names[ENGLISH] for item in placed)
+            texts.append((ENGLISH, TAGS, ', '.join(names)))
         return Example(
-            id=name, where=name, texts=[self._caption(language, placed) for language in
-                                        self._languages],
+            id=name, where=name, texts=texts,
             image=stream.getvalue(), regions=Regions(boxes, [item.number for item in placed]),
         )  # fmt: skip
 
