@@ -20,7 +20,7 @@ def test_it_is_pretrained_decomposed_and_evaluated(scenes_dir: Path, tmp_path: P
     assert scores['protocol']['hidden']['items'] == 20
     row = scores['results']['cross_encoder']['en']
     assert row['passes'] == 400 and 0 <= row['mean_recall'] <= 100
-    stage = ['--config=vldeformer:tiny', f'--config.init_from.model={tmp_path / "run"}']
+    stage = ['--config=vldeformer:tiny,distilled', f'--config.init_from.model={tmp_path / "run"}']
     second = [f'--workdir={tmp_path / "second"}', f'--data_dir={scenes_dir}']
     done = mural('train', *stage, *second)
     assert done.returncode == 0, done.stderr

@@ -1,16 +1,18 @@
 """The evaluators of one stream: all pairs, the best of a dual encoder, what is hidden."""
 
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from models.test_fusion import one_stream
 
+from mural_jax.data.region_settings import Regions
 from mural_jax.evaluation import pairs
 from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.pairs import CrossEncoder, Hidden, Rerank
-from mural_jax.evaluation.sources import Items
+from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.models import functional
 from mural_jax.objectives.prediction import NONE
 from mural_jax.types import UserError
@@ -71,6 +73,45 @@ def test_the_best_of_a_dual_encoder_are_scored_again(sources: types.SimpleNamesp
             np.testing.assert_allclose(all_again.results['en'][name], value)
     some = CrossEncoder('a/b', 'test', rerank=Rerank(10, 'pairs'))(sources, ['en']).results['en']
     assert 10 * 29 + 58 <= some['passes'] < 29 * 29
+
+
+def test_tags_are_a_part_of_the_picture(sources: types.SimpleNamespace) -> None:
+    tags_NL, region_NRF = np.roll(sources.text, 3, axis=0), sources.visual
+    items = sources.items(None)._replace(visual=(tags_NL, region_NRF))
+    tagged = types.SimpleNamespace(embedder=sources.embedder, items=lambda _: items)
+    row = CrossEncoder('a/b', 'test', gallery=12)(tagged, ['en']).results['en']
+    assert row['passes'] == 12 * 12
+    model = functional.merge(*sources.embedder.model)
+    own = slice(1, 13)
+    score_NN = np.stack([
+        model.matches(
+            model.encode('joint', (np.tile(text, (12, 1)), (tags_NL[own], region_NRF[own])))
+        )
+        for text in sources.text[own]
+    ])  # fmt: skip
+    right = (score_NN > np.diag(score_NN)[:, None]).sum(1) == 0
+    np.testing.assert_allclose(row['text_to_image_r1'], 100 * right.mean(), atol=9)
+    with_tags, without = (
+        sources.embedder.images('pairs', visual) for visual in (items.visual, region_NRF)
+    )
+    np.testing.assert_allclose(np.linalg.norm(with_tags, axis=1), 1, atol=1e-5)
+    assert not np.allclose(with_tags, without, atol=1e-3)
+
+
+def test_tags_are_read_with_the_pictures(scenes_dir: Path) -> None:
+    embedder = types.SimpleNamespace(tokenize=list)
+    regions = Regions(most=4, side=8)
+    read = Sources(embedder, scenes_dir, 96, 96, None, None, regions=regions, tags='tags')
+    evaluator = types.SimpleNamespace(
+        dataset='captions/scenes', split='test', text='caption', has_image=True
+    )
+    items = read.items(evaluator)
+    tags, region_NRF = items.visual
+    assert len(tags) == len(items.ids) == len(region_NRF) == 20
+    for names, said, region_RF in zip(items.names, tags, region_NRF):
+        objects = said.split(', ')
+        assert all(word in names['en'].split() for word in objects)
+        assert len(objects) == (region_RF[:, -3] > 0).sum()
 
 
 def test_fewer_than_the_metrics_ask_for_are_refused() -> None:

@@ -21,10 +21,10 @@ def start(*overrides: str, name: str = 'unicoder_vl:tiny') -> tuple[Trainer, Sta
     return built, built.place(params, statistics), {'pairs': batch(run)}
 
 
-def batch(run: Run) -> dict[str, np.ndarray]:
+def batch(run: Run, stream: str = 'pairs') -> dict[str, np.ndarray]:
     """Pairs of two, three or four regions; every second one does not belong together."""
     rng = np.random.default_rng(0)
-    shapes = run.batch_shapes()['pairs']
+    shapes = run.batch_shapes()[stream]
     made = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != 'index'}
     size, length = shapes['text'].shape
     made['text'] = rng.integers(4, VOCABULARY, (size, length)).astype(np.int32)
@@ -35,7 +35,7 @@ def batch(run: Run) -> dict[str, np.ndarray]:
         made['regions'][row, 2 + row % 3 :] = 0
     made['ids'] = rng.integers(0, 2**31 - 1, shapes['ids'].shape).astype(np.int32)
     if 'match' not in made:
-        for field in ('regions', 'text'):
+        for field in ('regions', 'text') if 'regions_negative' in made else ():
             made[f'{field}_negative'] = np.roll(made[field], 1, axis=0)
             made[f'{field}_negative'][:3] = made[field][:3]  # None of these.
         return made
