@@ -155,6 +155,9 @@ def _retrieve(config: ConfigDict, large: bool) -> None:
     """Fine-tuning: half of the pairs do not belong together, and nothing is hidden."""
     config.streams.pairs.update(hide_words=0.0, hide_regions=0.0)
     config.tasks = dict(match=config.tasks['match'])
+    # Most pairs are soon told apart and give hardly a gradient: those of the others are no spikes,
+    # and they are clipped.
+    config.safety.spike = 0.0
     config.optimizer.multipliers = (('word/|word_bias_V|region/|classes', 0.0),)
     if large:
         config.schedule = _scale.schedule(20000, 100, 1000, keep=3)  # Ours.

@@ -91,6 +91,33 @@ def test_what_is_hidden_of_a_region_is_gone_and_its_place_is_not() -> None:
     np.testing.assert_array_equal(shown_BRF[~zero_BR], region_BRF[~zero_BR])
 
 
+def test_a_masked_place_never_leaks() -> None:
+    """Neither by a gradient to the features of a region, nor by what stands for a word."""
+    rng = np.random.default_rng(0)
+    region_BRF = tf.constant(rng.uniform(0.1, 1, (64, 8, 6 + 5)), tf.float32)
+    class_BR = tf.constant(rng.integers(0, 9, (64, 8)), tf.int32)
+    random_BU = tf.constant(uniform(0, np.arange(64), hidden.random_regions(8, 0.3)))
+    with tf.GradientTape() as tape:
+        tape.watch(region_BRF)
+        found = hidden.regions(region_BRF, class_BR, 6, 0.3, random_BU)
+        # Whatever a model makes of it: every number counts, each in its own way.
+        weights = tf.constant(rng.normal(size=region_BRF.shape), tf.float32)
+        total = tf.reduce_sum(weights * found['regions'])
+    gradient_BRF = tape.gradient(total, region_BRF).numpy()
+    masked_BR = (found['regions'].numpy()[..., :6] == 0).all(-1)
+    assert masked_BR.sum() > 100
+    assert (gradient_BRF[masked_BR][:, :6] == 0).all()
+    assert (gradient_BRF[~masked_BR] != 0).all()
+    assert (gradient_BRF[..., 6:] != 0).all()
+    text_BL = texts(200)
+    first = hide(text_BL)
+    other_BL = text_BL.copy()
+    row_N, column_N = np.nonzero(first['text'] != text_BL)
+    other_BL[row_N, column_N] = 4 + (text_BL[row_N, column_N] - 3) % (VOCABULARY - 4)
+    assert (other_BL != text_BL).sum() == len(row_N) > 100
+    np.testing.assert_array_equal(hide(other_BL)['text'], first['text'])
+
+
 def test_regions_are_the_pixels_in_their_boxes() -> None:
     image_BHWC = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
     parsed = {
