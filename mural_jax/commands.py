@@ -262,13 +262,18 @@ def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
     scores.print_tables(results, run.languages, Console())
 
 
+def opened(workdir: Path, data_dir: Path, step: int | None = None) -> Any:
+    """A run's model at a checkpoint, the newest for None, and its data: `evaluation.Sources`."""
+    run, _, embedder, _ = _restore(workdir, step)
+    return _sources(workdir, data_dir, run, embedder)
+
+
 def _sources(workdir: Path, data_dir: Path, run: Run, embedder: Any) -> Any:
     """What evaluators ask for."""
     from mural_jax.evaluation.sources import Sources
 
     def other(folder: str) -> Sources:
-        run, _, embedder, _ = _restore(Path(folder), None)
-        return _sources(Path(folder), data_dir, run, embedder)
+        return opened(Path(folder), data_dir)
 
     return Sources(
         embedder, data_dir, run.image_size, run.image_resize,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PICTURES = 2000  # whose regions are clustered
 CHUNK = 100  # pictures read at a time
-MOST = 50_000  # regions that are clustered, at most
+MOST = 20_000  # regions that are clustered, at most
 ROUNDS = 20  # of k-means
 FIELDS = ('image', 'boxes', 'features', 'height', 'width')
 
@@ -128,10 +128,12 @@ def _first(feature_NF: np.ndarray, count: int) -> np.ndarray:
     (Arthur and Vassilvitskii 2007). SciPy's own compares with all of them again for each."""
     random = np.random.default_rng(0)
     chosen = [int(random.integers(len(feature_NF)))]
+    square_N = (feature_NF**2).sum(1)
     distance_N = np.full(len(feature_NF), np.inf)
     for _ in range(count - 1):
-        away_N = ((feature_NF - feature_NF[chosen[-1]]) ** 2).sum(1)
-        distance_N = np.minimum(distance_N, away_N)
+        last = chosen[-1]
+        away_N = square_N + square_N[last] - 2 * feature_NF @ feature_NF[last]
+        distance_N = np.clip(away_N, 0, distance_N)
         share_N = distance_N.cumsum()
         place = np.searchsorted(share_N, random.uniform() * share_N[-1], side='right')
         chosen.append(min(int(place), len(feature_NF) - 1))
