@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import tensorboardX
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,6 +32,8 @@ class Metrics:
         self._write = write
         self._console = Console(stderr=True, quiet=not write)
         if write:
+            import tensorboardX  # Only here: it imports PyTorch where that is, two seconds.
+
             self._path = workdir / 'metrics.jsonl'
             _cut(self._path, step)
             self._board = tensorboardX.SummaryWriter(
