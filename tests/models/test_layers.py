@@ -56,7 +56,7 @@ def test_scanned_is_unrolled_and_remat_changes_nothing(kind: type, more: dict) -
 
 @pytest.mark.parametrize('remat', ['full', 'dots'])
 def test_remat_of_convolutions_changes_nothing(remat: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch statistics go the same way too. Two stages: more of them only take longer to compile."""
+    """Batch statistics go the same way too; more than two stages would only compile longer."""
     monkeypatch.setattr(EfficientNet, 'STAGES', ((1, 3, 1, 1, 16), (3, 3, 2, 6, 24)))
     image = jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 255).astype(jnp.uint8)
     size = dict(width_factor=0.2, depth_factor=1.0, drop_path=0.3)
