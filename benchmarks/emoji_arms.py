@@ -1,6 +1,6 @@
 """MURAL, ALIGN and the control on emoji, several seeds: the table of the README.
 
-    python benchmarks/emoji_arms.py --data_dir=DATA --runs=FOLDER [--seeds=3]
+    python benchmarks/emoji_arms.py --data_dir=DATA --runs=FOLDER [--seeds=3] [--arms mural align]
 
 Needs `mural prepare --config=emoji --data_dir=DATA` first. Each run is a workdir of its own below
 FOLDER and goes on where it stopped, so the script can be started again at any time.
@@ -61,20 +61,22 @@ def main() -> None:
     parser.add_argument('--data_dir', type=Path, required=True)
     parser.add_argument('--runs', type=Path, required=True)
     parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--arms', nargs='+', default=ARMS, help='arguments of the config emoji')
     arguments = parser.parse_args()
+    arms = arguments.arms
     done = {
         arm: [run(arm, seed, arguments.runs, arguments.data_dir) for seed in range(arguments.seeds)]
-        for arm in ARMS
+        for arm in arms
     }
-    print(f'| mean recall, % | {" | ".join(ARMS)} |')
-    print('| --- |' + ' ---: |' * len(ARMS))
+    print(f'| mean recall, % | {" | ".join(arms)} |')
+    print('| --- |' + ' ---: |' * len(arms))
     for title, (evaluator, group) in COLUMNS.items():
         cells = [
             cell([results[evaluator][group]['mean_recall'] for results, _ in done[arm]])
-            for arm in ARMS
+            for arm in arms
         ]
         print(f'| {title} | {" | ".join(cells)} |')
-    minutes = [cell([seconds / 60 for _, seconds in done[arm]]) for arm in ARMS]
+    minutes = [cell([seconds / 60 for _, seconds in done[arm]]) for arm in arms]
     print(f'| minutes of training | {" | ".join(minutes)} |')
     versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in VERSIONS)
     print(f'\n{arguments.seeds} seeds, mean ± standard deviation; {versions}, Python '
