@@ -121,7 +121,7 @@ def _tagged(field: Any) -> Any:
 
 def _shrink(config: ConfigDict) -> None:
     """Composed scenes on two cores; sizes, steps and rates are ours."""
-    config.schedule = _scale.schedule(4000, 50, 500, keep=2)
+    config.schedule = _scale.schedule(3000, 50, 500, keep=2)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     config.tokenizer.vocab_size = 600
     pairs = config.streams.pairs

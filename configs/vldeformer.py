@@ -32,9 +32,8 @@ def get_config(arg: str = 'base') -> ConfigDict:
     )
     batch_size = config.streams.pairs.batch_size
     if words & {'scenes', 'photos'}:
-        config.schedule = _scale.schedule(1500, 50, 500, keep=2)
-        config.optimizer.update(learning_rate=3e-4, warmup_steps=100)
-        batch_size = 256
+        config.schedule = _scale.schedule(1000, 50, 500, keep=2)
+        config.optimizer.update(learning_rate=5e-4, warmup_steps=100)
     elif 'tiny' not in words:
         # 200 epochs of COCO's 113,287 pictures.
         config.schedule = _scale.schedule(12600, 100, 1000, keep=3)
