@@ -114,16 +114,18 @@ def get_config(arg: str = 'mural') -> ConfigDict:
 
 
 def _decompose(config: ConfigDict) -> None:
-    """One transformer for both, over patches of 8 pixels; sizes are ours."""
+    """One transformer for both, over patches of 16 pixels; sizes, steps and rates are ours."""
     config.init_from = dict(model='')
+    config.schedule.num_steps = 1000
+    config.optimizer.learning_rate = 1e-3
     config.streams.captions.update(
-        kind='regions', regions=dict(by='patches', most=64, side=8, size=0, geometry=5)
+        kind='regions', regions=dict(by='patches', most=16, side=16, size=0, geometry=5)
     )
     config.model.update(kind='one_stream', num_classes=1)
     config.model.towers = dict(
         fusion=dict(
-            kind='fusion', max_length=MAX_LENGTH, feature_size=192, geometry=5, pool='mean',
-            layers=dict(width=256, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.1),
+            kind='fusion', max_length=MAX_LENGTH, feature_size=768, geometry=5, pool='mean',
+            layers=dict(width=128, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.1),
         )
     )  # fmt: skip
     config.tasks.image_text.encode = (('regions', 'image'), ('text', 'text'))
