@@ -53,7 +53,8 @@ def test_eight_devices_equal_one() -> None:
         assert np.mean(np.abs(a - b) > 1e-5) < 0.01
 
 
-@pytest.mark.parametrize('arm', ['mural', 'align', 'shuffled'])
+# The arm `shuffled` is `mural` with other data.
+@pytest.mark.parametrize('arm', ['mural', 'align'])
 def test_every_arm_takes_two_steps(arm: str) -> None:
     built, state = trainer(arm=arm)
     before = jax.device_get(state.params)
