@@ -107,6 +107,13 @@ class Run:
         check_known(task.stream, self.streams, f'{where}.stream')
         if isinstance(task, Grouped):
             self._check_grouped(task, where)
+        regions = self.streams[task.stream].get('regions', {})
+        classless = regions.get('by') == 'patches' and not regions.get('codebook')
+        if isinstance(task, Prediction) and task.predict == 'regions' and classless:
+            raise UserError(
+                f'config.{where} predicts classes, and patches of {task.stream} have none. Set '
+                'regions.codebook to a number of visual words, and model.num_classes to the same.'
+            )
         self._check_tags(task, where)
         return task
 

@@ -113,6 +113,8 @@ def test_the_teacher_rests_and_the_student_comes_nearer() -> None:
         (SIMILAR, ['--config.tasks.match.among=3'], 'must divide the batch'),
         (SIMILAR, ['--config.tasks.match.among=1'], 'among=1'),
         ('unicoder_vl:tiny,tags', ['--config.streams.pairs.tags='], 'do not go together'),
+        ('unicoder_vl:photos', ['--config.model.num_classes=9'], 'must be config.model.num'),
+        ('unicoder_vl:photos', ['--config.streams.pairs.regions.codebook=0'], 'have none'),
     ],
 )
 def test_what_cannot_be_is_refused(name: str, overrides: list[str], said: str) -> None:
