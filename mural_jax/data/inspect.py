@@ -27,7 +27,7 @@ BATCHES, SHOWN = 2, 16  # batches, and examples shown of each
 SAMPLED = 2000  # texts whose tokens are counted
 PRINTED = 40  # languages in the terminal
 CHUNK = 100  # examples read at a time
-TEXTS = ('text', 'text_negative', 'source', 'target')  # fields of a batch that are tokens
+TEXTS = ('text', 'text_negative', 'tags', 'tags_negative', 'source', 'target')  # tokens of a batch
 HIDDEN = '[MASK]'
 # Of a record that cannot be read; training replaces it.
 BROKEN = (tf.errors.OpError, ValueError, OSError, RuntimeError)
