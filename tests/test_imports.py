@@ -20,6 +20,7 @@ LINES = [
     ['assembly'],
     ['config', 'flags'],
     ['training', 'evaluation', 'serving', 'pretrained', 'inspection'],
+    ['pair_tasks'],
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],
     ['sharding', 'metrics', 'seals', 'hosts'],
