@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument('--data_dir', type=Path)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--stages', nargs='+', default=list(STAGES), choices=STAGES)
-    parser.add_argument('--set', nargs='*', default=[], help='--config flags of every stage')
+    parser.add_argument(
+        '--set', action='append', default=[], metavar='=FLAG',
+        help='a flag of every stage, --set=--config.schedule.num_steps=600; may be repeated',
+    )  # fmt: skip
     given = parser.parse_args()
     data_dir = given.data_dir or given.out / 'data'
     if given.size != 'photos' and not (data_dir / 'captions' / 'scenes').exists():
