@@ -54,10 +54,16 @@ def test_scanned_is_unrolled_and_remat_changes_nothing(kind: type, more: dict) -
     same(plain, other)
 
 
-@pytest.mark.parametrize('remat', ['full', 'dots'])
-def test_remat_of_convolutions_changes_nothing(remat: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch statistics go the same way too; more than two stages would only compile longer."""
+@pytest.fixture
+def two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EfficientNet of two stages: more would only compile longer."""
     monkeypatch.setattr(EfficientNet, 'STAGES', ((1, 3, 1, 1, 16), (3, 3, 2, 6, 24)))
+
+
+@pytest.mark.usefixtures('two_stages')
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_remat_of_convolutions_changes_nothing(remat: str) -> None:
+    """Batch statistics go the same way too."""
     image = jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 255).astype(jnp.uint8)
     size = dict(width_factor=0.2, depth_factor=1.0, drop_path=0.3)
     plain, other = (
@@ -133,6 +139,7 @@ def test_pools_of_pictures(pool: str) -> None:
     assert encoding.tokens_BLD.shape == (2, 5 if pool == 'class' else 4, 16)
 
 
+@pytest.mark.usefixtures('two_stages')
 def test_stochastic_depth_skips_examples_in_training_alone() -> None:
     tower = EfficientNet(rngs=nnx.Rngs(0), width_factor=0.2, depth_factor=1.0, drop_path=0.9)
     image = jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 255).astype(jnp.uint8)
