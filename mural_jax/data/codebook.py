@@ -19,6 +19,7 @@ from mural_jax.data import schema
 from mural_jax.data.order import uniform
 from mural_jax.data.pool import Pool
 from mural_jax.data.regions import NO_CLASS, is_region
+from mural_jax.data.streams import Captions
 from mural_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def sample(spec: 'RegionPairs', data_dir: Path) -> np.ndarray:
     for start in range(0, count, CHUNK):
         member_B = member_M[start : start + CHUNK]
         parsed = schema.parse(tf.constant(pool.read(member_B)), *FIELDS)
-        region_BRF = spec.seen(parsed, tf.constant(uniform(0, member_B, spec.num_random)))
+        random_BU = tf.constant(uniform(0, member_B, Captions.num_random))
+        region_BRF = spec.seen(parsed, random_BU)
         found.append(region_BRF[is_region(region_BRF, size)].numpy()[:, :size])
     feature_NF = np.concatenate(found)
     chosen = random.permutation(len(feature_NF))[:MOST]

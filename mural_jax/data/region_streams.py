@@ -64,8 +64,9 @@ class RegionPairs(Captions):
         made = []
         if self.regions.codebook:
             made.append(f'the codebook of its regions is {codebook.ensure(self, data_dir)}')
+        if self.tags or self.candidates > 1:
+            self.pool(data_dir)  # Which makes the sketches, and raises where there are no tags.
         if self.candidates > 1:
-            self.pool(data_dir)  # Which makes the sketches.
             made.append('the sketches of its texts are made')
         return made
 
