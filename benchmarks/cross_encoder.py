@@ -9,16 +9,18 @@ pass that the largest N took; the scores of its embeddings are computed in that 
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 
-from mural_jax import commands
 from mural_jax.evaluation.evaluators import named
 from mural_jax.evaluation.pairs import CrossEncoder
-from mural_jax.evaluation.retrieval import both_ways, recall
+from mural_jax.evaluation.ranking import ranks
+from mural_jax.evaluation.retrieval import both_ways, owned
+from mural_jax.restored import restore, sources
 
 RUNS = 5
 
@@ -37,16 +39,16 @@ def main() -> None:
     parser.add_argument('--coco', type=int, nargs=2, default=[5000, 25000])
     given = parser.parse_args()
     joint, alone = (
-        commands.opened(workdir, given.data_dir) for workdir in (given.joint, given.decomposed)
+        sources(restore(workdir), given.data_dir) for workdir in (given.joint, given.decomposed)
     )
-    evaluator = CrossEncoder(given.dataset, given.split)
-    items = alone.items(evaluator)
+    evaluator = CrossEncoder(dataset=given.dataset, split=given.split)
+    items = alone.items(given.dataset, given.split, evaluator.text, images=True)
     found = named(items, [given.language], evaluator)
     texts = [items.names[i][given.language] for i in found]
-    visual = items.visual[found]
+    visual = items.decode(0, len(items.ids))[found]
 
     def all_pairs(size: int) -> dict[str, float]:
-        few = CrossEncoder(given.dataset, given.split, gallery=size)
+        few = dataclasses.replace(evaluator, gallery=size)
         return few(joint, [given.language]).results[given.language]
 
     all_pairs(12)  # Compiles.
@@ -77,10 +79,10 @@ def retrieval(embedder, texts: list[str], visual: np.ndarray) -> tuple[float, fl
     times = []
     for _ in range(RUNS + 1):  # The first one compiles.
         started = time.perf_counter()
-        image_ND = embedder.images('image_text', visual)
+        image_ND = embedder.visual('image_text', visual)
         text_ND = embedder.texts('image_text', texts)
         encoded = time.perf_counter()
-        both_ways(image_ND, text_ND, 'image', 'text')
+        both_ways(image_ND, text_ND, np.arange(len(text_ND)), 'image', 'text')
         times.append((encoded - started, time.perf_counter() - encoded))
     encode, score = zip(*times[1:])
     return statistics.median(encode), statistics.median(score)
@@ -94,8 +96,8 @@ def scores(images: int, captions: int, width: int) -> float:
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        recall(text_MD, image_ND, right_M)
-        recall(image_ND, text_MD, np.arange(images))
+        ranks(text_MD, image_ND, list(right_M[:, None]))
+        ranks(image_ND, text_MD, owned(right_M, images))
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 

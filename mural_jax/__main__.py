@@ -96,7 +96,18 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     _scale_verbs(verbs)
 
     evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
-    _add(evaluate, workdir=True, data_dir=True, step=True)
+    _add(evaluate, workdir=True, data_dir=True)
+    evaluate.add_argument('--step', help="which checkpoint, or 'all' (default: the newest)")
+    evaluate.add_argument(
+        '--config', help='FILE[:arg], whose evaluators and languages are taken, such as '
+        'evaluation:flores; fields are set with --config.field=VALUE (default: those of the run)'
+    )  # fmt: skip
+    evaluate.add_argument(
+        '--only', nargs='+', default=[], metavar='EVALUATOR', help='these alone (default: all)'
+    )
+    evaluate.add_argument(
+        '--force', action='store_true', help='score again what was scored by the same protocol'
+    )
 
     search = _verb(verbs, 'search', _search, 'find pictures by words in any language')
     _add(search, workdir=True, step=True)
@@ -300,10 +311,14 @@ def _inspect_run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
+    from mural_jax import evaluation_commands
 
-    data_dir = arguments.data_dir.expanduser()
-    commands.evaluate(arguments.workdir.expanduser(), data_dir, arguments.step)
+    if arguments.overrides and not arguments.config:
+        raise UserError('--config.field=VALUE needs --config: the config of a run stays as it is.')
+    evaluation_commands.evaluate(
+        arguments.workdir.expanduser(), arguments.data_dir.expanduser(), arguments.step,
+        arguments.only, arguments.force, _config(arguments) if arguments.config else None,
+    )  # fmt: skip
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -311,17 +326,17 @@ def _search(arguments: argparse.Namespace) -> None:
         raise UserError('The query is empty. Say what to look for: --query "a red fruit".')
     if arguments.k < 1:
         raise UserError(f'--k {arguments.k} finds nothing; give at least 1.')
-    from mural_jax import commands
+    from mural_jax import evaluation_commands
 
     workdir = arguments.workdir.expanduser()
     out = (arguments.out or workdir / 'search.png').expanduser()
-    commands.search(workdir, arguments.query, arguments.k, arguments.step, out)
+    evaluation_commands.search(workdir, arguments.query, arguments.k, arguments.step, out)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
+    from mural_jax import evaluation_commands
 
-    commands.report(arguments.workdir.expanduser(), arguments.step)
+    evaluation_commands.report(arguments.workdir.expanduser(), arguments.step)
 
 
 def _ingest(arguments: argparse.Namespace) -> None:

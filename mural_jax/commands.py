@@ -13,7 +13,6 @@ from rich.table import Table
 
 from mural_jax import hosts, preflight
 from mural_jax.checkpoints import (
-    Checkpoints,
     bytes_of,
     check_vocabulary,
     create_folder,
@@ -27,7 +26,6 @@ from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.models import cost
 from mural_jax.pretrained.load import load
 from mural_jax.run import Run, vocabulary_path
-from mural_jax.serving.index import Index, contact_sheet
 from mural_jax.types import UserError
 
 Config = dict[str, Any]
@@ -247,109 +245,6 @@ def params(config: Config) -> None:
         f'GFLOPs: of a picture of {run.image_size} pixels and a text of {run.text_length} tokens; '
         'products and convolutions, a multiplication with its addition counts two.'
     )
-
-
-def evaluate(workdir: Path, data_dir: Path, step: int | None) -> None:
-    """Scores a checkpoint, writes `eval/STEP.json` and `index/STEP.npz`, prints the table."""
-    run, step, embedder, vocabulary = _restore(workdir, step)
-    from mural_jax.evaluation import scores
-
-    sources = _sources(workdir, data_dir, run, embedder)
-    path = workdir / 'eval' / f'{step}.json'
-    results, galleries = scores.evaluate(run.build_evaluators(), run.languages, sources, path)
-    if galleries:
-        _index(galleries, vocabulary).save(workdir / 'index' / f'{step}.npz')
-    scores.print_tables(results, run.languages, Console())
-
-
-def opened(workdir: Path, data_dir: Path, step: int | None = None) -> Any:
-    """A run's model at a checkpoint, the newest for None, and its data: `evaluation.Sources`."""
-    run, _, embedder, _ = _restore(workdir, step)
-    return _sources(workdir, data_dir, run, embedder)
-
-
-def _sources(workdir: Path, data_dir: Path, run: Run, embedder: Any) -> Any:
-    """What evaluators ask for."""
-    from mural_jax.evaluation.sources import Sources
-
-    def other(folder: str) -> Sources:
-        return opened(Path(folder), data_dir)
-
-    return Sources(
-        embedder, data_dir, run.image_size, run.image_resize,
-        Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer), other, run.build_streams(),
-        run.regions, run.tags,
-    )  # fmt: skip
-
-
-def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:
-    """Prints the k pictures nearest to the query and writes them as one picture."""
-    _, step, embedder, vocabulary = _restore(workdir, step)
-    index = Index.load(workdir / 'index' / f'{step}.npz')
-    check_vocabulary(index.vocabulary, vocabulary, workdir)
-    hits = index.search(embedder.texts(index.task, [query])[0], k)
-    for place, hit in enumerate(hits, 1):
-        print(f'{place:3d}  {hit.score:6.3f}  {hit.name}  ({hit.id}, {hit.split})')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(hits).save(out)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
-        ) from error
-    print(f'as a picture: {out}')
-
-
-def report(workdir: Path, step: int | None) -> None:
-    """Writes `report.html`."""
-    run, step, embedder, _ = _restore(workdir, step)
-    from mural_jax.evaluation import report
-
-    index = Index.load(workdir / 'index' / f'{step}.npz')
-    examples = []
-    for language, item in report.choose_queries(index.names, index.splits, run.languages):
-        query = index.names[item][language]
-        hits = index.search(embedder.texts(index.task, [query])[0], report.FOUND)
-        found = [report.Found(hit.name, hit.png, hit.number == item) for hit in hits]
-        wanted = report.Found(index.names[item].get('en', ''), index.pngs[item], True)
-        examples.append(report.Example(language, query, wanted, found))
-    print(f'the report is {report.write(workdir, step, run.languages, examples)}')
-
-
-def _index(galleries: list[Any], vocabulary: str) -> Index:
-    """One index over the galleries in the space of the first one's task."""
-    task = galleries[0].task
-    galleries = [gallery for gallery in galleries if gallery.task == task]
-    return Index(
-        image_ND=np.concatenate([gallery.image_ND for gallery in galleries]),
-        ids=[item for gallery in galleries for item in gallery.items.ids],
-        names=[names for gallery in galleries for names in gallery.items.names],
-        splits=[gallery.split for gallery in galleries for _ in gallery.items.ids],
-        pngs=[png for gallery in galleries for png in gallery.items.png],
-        task=task,
-        vocabulary=vocabulary,
-    )
-
-
-def _restore(workdir: Path, step: int | None) -> tuple[Run, int, Any, str]:
-    """(run, step, embedder, vocabulary hash) of a checkpoint; the step is the newest for None."""
-    from mural_jax.evaluation.embed import Embedder
-
-    run = Run.of(plain(read_config(workdir)))
-    tokenizer = Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer)
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.choose(step)
-    check_vocabulary(checkpoints.about(step)['vocabulary'], tokenizer.hash, workdir)
-    graphdef, params, statistics = run.build_model(tokenizer.vocab_size, abstract=True)
-    trees = checkpoints.restore(step, params=params, statistics=statistics)
-    checkpoints.close()
-    embedder = Embedder(
-        graphdef,
-        trees['params'],
-        trees['statistics'],
-        lambda texts: tokenizer(texts, run.text_length),
-    )
-    return run, step, embedder, tokenizer.hash
 
 
 def _check_config(workdir: Path, config: Config) -> None:

@@ -14,8 +14,8 @@ PACKAGE = Path(mural_jax.__file__).parent
 # Rooms on one line do not import each other; a line may import those below it.
 LINES = [
     ['__main__'],
-    ['commands', 'data_commands', 'scale_commands'],
-    ['planning'],
+    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands'],
+    ['planning', 'restored'],
     ['run', 'preflight'],
     ['assembly'],
     ['config', 'flags'],

@@ -108,11 +108,12 @@ class Records:
         return self._readers[shard]
 
     def examples(self, *, image: bool) -> Iterator[dict[str, Any]]:
-        """All good examples, parsed: {id, texts: {language: {kind: [...]}}}, with `image` the
-        encoded picture too, and of its regions `boxes`, `classes` and `features`, flat lists."""
+        """All good examples, parsed: {id, score, texts: {language: {kind: [...]}}}, with `image`
+        the encoded picture and its class `label` too, and of its regions `boxes`, `classes` and
+        `features`, flat lists."""
         texts = ('language', 'kind', 'text')
         regions = ('boxes', 'classes', 'features') if image else ()
-        names = ('id', 'bad', *(['image'] if image else []))
+        names = ('id', 'bad', 'score', *(['image', 'label'] if image else []))
         for _, parsed in indices.parse_all(self, *names, *texts, *regions):
             columns = [parsed[key].to_list() for key in texts]
             flat = {key: parsed[key].numpy() for key in names}
@@ -122,9 +123,9 @@ class Records:
                 for language, kind, text in zip(*(column[row] for column in columns)):
                     kinds = named.setdefault(self.languages[language], {})
                     kinds.setdefault(self.kinds[kind], []).append(text.decode())
-                example: dict[str, Any] = {'id': flat['id'][row].decode(), 'texts': named}
+                example: dict[str, Any] = {key: flat[key][row] for key in names}
                 example |= {key: part[row] for key, part in parts.items()}
-                yield example | ({'image': flat['image'][row]} if image else {})
+                yield example | {'id': example['id'].decode(), 'texts': named}
 
     @property
     def _index_folder(self) -> Path:

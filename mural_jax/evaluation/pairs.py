@@ -11,8 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mural_jax.evaluation.embed import Embedder
-from mural_jax.evaluation.evaluators import Results, Scored, gallery_of, named
+from mural_jax.evaluation.evaluators import (
+    Measured,
+    Scored,
+    gallery_of,
+    languages_of,
+    named,
+    retrieved,
+)
 from mural_jax.evaluation.retrieval import PROTOCOL, RANKS, both_ways_of
+from mural_jax.evaluation.samples import Samples
 from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.models.functional import Params, merge
 from mural_jax.objectives import prediction
@@ -20,16 +28,14 @@ from mural_jax.objectives.prediction import Predicted
 from mural_jax.types import Array, Batch, UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Hidden:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hidden(Measured):
     """How well what is hidden of pairs is predicted, with the other side and without it.
 
-    stream: how words, regions and partners are hidden. dataset, split: whose pairs.
+    stream: how words, regions and partners are hidden; its languages are those that are scored.
     """
 
     stream: str
-    dataset: str
-    split: str
 
     def needs(self) -> dict[str, str]:
         return {'streams': self.stream}
@@ -55,9 +61,8 @@ class Hidden:
         return Scored({'all': metrics}, len(match_N))
 
     def protocol(self) -> dict[str, Any]:
-        return {
-            'dataset': self.dataset,
-            'split': self.split,
+        return self.about() | {
+            'name': 'hidden parts of pairs',
             'stream': self.stream,
             'words, regions': 'percent of what is hidden whose most likely class is right',
             'words_without_picture, regions_without_text': 'likewise, the other side left out',
@@ -126,8 +131,8 @@ class Rerank:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class CrossEncoder:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEncoder(Measured):
     """Retrieval by the matching score of every text with every picture, one pass for each pair.
 
     The gallery of a language is the pictures with a text in it; of several the first one of the
@@ -135,36 +140,38 @@ class CrossEncoder:
     a dual encoder are scored.
     """
 
-    dataset: str
-    split: str
     text: str = 'caption'
     gallery: int = 0
     rerank: Rerank = Rerank()
-
-    has_image = True
 
     def needs(self) -> dict[str, str]:
         own = self.rerank.k and not self.rerank.workdir
         return {'tasks': self.rerank.task} if own else {}
 
     def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items = sources.items(self)
+        items = self._items(sources)
         near = None
         if self.rerank.k:
             other = sources.open(self.rerank.workdir) if self.rerank.workdir else sources
-            near = other.embedder, other.items(self).visual
-        results: Results = {}
-        for language in languages:
-            results[language] = self._score(sources, items, language, near)
-        return Scored(results, len(items.ids))
+            near = other.embedder, _decoded(self._items(other))
+        visual = _decoded(items)
+        samples, costs = {}, {}
+        for language in languages_of(self, languages, items):
+            found = named(items, [language], self)[: self.gallery or None]
+            texts = [items.names[i][language] for i in found]
+            scored, costs[language] = self._score(sources, texts, visual, found, near)
+            samples[language] = [s.among(found) for s in scored]
+        results = {language: row | costs[language] for language, row in retrieved(samples).items()}
+        return Scored(results, len(items.ids), None, samples)
+
+    def _items(self, sources: Sources) -> Items:
+        return sources.items(self.dataset, self.split, self.text, images=True)
 
     def _score(
-        self, sources: Sources, items: Items, language: str,
+        self, sources: Sources, texts: list[str], visual: Any, found: list[int],
         near: tuple[Embedder, Any] | None,
-    ) -> dict[str, float]:  # fmt: skip
-        found = named(items, [language], self)[: self.gallery or None]
-        texts = [items.names[i][language] for i in found]
-        visual = _rows(items.visual, found)
+    ) -> tuple[list[Samples], dict[str, float]]:  # fmt: skip
+        """(recalls of a language, what they cost)."""
         started = time.perf_counter()
         score_NN = np.full((len(found), len(found)), -np.inf, np.float32)
         pairs = np.indices(score_NN.shape).reshape(2, -1).T
@@ -172,10 +179,11 @@ class CrossEncoder:
             embedder, seen = near
             score_NN, pairs = self._nearest(embedder, texts, _rows(seen, found))
         encoded = time.perf_counter()
-        matches = _Matches(sources, sources.embedder.tokenize(texts), visual)
+        tokens_NL = sources.embedder.tokenize(texts)
+        matches = _Matches(sources.embedder.model, tokens_NL, _rows(visual, found))
         score_NN[tuple(pairs.T)] = matches(pairs)
         ended = time.perf_counter()
-        return both_ways_of(score_NN, 'text', 'image') | {
+        return both_ways_of(score_NN, 'text', 'image'), {
             'passes': len(pairs) + (2 * len(found) if near else 0),
             'seconds_to_encode': encoded - started,
             'seconds_to_score': ended - encoded,
@@ -189,7 +197,7 @@ class CrossEncoder:
         A pair is scored again where either side is among the k nearest of the other.
         """
         task = self.rerank.task
-        text_ND, image_ND = embedder.texts(task, texts), embedder.images(task, visual)
+        text_ND, image_ND = embedder.texts(task, texts), embedder.visual(task, visual)
         score_NN = text_ND @ image_ND.T
         near_NN = np.zeros(score_NN.shape, bool)
         k = min(self.rerank.k, len(texts))
@@ -199,16 +207,15 @@ class CrossEncoder:
         return score_NN - 1e6, np.argwhere(near_NN)
 
     def protocol(self) -> dict[str, Any]:
-        return PROTOCOL | {
-            'dataset': self.dataset,
-            'split': self.split,
+        return PROTOCOL | self.about() | {
+            'name': 'one caption',
             'captions_per_image': 1,
             'caption': f'the first {self.text}, without a prompt',
             'gallery': gallery_of(self.text, self.gallery),
             'score': 'the matching head over a joint pass',
             'reranked': dataclasses.asdict(self.rerank) if self.rerank.k else 'all pairs',
             'seconds': 'to embed for the ranking before, and for the joint passes',
-        }
+        }  # fmt: skip
 
 
 class _Matches:
@@ -216,9 +223,8 @@ class _Matches:
 
     SIZE = 512  # pairs in a pass
 
-    def __init__(self, sources: Sources, text_NL: np.ndarray, visual: Any):
-        self._model = sources.embedder.model
-        self._text_NL, self._visual = text_NL, visual
+    def __init__(self, model: Any, text_NL: np.ndarray, visual: Any):
+        self._model, self._text_NL, self._visual = model, text_NL, visual
 
     def __call__(self, pairs: np.ndarray) -> np.ndarray:
         """int [P, 2] of (text, picture) -> float32 [P]."""
@@ -239,6 +245,11 @@ def _match(
 ) -> Array:
     model = merge(graphdef, params, statistics)
     return model.matches(model.encode('joint', (text_BL, picture)))
+
+
+def _decoded(items: Items) -> Any:
+    """All pictures of a split, as the model takes them."""
+    return items.decode(0, len(items.png))
 
 
 def _rows(visual: Any, rows: Any) -> Any:

@@ -70,8 +70,8 @@ def write(
     template = Path(__file__).with_name('report.html').read_text(encoding='utf-8')
     html = environment.from_string(template).render(
         name=workdir.resolve().name, step=step, config=read_config(workdir),
-        curves=curves(metrics.read(workdir)), results=scored['results'],
-        protocol=scored['protocol'], languages=languages, examples=examples,
+        curves=curves(metrics.read(workdir)), results=scored.results,
+        protocol=scored.protocol, languages=languages, examples=examples,
         right_to_left=RIGHT_TO_LEFT,
     )  # fmt: skip
     path = workdir / 'report.html'

@@ -1,85 +1,156 @@
-"""Runs the evaluators of a run: `eval/STEP.json`, the search index, the table."""
+"""What evaluators found, as files: `eval/STEP.json`, and query by query `eval/STEP.npz`.
+
+STEP.json is {'protocol': {EVALUATOR: {...}}, 'results': {EVALUATOR: {LANGUAGE: {METRIC: value}}},
+'intervals': {EVALUATOR: {LANGUAGE: {METRIC: [low, high]}}}}. A second evaluation adds to both.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
 from mural_jax.checkpoints import write_atomic
-from mural_jax.evaluation.evaluators import Evaluator, Gallery, Results, with_means
-from mural_jax.evaluation.retrieval import chance
+from mural_jax.evaluation import samples as bootstrap
+from mural_jax.evaluation.evaluators import Evaluator, Gallery, Results, Scored, with_means
+from mural_jax.evaluation.retrieval import chance, combined
+from mural_jax.evaluation.samples import Samples
 from mural_jax.evaluation.sources import Sources
 from mural_jax.types import UserError
 
 Evaluated = dict[str, Results]
+Groups = Mapping[str, Sequence[str]]
+ALL = 'all'  # the group of all languages that an evaluator with languages of its own has scored
 
 
-def evaluate(
-    evaluators: Mapping[str, Evaluator], groups: Mapping[str, Sequence[str]], sources: Sources,
-    path: Path,
-) -> tuple[Evaluated, list[Gallery]]:  # fmt: skip
-    """Scores every evaluator in every language of the groups and writes the scores to `path`."""
-    languages = [language for group in groups.values() for language in group]
-    results, protocol, galleries = {}, {}, []
+class Found(NamedTuple):
+    """What is known of a checkpoint: by evaluator, as in the files."""
+
+    protocol: dict[str, dict[str, Any]]
+    results: Evaluated
+    intervals: dict[str, dict[str, dict[str, list[float]]]]
+
+
+def score(
+    evaluators: Mapping[str, Evaluator], groups: Groups, sources: Sources, path: Path,
+    say: Callable[[str], None] = lambda line: None, *, force: bool = False, write: bool = True,
+) -> tuple[Found, list[Gallery]]:  # fmt: skip
+    """Everything known after scoring the evaluators; with `write` it is in `path`, atomically.
+
+    One that was scored before by the same protocol is skipped, but with `force`. groups: languages
+    by name, of which means are taken; evaluators without languages of their own score them all.
+    """
+    found = read_file(path) if path.exists() else Found({}, {}, {})
+    languages = list(dict.fromkeys(language for group in groups.values() for language in group))
+    galleries = []
     for name, evaluator in evaluators.items():
+        wanted = protocol_of(evaluator, languages)
+        if not force and wanted.items() <= found.protocol.get(name, {}).items():
+            say(f'{name}: scored before by the same protocol, skipped; --force scores it again')
+            continue
         scored = evaluator(sources, languages)
-        results[name] = with_means(scored.results, groups)
-        protocol[name] = evaluator.protocol() | {
-            'items': scored.size, 'chance': chance(scored.size)
-        }  # fmt: skip
+        means = with_means(scored.results, groups_of(evaluator, groups, scored.results))
+        sizes = {'items': scored.size, 'chance': chance(scored.size)}
+        found.protocol[name] = wanted | sizes
+        found.results[name] = means
+        found.intervals[name] = intervals(scored, groups_of(evaluator, groups, scored.results))
         galleries += [scored.gallery] if scored.gallery else []
-    words = json.dumps({'protocol': protocol, 'results': results}, indent=1, ensure_ascii=False)
-    write_atomic(path, words)
-    return results, galleries
+        if write:
+            _write(path, found, {name: scored})
+    return found, galleries
 
 
-def read(workdir: Path, step: int) -> dict[str, Any]:
-    """What `evaluate` wrote. Raises UserError where it has not run for this step."""
+def protocol_of(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any]:
+    """How and of which languages an evaluator scores, as JSON gives it back."""
+    words = evaluator.protocol() | {'languages': list(evaluator.languages or languages)}
+    return json.loads(json.dumps(words))
+
+
+def groups_of(evaluator: Evaluator, groups: Groups, results: Results) -> Groups:
+    """The groups whose means are taken; of an evaluator's own languages, all of them too."""
+    own = {ALL: list(results)} if evaluator.languages and ALL not in groups else {}
+    return {**groups, **own}
+
+
+def intervals(scored: Scored, groups: Groups) -> dict[str, dict[str, list[float]]]:
+    """95% intervals by language and metric; of a group, of the mean over its languages.
+
+    Items are drawn again, the same ones in all languages, 1,000 times (percentile bootstrap).
+    """
+    drawn = draws(scored.samples, scored.size)
+    for group, members in groups.items():
+        rows = [drawn[language] for language in members if language in drawn]
+        if rows:
+            drawn[f'mean_{group}'] = {
+                metric: np.mean([row[metric] for row in rows], axis=0) for metric in rows[0]
+            }
+    return {
+        language: {metric: list(bootstrap.interval(value_S)) for metric, value_S in row.items()}
+        for language, row in drawn.items()
+    }
+
+
+def draws(samples: Mapping[str, Sequence[Samples]], size: int) -> dict[str, dict[str, np.ndarray]]:
+    """{language: {metric: its value in each draw of the items}}."""
+    if not samples:
+        return {}
+    drawn_SI = bootstrap.draw(size)
+    return {
+        language: combined(bootstrap.resampled(own, drawn_SI)) for language, own in samples.items()
+    }
+
+
+def read(workdir: Path, step: int) -> Found:
+    """What is known of a checkpoint. Raises UserError where nothing is."""
     path = workdir / 'eval' / f'{step}.json'
     if not path.exists():
         raise UserError(f'There are no scores {path}. Run `mural evaluate` for this step first.')
-    return json.loads(path.read_text(encoding='utf-8'))
+    return read_file(path)
 
 
-def print_tables(
-    results: Evaluated, languages: Mapping[str, Sequence[str]], console: Console
-) -> None:
-    """Mean recall by language, and what evaluators of other metrics found."""
-    recalls = {
-        name: scored for name, scored in results.items()
-        if any('mean_recall' in row for row in scored.values())
-    }  # fmt: skip
-    if recalls:
-        console.print(_recalls(recalls, languages))
-    for name, scored in results.items():
-        for language, row in scored.items() if name not in recalls else ():
-            table = Table(title=f'{name}, {language}')
-            table.add_column('metric')
-            table.add_column('value', justify='right')
-            for metric, value in row.items():
-                table.add_row(metric, f'{value:.4g}')
-            console.print(table)
+def read_file(path: Path) -> Found:
+    """Raises UserError where the file cannot be read."""
+    try:
+        words = json.loads(path.read_text(encoding='utf-8'))
+        return Found(words['protocol'], words['results'], words.get('intervals', {}))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f'{path} is no file of scores ({error}). Move it away and run `mural evaluate` again.'
+        ) from error
 
 
-def _recalls(results: Evaluated, languages: Mapping[str, Sequence[str]]) -> Table:
-    """A column for each evaluator, a block for each group."""
-    table = Table(title='mean recall, percent')
-    table.add_column('language')
-    for name in results:
-        # On two lines, so that three evaluators fit into 80 columns.
-        table.add_column(name.replace('/', '\n'), justify='right')
+def read_samples(path: Path) -> dict[str, tuple[int, dict[str, list[Samples]]]]:
+    """{evaluator: (number of items, {language: samples})} of an `.npz` beside scores; none where
+    there is no such file."""
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        found: dict[str, tuple[int, dict[str, list[Samples]]]] = {}
+        for number, (name, size, language, metrics) in enumerate(json.loads(str(arrays['about']))):
+            values = dict(zip(metrics, arrays[f'values_{number}']))
+            _, languages = found.setdefault(name, (size, {}))
+            languages.setdefault(language, []).append(Samples(arrays[f'items_{number}'], values))
+    return found
 
-    def add(language: str, style: str = '') -> None:
-        cells = [scored.get(language, {}).get('mean_recall') for scored in results.values()]
-        words = ['' if cell is None else f'{cell:.1f}' for cell in cells]
-        table.add_row(language, *words, style=style)
 
-    for group, members in languages.items():
-        for language in members:
-            add(language)
-        add(f'mean_{group}', style='bold')
-        table.add_section()
-    return table
+def _write(path: Path, found: Found, scored: Mapping[str, Scored]) -> None:
+    """Both files; samples of other evaluators stay."""
+    samples = read_samples(path.with_suffix('.npz'))
+    for name, one in scored.items():
+        by_language = {language: list(parts) for language, parts in one.samples.items()}
+        samples[name] = one.size, by_language
+    about: list[Any] = []
+    arrays: dict[str, np.ndarray] = {}
+    for name, (size, languages) in samples.items():
+        for language, parts in languages.items():
+            for part in parts:
+                arrays[f'items_{len(about)}'] = part.item_N
+                arrays[f'values_{len(about)}'] = np.stack([*part.values.values()])
+                about.append([name, size, language, list(part.values)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part_path = path.with_name(f'{path.stem}.{os.getpid()}.part.npz')
+    np.savez_compressed(part_path, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+    part_path.replace(path.with_suffix('.npz'))
+    write_atomic(path, json.dumps(found._asdict(), indent=1, ensure_ascii=False))

@@ -1,26 +1,53 @@
 """What evaluators ask for: the examples of a split, and a model that embeds them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mural_jax.evaluation.embed import Embedder
-from mural_jax.types import Array, Batch
+from mural_jax.types import Array, Batch, UserError
 
 BATCH = 64  # examples of a batch with hidden parts
 
 
 class Items(NamedTuple):
-    """The examples of a split: names by language, '' where there is none, and pictures."""
+    """The N examples of a split, with their texts of one kind.
+
+    texts: of each, by language, all of the kind. label_N: a class number or -1. score_N: a rating
+    or NaN. png: the encoded pictures, none where they were not asked for. decode: (start, stop) ->
+    what the model takes of these pictures.
+    """
 
     ids: list[str]
-    names: list[dict[str, str]]
-    # What the model takes of pictures, an array or tags and regions; no rows where not asked for.
-    visual: Any
+    texts: list[dict[str, list[str]]]
+    label_N: np.ndarray
+    score_N: np.ndarray
     png: list[bytes]
+    decode: Callable[[int, int], Any]
+
+    @property
+    def languages(self) -> list[str]:
+        """Those that have a text, sorted."""
+        return sorted({language for texts in self.texts for language in texts})
+
+    @property
+    def names(self) -> list[dict[str, str]]:
+        """The first text of each in each language."""
+        return [{language: texts[0] for language, texts in named.items()} for named in self.texts]
+
+
+class Embedder(Protocol):
+    """Pictures and texts -> float32 unit vectors in the space of a task, on every host alike.
+
+    `embed.Embedder` of a run; other libraries' models behind the same two methods.
+    """
+
+    def images(self, task: str, items: Items) -> np.ndarray: ...
+
+    def texts(self, task: str, texts: list[str]) -> np.ndarray: ...
 
 
 class Split(Protocol):
@@ -33,16 +60,6 @@ class Split(Protocol):
     def split(self) -> str: ...
 
 
-class Pictured(Split, Protocol):
-    """An evaluator that takes one text of an example, those of the kind `text`."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def has_image(self) -> bool: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Sources:
     """A trained model, and the data as its run read it.
@@ -52,7 +69,7 @@ class Sources:
     the run, by name; their settings are kept, their data is not.
     """
 
-    embedder: Embedder
+    embedder: Any
     data_dir: Path
     image_size: int
     resize: int
@@ -62,29 +79,42 @@ class Sources:
     regions: Any = None
     tags: str = ''
 
-    def items(self, evaluator: Pictured) -> Items:
-        """All examples of the evaluator's split, the middle of each picture. Imports TensorFlow."""
+    def items(self, dataset: str, split: str, text: str, *, images: bool) -> Items:
+        """The good examples of a split, with `images` their pictures too. Imports TensorFlow.
+
+        Raises UserError where there is no such data set or split, or it is empty.
+        """
         from mural_jax.data.records import Records
 
-        records = Records(evaluator.dataset, evaluator.split, self.data_dir)
-        examples = list(records.examples(image=evaluator.has_image))
-        names = [
-            {language: texts[evaluator.text][0] for language, texts in example['texts'].items()
-             if evaluator.text in texts}
+        records = Records(dataset, split, self.data_dir)
+        if images and not records.has_image:
+            raise UserError(f'{dataset}:{split} has no pictures. Name a data set captions/NAME.')
+        examples = list(records.examples(image=images))
+        if not examples:
+            raise UserError(f'{dataset}:{split} is empty: nothing can be scored.')
+        texts = [
+            {language: kinds[text] for language, kinds in example['texts'].items() if text in kinds}
             for example in examples
-        ]  # fmt: skip
-        pngs = [example['image'] for example in examples] if evaluator.has_image else []
-        visual = self._visual(examples) if pngs else np.zeros(0)
-        return Items([example['id'] for example in examples], names, visual, pngs)
+        ]
+        return Items(
+            ids=[example['id'] for example in examples],
+            texts=texts,
+            label_N=np.array([example.get('label', -1) for example in examples]),
+            score_N=np.array([example['score'] for example in examples], np.float32),
+            png=[example['image'] for example in examples] if images else [],
+            decode=functools.partial(self._visual, examples),
+        )
 
-    def _visual(self, examples: list[dict[str, Any]]) -> Any:
+    def _visual(self, examples: list[dict[str, Any]], start: int, stop: int) -> Any:
+        """The middle of each picture, or its regions, with its tags where the model takes them."""
         import tensorflow as tf
 
         from mural_jax.data import images, regions
 
+        examples = examples[start:stop]
         # As a graph, several pictures are decoded at a time.
         pngs = tf.constant([example['image'] for example in examples])
-        image_NHWC = tf.function(images.decode)(pngs, self.resize)
+        image_NHWC = _decoder(images.decode)(pngs, self.resize)
         image_NHWC = images.crop_middle(image_NHWC, self.image_size)
         if self.regions is None:
             return image_NHWC.numpy()
@@ -113,6 +143,13 @@ class Sources:
         size = int(opened.pool.sizes.sum())
         for number, batch in enumerate(opened.batches(0, -(-size // BATCH))):
             yield batch, np.arange(number * BATCH, (number + 1) * BATCH) < size
+
+
+@functools.cache
+def _decoder(decode: Callable) -> Callable:
+    import tensorflow as tf
+
+    return tf.function(decode, reduce_retracing=True)
 
 
 def _first(texts: Mapping[str, Mapping[str, list[str]]], kind: str) -> str:

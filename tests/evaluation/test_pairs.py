@@ -39,9 +39,14 @@ def sources() -> types.SimpleNamespace:
         *functional.split(one_stream()), lambda texts: text_NL[[int(text) for text in texts]]
     )
     names = [{'en': str(number)} if number else {} for number in range(SIZE)]
-    items = Items([str(number) for number in range(SIZE)], names, region_NRF, [])
+    texts = [{language: [text] for language, text in named.items()} for named in names]
+    items = Items(
+        [str(number) for number in range(SIZE)], texts, np.full(SIZE, -1), np.full(SIZE, np.nan),
+        [b''] * SIZE, lambda start, stop: region_NRF[start:stop],
+    )  # fmt: skip
     return types.SimpleNamespace(
-        embedder=embedder, items=lambda _: items, batch=batch, text=text_NL, visual=region_NRF,
+        embedder=embedder, items=lambda *_, images: items, batch=batch, text=text_NL,
+        visual=region_NRF,
         batches=lambda *_: iter([(batch, np.arange(SIZE) < SIZE - 1)]),
     )  # fmt: skip
 
@@ -55,7 +60,7 @@ def scores(sources: types.SimpleNamespace) -> np.ndarray:
 
 
 def test_every_pair_is_scored(sources: types.SimpleNamespace) -> None:
-    scored = CrossEncoder('a/b', 'test')(sources, ['en'])
+    scored = CrossEncoder(dataset='a/b', split='test')(sources, ['en'])
     row = scored.results['en']
     score_NN = scores(sources)
     for name, matrix in (('text_to_image', score_NN), ('image_to_text', score_NN.T)):
@@ -66,20 +71,27 @@ def test_every_pair_is_scored(sources: types.SimpleNamespace) -> None:
 
 
 def test_the_best_of_a_dual_encoder_are_scored_again(sources: types.SimpleNamespace) -> None:
-    whole = CrossEncoder('a/b', 'test')(sources, ['en']).results['en']
-    all_again = CrossEncoder('a/b', 'test', rerank=Rerank(29, 'pairs'))(sources, ['en'])
+    whole = CrossEncoder(dataset='a/b', split='test')(sources, ['en']).results['en']
+    all_again = CrossEncoder(dataset='a/b', split='test', rerank=Rerank(29, 'pairs'))(
+        sources, ['en']
+    )
     for name, value in whole.items():
         if '_r' in name or name == 'mean_recall':
             np.testing.assert_allclose(all_again.results['en'][name], value)
-    some = CrossEncoder('a/b', 'test', rerank=Rerank(10, 'pairs'))(sources, ['en']).results['en']
+    some = CrossEncoder(dataset='a/b', split='test', rerank=Rerank(10, 'pairs'))(
+        sources, ['en']
+    ).results['en']
     assert 10 * 29 + 58 <= some['passes'] < 29 * 29
 
 
 def test_tags_are_a_part_of_the_picture(sources: types.SimpleNamespace) -> None:
     tags_NL, region_NRF = np.roll(sources.text, 3, axis=0), sources.visual
-    items = sources.items(None)._replace(visual=(tags_NL, region_NRF))
-    tagged = types.SimpleNamespace(embedder=sources.embedder, items=lambda _: items)
-    row = CrossEncoder('a/b', 'test', gallery=12)(tagged, ['en']).results['en']
+    both = (tags_NL, region_NRF)
+    items = sources.items(images=True)._replace(
+        decode=lambda start, stop: jax.tree.map(lambda array: array[start:stop], both)
+    )
+    tagged = types.SimpleNamespace(embedder=sources.embedder, items=lambda *_, images: items)
+    row = CrossEncoder(dataset='a/b', split='test', gallery=12)(tagged, ['en']).results['en']
     assert row['passes'] == 12 * 12
     model = functional.merge(*sources.embedder.model)
     own = slice(1, 13)
@@ -91,9 +103,7 @@ def test_tags_are_a_part_of_the_picture(sources: types.SimpleNamespace) -> None:
     ])  # fmt: skip
     right = (score_NN > np.diag(score_NN)[:, None]).sum(1) == 0
     np.testing.assert_allclose(row['text_to_image_r1'], 100 * right.mean(), atol=9)
-    with_tags, without = (
-        sources.embedder.images('pairs', visual) for visual in (items.visual, region_NRF)
-    )
+    with_tags, without = (sources.embedder.visual('pairs', visual) for visual in (both, region_NRF))
     np.testing.assert_allclose(np.linalg.norm(with_tags, axis=1), 1, atol=1e-5)
     assert not np.allclose(with_tags, without, atol=1e-3)
 
@@ -102,11 +112,8 @@ def test_tags_are_read_with_the_pictures(scenes_dir: Path) -> None:
     embedder = types.SimpleNamespace(tokenize=list)
     regions = Regions(most=4, side=8)
     read = Sources(embedder, scenes_dir, 96, 96, None, None, regions=regions, tags='tags')
-    evaluator = types.SimpleNamespace(
-        dataset='captions/scenes', split='test', text='caption', has_image=True
-    )
-    items = read.items(evaluator)
-    tags, region_NRF = items.visual
+    items = read.items('captions/scenes', 'test', 'caption', images=True)
+    tags, region_NRF = items.decode(0, 20)
     assert len(tags) == len(items.ids) == len(region_NRF) == 20
     for names, said, region_RF in zip(items.names, tags, region_NRF):
         objects = said.split(', ')
@@ -120,7 +127,7 @@ def test_fewer_than_the_metrics_ask_for_are_refused() -> None:
 
 
 def test_what_is_hidden_is_counted_once(sources: types.SimpleNamespace) -> None:
-    scored = Hidden('pairs', 'a/b', 'test')(sources, [])
+    scored = Hidden(stream='pairs', dataset='a/b', split='test')(sources, [])
     assert scored.size == SIZE - 1
     row = scored.results['all']
     model = functional.merge(*sources.embedder.model)
@@ -134,7 +141,10 @@ def test_what_is_hidden_is_counted_once(sources: types.SimpleNamespace) -> None:
     assert 0 <= row['match_auc'] <= 1
     nothing = {'word_target': np.full((SIZE, 2), NONE, np.int32)}
     sources.batches = lambda *_: iter([(sources.batch | nothing, np.arange(SIZE) < SIZE)])
-    assert Hidden('pairs', 'a/b', 'test')(sources, []).results['all']['words'] == 0
+    assert (
+        Hidden(stream='pairs', dataset='a/b', split='test')(sources, []).results['all']['words']
+        == 0
+    )
 
 
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:

@@ -1,0 +1,139 @@
+"""Where the right items rank: exact at any size, ties included, in little memory.
+
+Scores are dot products of float32 embeddings. They are computed on the devices in float32; what
+is too near to the right item's score for that precision is computed again in float64, so ranks
+are those of scores in float64.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mural_jax.types import Array, UserError
+
+SCORES = 1 << 25  # of one block of queries, 128 MiB; ours
+NEAR = 16  # items near to the right one that are computed again one by one, else the whole row
+EQUAL = 1e-12  # float64 scores of unit vectors that differ by less are a tie
+
+
+class Ranks(NamedTuple):
+    """Of Q queries, what stands above the best right item and beside it.
+
+    above_Q: items with a higher score. tied_Q: items with its score, itself included. right_Q: how
+    many of these are right. int64 [Q].
+    """
+
+    above_Q: np.ndarray
+    tied_Q: np.ndarray
+    right_Q: np.ndarray
+
+    def found(self, k: int) -> np.ndarray:
+        """The chance that the first k hold a right item, float64 [Q]: items of equal score stand
+        in any order alike.
+
+        Of t tied items r are right and m of them fit: 1 - C(t - r, m) / C(t, m).
+        """
+        room_Q = np.clip(k - self.above_Q, 0, self.tied_Q)
+        missed_Q = np.ones(len(room_Q))
+        for place in range(int(room_Q.max(initial=0))):
+            left_Q = self.tied_Q - place
+            wrong_Q = np.clip(left_Q - self.right_Q, 0, None)
+            missed_Q = np.where(
+                place < room_Q, missed_Q * wrong_Q / np.maximum(left_Q, 1), missed_Q
+            )
+        return 1 - missed_Q
+
+    def first(self) -> np.ndarray:
+        """The expected rank of the first right item, from 1, float64 [Q]: a + (t + 1) / (r + 1)."""
+        return self.above_Q + (self.tied_Q + 1) / (self.right_Q + 1)
+
+
+def ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
+    """Where the best right item of each query ranks among N items.
+
+    right: of each query the numbers of its right items, at least one, int [>= 1].
+    """
+    check_pair(query_QD, item_ND)
+    size = max(1, min(len(query_QD), SCORES // len(item_ND)))
+    parts = []
+    for start in range(0, len(query_QD), size):
+        query_BD, right_B = query_QD[start : start + size], right[start : start + size]
+        best_B = np.array([_exact(q, item_ND[r]).max() for q, r in zip(query_BD, right_B)])
+        parts.append(_block(query_BD, item_ND, right_B, best_B, size))
+    return Ranks(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def ranks_of_scores(score_QN: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
+    """The same of scores that are given."""
+    best_Q = np.array([score_N[r].max() for score_N, r in zip(score_QN, right)])
+    tied = score_QN == best_Q[:, None]
+    right_Q = np.array([tie_N[r].sum() for tie_N, r in zip(tied, right)])
+    return Ranks((score_QN > best_Q[:, None]).sum(1), tied.sum(1), right_Q)
+
+
+def check_pair(query_QD: np.ndarray, item_ND: np.ndarray) -> None:
+    """Raises UserError where two sets of embeddings cannot be compared."""
+    for name, array in (('queries', query_QD), ('items', item_ND)):
+        if array.ndim != 2 or not len(array):
+            raise UserError(
+                f'Embeddings of {name} have the shape {array.shape}: each needs one row.'
+            )
+        if not np.isfinite(array).all():
+            bad = int((~np.isfinite(array).all(1)).sum())
+            raise UserError(f'{bad} of {len(array)} embeddings of {name} are not finite.')
+    if query_QD.shape[1] != item_ND.shape[1]:
+        raise UserError(
+            f'Queries have {query_QD.shape[1]} dimensions and items {item_ND.shape[1]}: they are '
+            'not of one space.'
+        )
+
+
+def _block(
+    query_BD: np.ndarray, item_ND: np.ndarray, right_B: Sequence[np.ndarray], best_B: np.ndarray,
+    size: int,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """(above, tied, right) of a block of queries, filled up to `size` so that one program does."""
+    count, dim = query_BD.shape
+    # Twice the bound of rounding in a float32 sum of `dim` products, for vectors as long as these.
+    longest = np.linalg.norm(query_BD, axis=1).max() * np.linalg.norm(item_ND, axis=1).max()
+    margin = np.float32(2 * dim**0.5 * 2.0**-22 * max(longest, 1e-30))
+    filled = np.zeros((size, dim), np.float32)
+    filled[:count] = query_BD
+    wanted = np.zeros(size, np.float32)
+    wanted[:count] = best_B
+    near = min(NEAR, len(item_ND))
+    found = _count(near, filled, item_ND, wanted, margin)
+    above_B, near_B, place_BK = (np.asarray(x)[:count].astype(np.int64) for x in found)
+    tied_B, tied_right_B = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for row in range(count):
+        few = near_B[row] <= near
+        places = place_BK[row, : near_B[row]] if few else np.arange(len(item_ND))
+        score = _exact(query_BD[row], item_ND[places])
+        tie = np.abs(score - best_B[row]) <= EQUAL
+        over = (score > best_B[row]) & ~tie
+        above_B[row] = above_B[row] + over.sum() if few else over.sum()
+        tied_B[row] = tie.sum()
+        tied_right_B[row] = np.isin(places[tie], right_B[row]).sum()
+    return iter((above_B, tied_B, tied_right_B))
+
+
+def _exact(query_D: np.ndarray, item_ND: np.ndarray) -> np.ndarray:
+    """Scores in float64, one sum for each item in one order, so that equal items tie."""
+    return (item_ND.astype(np.float64) * query_D.astype(np.float64)).sum(1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _count(
+    near: int, query_BD: Array, item_ND: Array, best_B: Array, margin: Array
+) -> tuple[Array, Array, Array]:
+    """(items surely above, items too near to tell, places of the nearest ones)."""
+    score_BN = jnp.matmul(query_BD, item_ND.T, precision='highest')
+    apart_BN = score_BN - best_B[:, None]
+    above_B = (apart_BN > margin).sum(1)
+    near_B = (jnp.abs(apart_BN) <= margin).sum(1)
+    _, place_BK = jax.lax.top_k(-jnp.abs(apart_BN), near)
+    return above_B, near_B, place_BK

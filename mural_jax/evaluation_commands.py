@@ -1,0 +1,122 @@
+"""What the verbs do that look at a trained model: evaluate, search, report."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from mural_jax.checkpoints import check_vocabulary, read_config, steps_in
+from mural_jax.config import nearest, plain
+from mural_jax.evaluation import scores, tables
+from mural_jax.restored import restore, sources
+from mural_jax.run import Run
+from mural_jax.serving.index import Index, contact_sheet
+from mural_jax.types import UserError
+
+ALL = 'all'  # of --step
+
+
+def evaluate(
+    workdir: Path, data_dir: Path, step: str | None, only: list[str], force: bool,
+    config: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Scores checkpoints, writes `eval/STEP.json` and `index/STEP.npz`, prints the table.
+
+    step: a number, 'all', or None for the newest. only: these evaluators. config: whose evaluators
+    and languages are taken instead of the run's.
+    """
+    for number in _steps(workdir, step):
+        _evaluate(workdir, data_dir, number, only, force, config)
+
+
+def _evaluate(
+    workdir: Path, data_dir: Path, step: int | None, only: list[str], force: bool,
+    config: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    found = restore(workdir, step)
+    run = found.run
+    if config:
+        asked = {key: config[key] for key in ('evaluators', 'languages') if key in config}
+        run = Run.of(plain(read_config(workdir)) | asked)
+    evaluators = run.build_evaluators()
+    for name in only:
+        if name not in evaluators:
+            raise UserError(
+                f'--only {name}: there is no such evaluator.{nearest(name, evaluators)} There are '
+                f'{", ".join(evaluators)}.'
+            )
+    chosen = {name: one for name, one in evaluators.items() if name in (only or evaluators)}
+    path = workdir / 'eval' / f'{found.step}.json'
+    scored, galleries = scores.score(
+        chosen, run.languages, sources(found, data_dir), path, print, force=force
+    )
+    if galleries:
+        index = _index(galleries, found.tokenizer.hash)
+        index.save(workdir / 'index' / f'{found.step}.npz')
+    print(f'step {found.step}: {path}')
+    results = {name: scored.results[name] for name in chosen}
+    tables.print_tables(results, run.languages, Console())
+
+
+def _steps(workdir: Path, step: str | None) -> list[int | None]:
+    if step is None:
+        return [None]
+    if step == ALL:
+        found = sorted(steps_in(workdir / 'checkpoints'))
+        if not found:
+            raise UserError(f'{workdir} has no checkpoint yet. Run `mural train` first.')
+        return [*found]
+    if not step.isdigit():
+        raise UserError(f"--step {step} must be a number, or 'all'.")
+    return [int(step)]
+
+
+def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:
+    """Prints the k pictures nearest to the query and writes them as one picture."""
+    found = restore(workdir, step)
+    index = Index.load(workdir / 'index' / f'{found.step}.npz')
+    check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
+    hits = index.search(found.embedder.texts(index.task, [query])[0], k)
+    for place, hit in enumerate(hits, 1):
+        print(f'{place:3d}  {hit.score:6.3f}  {hit.name}  ({hit.id}, {hit.split})')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(hits).save(out)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
+        ) from error
+    print(f'as a picture: {out}')
+
+
+def report(workdir: Path, step: int | None) -> None:
+    """Writes `report.html`."""
+    from mural_jax.evaluation import report as pages  # Only here: curves take a second to import.
+
+    found = restore(workdir, step)
+    index = Index.load(workdir / 'index' / f'{found.step}.npz')
+    examples = []
+    for language, item in pages.choose_queries(index.names, index.splits, found.run.languages):
+        query = index.names[item][language]
+        hits = index.search(found.embedder.texts(index.task, [query])[0], pages.FOUND)
+        shown = [pages.Found(hit.name, hit.png, hit.number == item) for hit in hits]
+        wanted = pages.Found(index.names[item].get('en', ''), index.pngs[item], True)
+        examples.append(pages.Example(language, query, wanted, shown))
+    path = pages.write(workdir, found.step, found.run.languages, examples)
+    print(f'the report is {path}')
+
+
+def _index(galleries: list[Any], vocabulary: str) -> Index:
+    """One index over the galleries in the space of the first one's task."""
+    task = galleries[0].task
+    galleries = [gallery for gallery in galleries if gallery.task == task]
+    return Index(
+        image_ND=np.concatenate([gallery.image_ND for gallery in galleries]),
+        ids=[item for gallery in galleries for item in gallery.items.ids],
+        names=[names for gallery in galleries for names in gallery.items.names],
+        splits=[gallery.split for gallery in galleries for _ in gallery.items.ids],
+        pngs=[png for gallery in galleries for png in gallery.items.png],
+        task=task,
+        vocabulary=vocabulary,
+    )
