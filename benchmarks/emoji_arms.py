@@ -19,11 +19,11 @@ from pathlib import Path
 ARMS = ('mural', 'align', 'shuffled')
 COLUMNS = {
     'held-out pictures, 20 translation-only languages': (
-        'image_text/held_out', 'mean_translation_only'),
-    'held-out pictures, 12 image-text languages': ('image_text/held_out', 'mean_image_text'),
-    'seen pictures, 20 translation-only languages': ('image_text/seen', 'mean_translation_only'),
+        'image_text_held_out', 'mean_translation_only'),
+    'held-out pictures, 12 image-text languages': ('image_text_held_out', 'mean_image_text'),
+    'seen pictures, 20 translation-only languages': ('image_text_seen', 'mean_translation_only'),
     'held-out names, 20 languages to and from English': (
-        'text_text/held_out', 'mean_translation_only'),
+        'text_text_held_out', 'mean_translation_only'),
 }  # fmt: skip
 VERSIONS = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'sentencepiece', 'tensorflow-datasets')
 

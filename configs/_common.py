@@ -57,13 +57,15 @@ def translations(max_length: int, batch_size: int) -> dict[str, Any]:
 def evaluators(text_task: str) -> dict[str, Any]:
     """Held-out pictures and names; `text_task` is whose space texts are compared in."""
     return {
-        'image_text/held_out': dict(
-            kind='image_text', dataset='emoji_cldr/pictures', split='test', task='image_text'
+        'image_text_held_out': dict(
+            kind='image_text', dataset='emoji_cldr/pictures', split='test', task='image_text',
+            captions='first', every=0,
         ),
-        'text_text/held_out': dict(
-            kind='text_text', dataset='emoji_cldr/translations', split='test', task=text_task
+        'text_text_held_out': dict(
+            kind='text_text', dataset='emoji_cldr/translations', split='test', task=text_task,
+            every=0,
         ),
-    }
+    }  # fmt: skip
 
 
 def tiny_schedule() -> dict[str, int]:

@@ -95,19 +95,23 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         # tower holds in the space of the pictures.
         multipliers=(('heads/.*/text', 0.1),),
     )  # fmt: skip
-    pictures = dict(kind='image_text', dataset='emoji_cldr/pictures', task='image_text')
+    pictures = dict(
+        kind='image_text', dataset='emoji_cldr/pictures', task='image_text', captions='first',
+        every=0,
+    )  # fmt: skip
     config.evaluators = {
-        'image_text/held_out': dict(pictures, split='test'),
-        'image_text/seen': dict(pictures, split='train'),
-        'text_text/held_out': dict(
-            kind='text_text', dataset='emoji_cldr/translations', split='test', task='text_text'
+        'image_text_held_out': dict(pictures, split='test'),
+        'image_text_seen': dict(pictures, split='train'),
+        'text_text_held_out': dict(
+            kind='text_text', dataset='emoji_cldr/translations', split='test', task='text_text',
+            every=0,
         ),
-    }
+    }  # fmt: skip
     if 'decomposed' in words:
         _decompose(config)
     if 'align' in words:
         del config.tasks.text_text
-        config.evaluators['text_text/held_out'].task = 'image_text'
+        config.evaluators['text_text_held_out'].task = 'image_text'
     if 'tiny' in words:
         _shrink(config)
     return config

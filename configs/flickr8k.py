@@ -86,9 +86,9 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         multipliers=(('heads/.*/text', 0.1),),
     )  # fmt: skip
     config.evaluators = {
-        'image_text/dev': dict(
+        'image_text_dev': dict(
             kind='image_text', dataset='captions/flickr8k', split='dev', task='image_text',
-            text='caption',
+            text='caption', captions='first', every=0,
         )
     }  # fmt: skip
     if 'align' in words:

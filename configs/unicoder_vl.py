@@ -74,7 +74,9 @@ def get_config(arg: str = 'base') -> ConfigDict:
         for name in ('words', 'regions', 'match')
     }  # fmt: skip
     config.evaluators = {
-        'hidden': dict(kind='hidden', stream='pairs', dataset='captions/regions', split='test'),
+        'hidden': dict(
+            kind='hidden', stream='pairs', dataset='captions/regions', split='test', every=0
+        ),
         # All pairs; with k, those that the decomposed run in workdir has nearest.
         'cross_encoder': dict(
             kind='cross_encoder',
@@ -83,6 +85,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
             text='caption',
             gallery=0,
             rerank=dict(k=0, task='image_text', workdir=''),
+            every=0,
         ),
     }
     if not words & {'base'} and words & set(SIZES.split()):

@@ -62,7 +62,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
         'image_text': dict(
             kind='image_text', dataset=pairs.sources.main.dataset,
             split=config.evaluators.cross_encoder.split, task='image_text', text='caption',
-            gallery=config.evaluators.cross_encoder.gallery,
+            gallery=config.evaluators.cross_encoder.gallery, captions='first', every=0,
         )
     }  # fmt: skip
     if 'distilled' in words:

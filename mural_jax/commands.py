@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mural_jax import hosts, preflight
+from mural_jax import hosts, preflight, restored
 from mural_jax.checkpoints import (
     bytes_of,
     check_vocabulary,
@@ -138,6 +138,7 @@ def _train(config: Config, workdir: Path, data_dir: Path) -> None:
         for line in lines:
             hosts.say(line)
     trainer = run.build_trainer(graphdef, params)
+    validation = _validation(run, tokenizer, graphdef, trainer.mesh, workdir, data_dir)
     # Last, so that a mistake so far leaves no workdir that belongs to its config.
     size = bytes_of(trainer.abstract(params, statistics))
     preflight.require(preflight.one_folder(workdir, size))
@@ -149,9 +150,32 @@ def _train(config: Config, workdir: Path, data_dir: Path) -> None:
         from mural_jax.training import loop
 
         place = loop.Place(
-            workdir, tokenizer.hash, lambda found: check_vocabulary(found, tokenizer.hash, workdir)
-        )
+            workdir, tokenizer.hash,
+            lambda found: check_vocabulary(found, tokenizer.hash, workdir), validation,
+        )  # fmt: skip
         loop.train(trainer, run.schedule, trainer.place(params, statistics), streams, place)
+
+
+def _validation(
+    run: Run, tokenizer: Tokenizer, graphdef: Any, mesh: Any, workdir: Path, data_dir: Path
+) -> Any:
+    """What is scored while the run trains, or None. Raises UserError where data is missing."""
+    timed = {name: one for name, one in run.build_evaluators().items() if one.every}
+    if not timed:
+        return None
+    from mural_jax.data.records import Records
+    from mural_jax.evaluation.embed import Embedder
+    from mural_jax.evaluation.validation import Validation
+
+    for evaluator in timed.values():
+        Records(evaluator.dataset, evaluator.split, data_dir)
+
+    def opened(params: Any, statistics: Any) -> Any:
+        tokenize = restored.tokenize_of(run, tokenizer)
+        embedder = Embedder(graphdef, params, statistics, tokenize, mesh=mesh)
+        return restored.sources_of(run, embedder, tokenizer, data_dir)
+
+    return Validation(timed, run.languages, opened, workdir / 'eval')
 
 
 def _open(run: Run, workdir: Path, data_dir: Path) -> tuple[Tokenizer, dict[str, Any]]:

@@ -23,8 +23,9 @@ TIMINGS = ('step_seconds', 'pairs_per_second', 'data_wait_share')
 class Metrics:
     """Writes the metrics of a run. Lines after the step that is resumed from are dropped.
 
-    Each line of `metrics.jsonl` is {'step': int, metric: number, ...}. The metrics in TIMINGS
-    vary from run to run, all others are functions of the config.
+    Each line of `metrics.jsonl` is {'step': int, metric: number, ...}; a step that was scored has a
+    second line with metrics `eval/...`. The metrics in TIMINGS vary from run to run, all others are
+    functions of the config.
     """
 
     def __init__(self, workdir: Path, step: int, num_steps: int, write: bool = True):
@@ -71,10 +72,7 @@ class Metrics:
         """Adds the metrics of a step everywhere."""
         if not self._write:
             return
-        with self._path.open('a', encoding='utf-8') as file:
-            file.write(json.dumps({'step': step, **values}) + '\n')
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self.add(step, values)
         loss = f'loss {values["loss"]:.3f}' if 'loss' in values else 'no loss'
         line = f'{loss}  {values["pairs_per_second"]:.0f} pairs/s'
         line += f'  {values["skipped"]} skipped' if values.get('skipped') else ''
@@ -83,6 +81,15 @@ class Metrics:
             spent = time.monotonic() - self._started
             left = spent / max(step - self._first, 1) * (self._num_steps - step)
             self.say(f'step {step}/{self._num_steps}  {line}  ETA {left:.0f} s')
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """The same to the files alone."""
+        if not self._write:
+            return
+        with self._path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
 
 def read(workdir: Path) -> list[dict[str, float]]:

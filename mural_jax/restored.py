@@ -13,7 +13,7 @@ from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.sources import Sources
 from mural_jax.run import Run
-from mural_jax.sharding import MeshShape
+from mural_jax.sharding import MeshShape, whole
 from mural_jax.types import UserError
 
 
@@ -37,11 +37,15 @@ def restore(workdir: Path, step: int | None = None) -> Restored:
     step = checkpoints.choose(step)
     check_vocabulary(checkpoints.about(step)['vocabulary'], tokenizer.hash, workdir)
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size, abstract=True)
+    mesh = MeshShape().build(jax.devices())
+    # Whatever devices it was saved from, all of these hold a copy.
+    params, statistics = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)), (params, statistics)
+    )
     trees = checkpoints.restore(step, params=params, statistics=statistics)
     checkpoints.close()
     arrays = trees['params'], trees['statistics']
-    mesh = MeshShape().build(jax.devices())
-    embedder = Embedder.everywhere(graphdef, *arrays, tokenize_of(run, tokenizer), mesh)
+    embedder = Embedder(graphdef, *arrays, tokenize_of(run, tokenizer), mesh=mesh)
     return Restored(run, step, embedder, tokenizer)
 
 

@@ -21,6 +21,7 @@ from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
 from mural_jax.evaluation.evaluators import Evaluator, ImageText, TextText
 from mural_jax.evaluation.pairs import CrossEncoder, Hidden
+from mural_jax.evaluation.validation import PREFIX
 from mural_jax.models import functional
 from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.models.one_stream import WAYS
@@ -86,9 +87,33 @@ class Run:
         run._check_sizes()
         if run.microbatches < 1:
             raise UserError(f'config.microbatches={run.microbatches} must be at least 1.')
+        run._check_best()
         for name in run.init_from:
             check_known(name, {**run.model['towers'], 'model': None}, 'init_from')
         return run
+
+    def _check_best(self) -> None:
+        """Raises UserError where a run would choose checkpoints by no score, or by a test."""
+        metric = self.schedule.best.metric
+        if not metric.startswith(f'{PREFIX}/'):
+            return
+        evaluators = self.build_evaluators()
+        found = [name for name in evaluators if metric.startswith(f'{PREFIX}/{name}/')]
+        where = f'config.schedule.best.metric={metric!r}'
+        if not found or not evaluators[found[0]].every:
+            raise UserError(
+                f'{where} is not scored while the run trains. Name it '
+                f'{PREFIX}/EVALUATOR/mean_GROUP/METRIC and give the evaluator a period, '
+                '--config.evaluators.EVALUATOR.every=STEPS; there are '
+                f'{", ".join(evaluators)}.'
+            )
+        if evaluators[found[0]].split.startswith('test'):
+            raise UserError(
+                f'{where} chooses checkpoints by the split {evaluators[found[0]].split!r}: its '
+                'scores would be too good. Take an evaluator of a validation split.'
+            )
+        if self.schedule.best.mode == 'min' and not metric.endswith('_rank'):
+            raise UserError(f"{where} is better where it is larger: set best.mode='max'.")
 
     def build_tasks(self) -> dict[str, Task]:
         """The tasks by name, in the order of their names."""
@@ -168,7 +193,7 @@ class Run:
         return {k: task for k, task in self.build_tasks().items() if isinstance(task, Contrast)}
 
     def build_evaluators(self) -> dict[str, Evaluator]:
-        """The evaluators by name, with '.' in a config's key for '/' in results."""
+        """The evaluators by name."""
         evaluators = {}
         for name, node in self.evaluators.items():
             evaluator = build(EVALUATORS, node, f'evaluators.{name}')

@@ -69,6 +69,11 @@ class MeshShape:
         return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples over the axes `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

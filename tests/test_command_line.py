@@ -43,18 +43,20 @@ def test_help_loads_neither_jax_nor_tensorflow() -> None:
 def test_scores_are_what_the_readme_says(workdir: Path) -> None:
     scores = json.loads((workdir / 'eval' / '12.json').read_text(encoding='utf-8'))
     results = scores['results']
-    assert set(results) == {'image_text/held_out', 'image_text/seen', 'text_text/held_out'}
-    held_out = results['image_text/held_out']
+    assert set(results) == {'image_text_held_out', 'image_text_seen', 'text_text_held_out'}
+    held_out = results['image_text_held_out']
     assert set(held_out['be']) == {
         *(f'{way}_r{k}' for way in ('image_to_text', 'text_to_image') for k in (1, 5, 10)),
-        'mean_recall',
-    }
+        *(f'{way}_{kind}_rank' for way in ('image_to_text', 'text_to_image')
+          for kind in ('mean', 'median')),
+        'mean_recall', 'rsum',
+    }  # fmt: skip
     assert len(held_out) == 12 + 20 + 2  # languages and the two means
     means = [held_out[x]['mean_recall'] for x in ('be', 'ga', 'uz', 'tg', 'mt', 'yo', 'zu', 'xh',
              'ha', 'ig', 'so', 'qu', 'sw', 'cy', 'am', 'si', 'ne', 'km', 'hy', 'ka')]  # fmt: skip
     assert held_out['mean_translation_only']['mean_recall'] == pytest.approx(np.mean(means))
-    assert 'en' not in results['text_text/held_out']
-    assert scores['protocol']['image_text/held_out']['captions_per_image'] == 1
+    assert 'en' not in results['text_text_held_out']
+    assert scores['protocol']['image_text_held_out']['captions_per_image'] == 1
 
 
 def test_metrics_hold_what_was_promised(workdir: Path) -> None:

@@ -164,9 +164,9 @@ def test_weights_change_on_resume_and_other_things_do_not(ingested: Path, tmp_pa
     done = mural('evaluate', f'--workdir={tmp_path}', f'--data_dir={ingested}')
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / 'eval' / '12.json').read_text())
-    assert set(scores['results']['image_text/dev']) == {*LANGUAGES, 'mean_image_text',
+    assert set(scores['results']['image_text_dev']) == {*LANGUAGES, 'mean_image_text',
                                                         'mean_translation_only'}  # fmt: skip
-    assert np.isfinite(scores['results']['image_text/dev']['brx']['mean_recall'])
+    assert np.isfinite(scores['results']['image_text_dev']['brx']['mean_recall'])
 
 
 def test_decontamination_reports_what_it_found(ingested: Path, tmp_path: Path) -> None:

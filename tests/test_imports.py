@@ -23,7 +23,7 @@ LINES = [
     ['pair_tasks'],
     ['tasks', 'checkpoints'],
     ['models', 'objectives', 'data'],
-    ['sharding', 'metrics', 'seals', 'hosts'],
+    ['sharding', 'metrics', 'seals', 'hosts', 'neighbours'],
     ['meeting'],
     ['types'],
 ]

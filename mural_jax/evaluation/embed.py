@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from mural_jax.evaluation.sources import Items
 from mural_jax.models.functional import Params, merge
@@ -40,15 +40,6 @@ class Embedder:
         parts = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
         self.batch_size = -(-batch_size // parts) * parts
         self._parts = parts
-
-    @classmethod
-    def everywhere(
-        cls, graphdef: Any, params: Params, statistics: Params, tokenize: Callable, mesh: Mesh
-    ) -> 'Embedder':
-        """One of a model that lies on a single device, or nowhere yet: on all of a mesh."""
-        whole = NamedSharding(mesh, PartitionSpec())
-        params, statistics = jax.device_put((params, statistics), whole)
-        return cls(graphdef, params, statistics, tokenize, mesh=mesh)
 
     def images(self, task: str, items: Items) -> np.ndarray:
         """The pictures of items, float32 [N, D]. They are decoded batch by batch."""

@@ -176,22 +176,20 @@ class TextText(Measured):
         return {'tasks': self.task}
 
     def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items, embedder = self.items(sources), sources.embedder
+        items = sources.items(self.dataset, self.split, self.text, images=False)
+        names, embedder = items.names, sources.embedder
         samples = {}
         for language in languages_of(self, languages, items):
             if language == self.pivot:
                 continue
             found = named(items, [language, self.pivot], self)
             text_ND, pivot_ND = (
-                embedder.texts(self.task, [items.names[i][side] for i in found])
+                embedder.texts(self.task, [names[i][side] for i in found])
                 for side in (language, self.pivot)
             )
             scored = both_ways(text_ND, pivot_ND, np.arange(len(found)), 'text', 'pivot')
             samples[language] = [s.among(found) for s in scored]
         return Scored(retrieved(samples), len(items.ids), None, samples)
-
-    def items(self, sources: Sources) -> Items:
-        return sources.items(self.dataset, self.split, self.text, images=False)
 
     def protocol(self) -> dict[str, Any]:
         return PROTOCOL | self.about() | {

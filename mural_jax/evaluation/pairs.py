@@ -158,7 +158,7 @@ class CrossEncoder(Measured):
         samples, costs = {}, {}
         for language in languages_of(self, languages, items):
             found = named(items, [language], self)[: self.gallery or None]
-            texts = [items.names[i][language] for i in found]
+            texts = [items.texts[i][language][0] for i in found]
             scored, costs[language] = self._score(sources, texts, visual, found, near)
             samples[language] = [s.among(found) for s in scored]
         results = {language: row | costs[language] for language, row in retrieved(samples).items()}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from mural_jax.types import Array, UserError
 
@@ -58,6 +59,19 @@ def ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]
     right: of each query the numbers of its right items, at least one, int [>= 1].
     """
     check_pair(query_QD, item_ND)
+    if jax.process_count() == 1:
+        return _ranks(query_QD, item_ND, right)
+    # Each host ranks its share of the queries, and all hear of all.
+    share = -(-len(query_QD) // jax.process_count())
+    own = np.arange(share) + share * jax.process_index()
+    own = np.minimum(own, len(query_QD) - 1)
+    found = np.stack(_ranks(query_QD[own], item_ND, [right[i] for i in own]))
+    gathered = multihost_utils.process_allgather(found)
+    joined = np.concatenate([*np.asarray(gathered)], axis=1)[:, : len(query_QD)]
+    return Ranks(*joined)
+
+
+def _ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
     size = max(1, min(len(query_QD), SCORES // len(item_ND)))
     parts = []
     for start in range(0, len(query_QD), size):

@@ -52,14 +52,19 @@ def score(
             continue
         scored = evaluator(sources, languages)
         means = with_means(scored.results, groups_of(evaluator, groups, scored.results))
-        sizes = {'items': scored.size, 'chance': chance(scored.size)}
-        found.protocol[name] = wanted | sizes
+        found.protocol[name] = wanted | {'items': scored.size} | _chance(scored)
         found.results[name] = means
         found.intervals[name] = intervals(scored, groups_of(evaluator, groups, scored.results))
         galleries += [scored.gallery] if scored.gallery else []
         if write:
             _write(path, found, {name: scored})
     return found, galleries
+
+
+def _chance(scored: Scored) -> dict[str, float]:
+    """The mean recall of a random order of all items, where recall is what was scored."""
+    recalls = any('mean_recall' in row for row in scored.results.values())
+    return {'chance': chance(scored.size)} if recalls else {}
 
 
 def protocol_of(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any]:

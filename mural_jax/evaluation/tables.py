@@ -40,7 +40,7 @@ def _languages(results: Evaluated, groups: Mapping[str, Sequence[str]]) -> Table
     for name, scored in results.items():
         metrics[name] = headline(next(iter(scored.values()), {}))
         # On several lines, so that three evaluators fit into 80 columns.
-        words = f'{name}/{metrics[name].replace("_", " ")}'.replace('/', '\n')
+        words = name.replace('text_', 'text\n', 1) + f'\n{metrics[name].replace("_", " ")}'
         table.add_column(words, justify='right')
 
     def add(language: str, style: str = '') -> None:

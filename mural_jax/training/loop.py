@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -52,16 +52,26 @@ class Schedule:
         return step % self.checkpoint_every == 0 or step == self.num_steps
 
 
+class Validation(Protocol):
+    """Scores a state between two steps: metrics by name, on all hosts alike."""
+
+    def due(self, step: int) -> list[str]: ...
+
+    def __call__(self, step: int, state: State) -> dict[str, float]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a run lives: its folder, and the hash of its vocabulary, which checkpoints carry.
 
     check: gets the hash of the checkpoint that is resumed from and raises where it does not fit.
+    validation: what is scored on the way.
     """
 
     workdir: Path
     vocabulary: str
     check: Callable[[str], None]
+    validation: Validation | None = None
 
     @property
     def lists(self) -> tuple[Path | None, Path]:
@@ -134,6 +144,7 @@ class Passage:
         self.skipped = Skipped(skipped, self.trainer.fixed.safety.rollback_after)
         self.window = list(about.get('window', []))
         self.line: dict[str, float] = {}
+        self.scored: tuple[int, dict[str, float]] = (0, {})
         with Metrics(
             self.place.workdir, first, self.schedule.num_steps, write=hosts.is_first()
         ) as self.metrics:
@@ -156,13 +167,16 @@ class Passage:
             waiting.append((step, log, self.feed.began))
             self.timed += 1
             logs, signalled = schedule.logs(step), self.preemption.reached(step)
-            ends = logs or signalled or schedule.saves(step)
+            due = self.place.validation.due(step) if self.place.validation else []
+            ends = logs or signalled or schedule.saves(step) or bool(due)
             # At most two steps in flight: the host waits for data only when the device does too.
             while len(waiting) > (0 if ends else 1):
                 self._settle(*waiting.pop(0))
             self.metrics.advance(step)
             if logs:
                 self._write(step)
+            if due:
+                self._validate(step, state, due)
             if signalled or self._should_save(step, logs):
                 self._save(step, state)
             if signalled and step < schedule.num_steps:
@@ -192,6 +206,18 @@ class Passage:
         self.window = []
         self._restart_clock()
 
+    def _validate(self, step: int, state: State, due: list[str]) -> None:
+        """Scores the state; the seconds that takes are not those of steps."""
+        assert self.place.validation
+        self.watchdog.beat(step, 'evaluate')
+        started = time.perf_counter()
+        values = self.place.validation(step, state)
+        self.scored = step, values
+        self.metrics.add(step, values)
+        spent = time.perf_counter() - started
+        self.say(f'step {step}: scored {", ".join(due)} in {spent:.1f} s')
+        self.started += spent
+
     def _fetched(self) -> list[dict[str, float]]:
         self.window = [
             {name: float(value) for name, value in log.items()}
@@ -218,7 +244,8 @@ class Passage:
         self.feed.examples()  # brings the counts of all hosts up to date
         about = {'vocabulary': self.place.vocabulary, 'window': self._fetched()}
         about |= self.feed.progress
-        self.checkpoints.save(step, state.trees(), about, self.line)
+        scored = self.scored[1] if self.scored[0] == step else {}
+        self.checkpoints.save(step, state.trees(), about, self.line | scored)
         self.saved_at, self.step_saved = time.monotonic(), step
 
     def _opening(self, state: State, first: int) -> Iterator[str]:

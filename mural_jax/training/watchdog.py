@@ -25,6 +25,7 @@ DOING = {
     'data': ('waits for data at step {}', 'wait for data at step {}'),
     'compile': ('compiles step {}', 'compile step {}'),
     'step': ('waits in step {}', 'wait in step {}'),
+    'evaluate': ('scores after step {}', 'score after step {}'),
     'save': ('saves after step {}', 'save after step {}'),
 }
 
