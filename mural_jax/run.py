@@ -19,6 +19,7 @@ from mural_jax.assembly import MODELS, TOWERS
 from mural_jax.config import arguments_of, build, check_known, make
 from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
+from mural_jax.evaluation.bitext import Bitext, Mining
 from mural_jax.evaluation.evaluators import Evaluator, ImageText, TextText
 from mural_jax.evaluation.pairs import CrossEncoder, Hidden
 from mural_jax.evaluation.validation import PREFIX
@@ -54,7 +55,7 @@ TASKS = {
 }  # fmt: skip
 EVALUATORS = {
     'image_text': ImageText, 'text_text': TextText, 'hidden': Hidden,
-    'cross_encoder': CrossEncoder,
+    'cross_encoder': CrossEncoder, 'bitext': Bitext, 'mining': Mining,
 }  # fmt: skip
 
 
