@@ -1,10 +1,13 @@
-"""Suites of evaluation for a trained model: `mural evaluate --config=evaluation:SUITE`.
+"""What to measure of any run: `mural evaluate --workdir=RUN --config=evaluation:SUITE`.
 
-    evaluation:flores    FLORES-200: translations between English and 204 languages
-    evaluation:tatoeba   Tatoeba: translations between English and up to 112 languages
+    evaluation:flickr8k         retrieval of photographs in eight languages, two protocols
+    evaluation:babel_imagenet   zero-shot classification in every language of the data
+    evaluation:probes           linear probe and nearest neighbours on frozen features
+    evaluation:flores           FLORES-200: translations between English and 204 languages
+    evaluation:tatoeba          Tatoeba: translations between English and up to 112 languages
 
-The model is the run's; of a suite only `evaluators` and `languages` are taken. docs/evaluation.md
-says how each is measured and how its data is ingested. `task` is the head in whose space is
+Several are joined by commas. The data sets are ingested ones, docs/evaluation.md says how; another
+is named by --config.evaluators.NAME.dataset=captions/NAME. `task` is the head in whose space is
 compared: a run without one for texts has only `image_text`, which is set by
 --config.evaluators.flores.task=image_text.
 """
@@ -13,6 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
+from mural_jax.configs.flickr8k import IMAGE_TEXT, TRANSLATION_ONLY
+
+Suite = tuple[dict[str, Any], dict[str, Any]]  # evaluators, groups of languages
 
 # The languages of the quickstart and of all configs here, as FLORES names them; a choice of this
 # project. English is the pivot.
@@ -36,22 +42,65 @@ TATOEBA = dict(
         'rus', 'spa', 'swh', 'tam', 'tel', 'tgl', 'tha', 'tur', 'urd', 'vie',
     ),
 )  # fmt: skip
+# A few of each; ours. They are in the groups that Babel-ImageNet makes of the languages of XLM-R,
+# by how many of ImageNet's 1,000 classes they name: over 666, over 333, fewer; English in none
+# (evaluation_scripts/results_analysis.ipynb in github.com/gregor-ge/Babel-ImageNet at 317c498).
+CLASSES = {
+    'english': ('en',),
+    'high': ('de', 'es', 'fr', 'ja', 'ru', 'zh'),
+    'middle': ('cs', 'ga', 'hi', 'id', 'tr', 'vi'),
+    'low': ('bn', 'ky', 'sw', 'te', 'tg', 'uz'),
+}
+# For English; ours, not CLIP's.
+TEMPLATES = (
+    '{}', 'a photo of a {}', 'a photo of the {}', 'a small picture of a {}',
+    'a close view of a {}', 'a {} seen from afar', 'a {} and nothing else',
+)  # fmt: skip
+TASK = 'image_text'
 
 
-def get_config(arg: str = '') -> ConfigDict:
-    """Evaluators and languages of one suite. Raises ValueError for one that is not there."""
-    if arg not in SUITES:
-        raise ValueError(f'evaluation:{arg} is not a suite; there are {", ".join(SUITES)}.')
-    evaluators, languages = SUITES[arg]()
-    return ConfigDict(dict(evaluators=evaluators, languages=languages))
+def flickr8k() -> Suite:
+    """With one caption of a photo, and with all that it has."""
+    photos = dict(
+        kind='image_text', dataset='captions/flickr8k', split='dev', task=TASK, text='caption',
+        gallery=0, fold=0, prompt='{}', languages=(), every=0,
+    )  # fmt: skip
+    return {
+        'flickr8k_first': dict(photos, captions='first'),
+        'flickr8k_all': dict(photos, captions='all'),
+    }, dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
 
 
-def flores() -> tuple[dict[str, Any], dict[str, Any]]:
+def babel_imagenet() -> Suite:
+    """By the names alone in all languages, and in English by an ensemble of templates."""
+    classes = dict(
+        kind='classification', dataset='captions/tiny_imagenet', split='val', task=TASK,
+        text='name', templates_file='', names_file='', min_classes=10, every=0,
+    )  # fmt: skip
+    return {
+        'babel_imagenet': dict(classes, languages=('*',), templates=('{}',)),
+        'imagenet_english': dict(classes, languages=('en',), templates=TEMPLATES),
+    }, CLASSES
+
+
+def probes() -> Suite:
+    """What is learned from frozen features; needs scikit-learn, mural-jax[evaluation]."""
+    pictures = dict(
+        dataset='captions/tiny_imagenet', train_split='train', split='val', task=TASK,
+        languages=(), every=0,
+    )  # fmt: skip
+    return {
+        'linear_probe': dict(pictures, kind='linear_probe'),
+        'knn': dict(pictures, kind='knn', k=20, temperature=0.07),
+    }, {}
+
+
+def flores() -> Suite:
     """All languages of the data against English, the buckets above."""
     return dict(flores=_bitext('translations/flores200', 'dev', 'eng_Latn')), FLORES
 
 
-def tatoeba() -> tuple[dict[str, Any], dict[str, Any]]:
+def tatoeba() -> Suite:
     """All languages of the data against English, and XTREME's 36."""
     return dict(tatoeba=_bitext('translations/tatoeba', 'test', 'eng')), TATOEBA
 
@@ -63,7 +112,25 @@ def _bitext(dataset: str, split: str, pivot: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-SUITES: dict[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]] = {
+SUITES: dict[str, Callable[[], Suite]] = {
+    'flickr8k': flickr8k,
+    'babel_imagenet': babel_imagenet,
+    'probes': probes,
     'flores': flores,
     'tatoeba': tatoeba,
 }
+
+
+def get_config(arg: str = 'flickr8k') -> ConfigDict:
+    """The evaluators of the suites above, joined by commas, and their groups of languages.
+
+    Raises ValueError for a suite that is not there.
+    """
+    config = ConfigDict(dict(evaluators={}, languages={}))
+    for name in arg.split(','):
+        if name not in SUITES:
+            raise ValueError(f'evaluation:{name} is no suite; there are {", ".join(SUITES)}.')
+        evaluators, languages = SUITES[name]()
+        config.evaluators.update(evaluators)
+        config.languages.update(languages)
+    return config

@@ -19,9 +19,8 @@ from mural_jax.assembly import MODELS, TOWERS
 from mural_jax.config import arguments_of, build, check_known, make
 from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
-from mural_jax.evaluation.bitext import Bitext, Mining
-from mural_jax.evaluation.evaluators import Evaluator, ImageText, TextText
-from mural_jax.evaluation.pairs import CrossEncoder, Hidden
+from mural_jax.evaluation.evaluators import Evaluator
+from mural_jax.evaluation.kinds import EVALUATORS
 from mural_jax.evaluation.validation import PREFIX
 from mural_jax.models import functional
 from mural_jax.models.dual_encoder import DualEncoder
@@ -52,10 +51,6 @@ PICTURE = ('regions', 'regions_negative')
 TASKS = {
     'contrast': Contrast, 'prediction': Prediction, 'matching': Matching,
     'distillation': Distillation,
-}  # fmt: skip
-EVALUATORS = {
-    'image_text': ImageText, 'text_text': TextText, 'hidden': Hidden,
-    'cross_encoder': CrossEncoder, 'bitext': Bitext, 'mining': Mining,
 }  # fmt: skip
 
 
