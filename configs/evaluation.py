@@ -5,6 +5,7 @@
     evaluation:probes           linear probe and nearest neighbours on frozen features
     evaluation:flores           FLORES-200: translations between English and 204 languages
     evaluation:tatoeba          Tatoeba: translations between English and up to 112 languages
+    evaluation:crisscrossed     Crisscrossed Captions: STS, SIS and SITS
 
 Several are joined by commas. The data sets are ingested ones, docs/evaluation.md says how; another
 is named by --config.evaluators.NAME.dataset=captions/NAME. `task` is the head in whose space is
@@ -112,12 +113,25 @@ def _bitext(dataset: str, split: str, pivot: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def crisscrossed() -> Suite:
+    """Parekh et al. 2021, arXiv:2004.15020, the test split; sis_test.csv lies where we are."""
+    same = dict(
+        kind='similarity', split='test', task=TASK, languages=('*',), score='agg_score', every=0
+    )
+    sts = dict(dataset='translations/cxc_sts', sides=('sentence1', 'sentence2'), ratings='')
+    sis = dict(dataset='captions/coco', sides=('image', 'image'), ratings='sis_test.csv')
+    sits = dict(dataset='captions/cxc_sits', sides=('image', 'caption'), ratings='')
+    names = dict(similarity_sts=sts, similarity_sis=sis, similarity_sits=sits)
+    return {name: same | own for name, own in names.items()}, dict(english=('en',))
+
+
 SUITES: dict[str, Callable[[], Suite]] = {
     'flickr8k': flickr8k,
     'babel_imagenet': babel_imagenet,
     'probes': probes,
     'flores': flores,
     'tatoeba': tatoeba,
+    'crisscrossed': crisscrossed,
 }
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mural_jax import __version__
+from mural_jax import __version__, flags
 from mural_jax.types import RESTART, Restart, UserError
 
 DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
@@ -96,18 +96,8 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     _scale_verbs(verbs)
 
     evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
-    _add(evaluate, workdir=True, data_dir=True)
-    evaluate.add_argument('--step', help="which checkpoint, or 'all' (default: the newest)")
-    evaluate.add_argument(
-        '--config', help='FILE[:arg], whose evaluators and languages are taken, such as '
-        'evaluation:flores; fields are set with --config.field=VALUE (default: those of the run)'
-    )  # fmt: skip
-    evaluate.add_argument(
-        '--only', nargs='+', default=[], metavar='EVALUATOR', help='these alone (default: all)'
-    )
-    evaluate.add_argument(
-        '--force', action='store_true', help='score again what was scored by the same protocol'
-    )
+    flags.add_scored(evaluate)
+    _add(evaluate, data_dir=True)
 
     search = _verb(verbs, 'search', _search, 'find pictures by words in any language')
     _add(search, workdir=True, step=True)
@@ -187,7 +177,6 @@ def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
 
 
 def _formats(formats: argparse._SubParsersAction) -> None:
-    from mural_jax import flags
     from mural_jax.data.sources.formats import FORMATS
 
     for name, kind in FORMATS.items():
@@ -278,8 +267,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         os.environ['TPU_SKIP_MDS_QUERY'] = '1'
         os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
     if kind == 'cpu' and count.isdigit():
-        flags = os.environ.get('XLA_FLAGS', '')
-        os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={count}'
+        given = os.environ.get('XLA_FLAGS', '')
+        os.environ['XLA_FLAGS'] = f'{given} --xla_force_host_platform_device_count={count}'
     from mural_jax import scale_commands
 
     out = arguments.json.expanduser() if arguments.json else None
@@ -311,14 +300,32 @@ def _inspect_run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mural_jax import evaluation_commands
-
+    what = flags.scored(arguments)
     if arguments.overrides and not arguments.config:
         raise UserError('--config.field=VALUE needs --config: the config of a run stays as it is.')
+    if what != 'workdir':
+        _evaluate_other(arguments)
+        return
+    from mural_jax import evaluation_commands
+
     evaluation_commands.evaluate(
         arguments.workdir.expanduser(), arguments.data_dir.expanduser(), arguments.step,
         arguments.only, arguments.force, _config(arguments) if arguments.config else None,
     )  # fmt: skip
+
+
+def _evaluate_other(arguments: argparse.Namespace) -> None:
+    from mural_jax import other_commands
+
+    out, force = arguments.out.expanduser(), arguments.force
+    if arguments.model:
+        other_commands.evaluate_model(
+            arguments.model, _config(arguments), arguments.data_dir.expanduser(), out,
+            arguments.only, force,
+        )  # fmt: skip
+        return
+    images, texts = arguments.images.expanduser(), arguments.texts.expanduser()
+    other_commands.evaluate_files(images, texts, arguments.language, out, force)
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -340,7 +347,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _ingest(arguments: argparse.Namespace) -> None:
-    from mural_jax import data_commands, flags
+    from mural_jax import data_commands
 
     beam = None if arguments.beam is None else shlex.split(arguments.beam)
     data_commands.ingest(

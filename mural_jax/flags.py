@@ -5,7 +5,10 @@ import dataclasses
 import inspect
 import re
 import typing
+from pathlib import Path
 from typing import Any
+
+from mural_jax.types import UserError
 
 _FIELD = re.compile(r'^(\w+): ')
 
@@ -34,6 +37,68 @@ def build(kind: type, arguments: argparse.Namespace) -> Any:
     values = {field.name: getattr(arguments, _dest(field.name)) for field in
               dataclasses.fields(kind)}  # fmt: skip
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def add_scored(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `mural evaluate`; `scored` says which go together."""
+    one = parser.add_argument_group('what is scored, one of these')
+    one.add_argument('--workdir', type=Path, help='the folder of a run')
+    one.add_argument(
+        '--model', help='of another library: open_clip:NAME:PRETRAINED or transformers:FOLDER; '
+        'with --config and --out',
+    )  # fmt: skip
+    one.add_argument(
+        '--images', type=Path, metavar='FILE', help='embeddings: a table .parquet with the columns '
+        'id, embedding, or an array .npy; with --texts and --out',
+    )  # fmt: skip
+    one.add_argument(
+        '--texts', type=Path, metavar='FILE', help='of images: a table .parquet with the columns '
+        'id (of the image), language, embedding and perhaps kind, or an array .npy, row by row',
+    )  # fmt: skip
+    one.add_argument('--language', default='', help='of texts in an array (default: en)')
+    one.add_argument('--out', type=Path, help='where scores go that are of no run: OUT/eval/0.json')
+    parser.add_argument('--step', help="which checkpoint, or 'all' (default: the newest)")
+    parser.add_argument(
+        '--config', help='FILE[:arg], whose evaluators and languages are taken, such as '
+        'evaluation:flores; fields are set with --config.field=VALUE (default: those of the run)'
+    )  # fmt: skip
+    parser.add_argument(
+        '--only', nargs='+', default=[], metavar='EVALUATOR', help='these alone (default: all)'
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='score again what was scored by the same protocol'
+    )
+
+
+# Flags of `mural evaluate` beside --force and --data_dir, by what is scored: (needed, may be).
+_SCORED = {
+    'workdir': ((), ('step', 'config', 'only')),
+    'model': (('config', 'out'), ('only',)),
+    'images': (('texts', 'out'), ('language',)),
+}
+
+
+def scored(arguments: argparse.Namespace) -> str:
+    """What is scored: 'workdir', 'model' or 'images'.
+
+    Raises UserError where that is not one thing, or flags do not go with it.
+    """
+    given = [name for name in _SCORED if getattr(arguments, name)]
+    if len(given) != 1:
+        said = f'--{" and --".join(given)} are given' if given else 'none is given'
+        raise UserError(
+            'What is scored? Give one of --workdir=RUN, --model=NAME, or --images=FILE with '
+            f'--texts=FILE; {said}.'
+        )
+    needed, others = _SCORED[given[0]]
+    missing = [name for name in needed if not getattr(arguments, name)]
+    if missing:
+        raise UserError(f'--{given[0]} needs --{" and --".join(missing)} too.')
+    known = {name for pair in _SCORED.values() for names in pair for name in names}
+    wrong = sorted(n for n in known - {*needed, *others} if getattr(arguments, n))
+    if wrong:
+        raise UserError(f'--{" and --".join(wrong)} do not go with --{given[0]}. Leave them out.')
+    return given[0]
 
 
 def _dest(name: str) -> str:

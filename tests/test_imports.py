@@ -14,7 +14,7 @@ PACKAGE = Path(mural_jax.__file__).parent
 # Rooms on one line do not import each other; a line may import those below it.
 LINES = [
     ['__main__'],
-    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands'],
+    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands', 'other_commands'],
     ['planning', 'restored'],
     ['run', 'preflight'],
     ['assembly'],

@@ -75,7 +75,8 @@ def protocol_of(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any
 
 def groups_of(evaluator: Evaluator, groups: Groups, results: Results) -> Groups:
     """The groups whose means are taken; of an evaluator's own languages, all of them too."""
-    own = {ALL: list(results)} if evaluator.languages and ALL not in groups else {}
+    known = {ALL} & {*groups, *results}
+    own = {ALL: list(results)} if evaluator.languages and not known else {}
     return {**groups, **own}
 
 

@@ -32,6 +32,11 @@ class CrissCrossed(NamedPictures):
     captions: str
     language: str = 'en'
 
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        """Pairs of captions are texts alone: of captions/NAME each has a picture."""
+        return 'captions' if self._pictured else 'translations'
+
     def splits(self) -> Mapping[str, Sequence[str]]:
         files = layouts.files(self.ratings, 'ratings')
         if len({_columns(file) for file in files}) > 1:
@@ -44,8 +49,7 @@ class CrissCrossed(NamedPictures):
             yield self._example(row, _columns(part), texts, f'{part}:{number}')
 
     def picture_parts(self) -> Sequence[str]:
-        pictured = any(_columns(part) == PICTURE for part in self._parts())
-        return super().picture_parts() if pictured else []
+        return super().picture_parts() if self._pictured else []
 
     def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
         """(key, picture), a picture again for each of its ratings."""
@@ -57,6 +61,10 @@ class CrissCrossed(NamedPictures):
             for key in sorted(keys[name]):
                 if wanted is None or key in wanted:
                     yield key, content
+
+    @property
+    def _pictured(self) -> bool:
+        return any(_columns(part) == PICTURE for part in self._parts())
 
     def _parts(self) -> list[str]:
         return [part for parts in self.splits().values() for part in parts]

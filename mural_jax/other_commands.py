@@ -1,0 +1,94 @@
+"""What `mural evaluate` does with models of other libraries, and with embeddings of files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mural_jax.checkpoints import write_atomic
+from mural_jax.config import build, nearest
+from mural_jax.evaluation import others, scores, stored, tables
+from mural_jax.evaluation.sources import Sources
+from mural_jax.run import EVALUATORS
+from mural_jax.types import UserError
+
+STEP = 0  # whose scores are written: eval/0.json
+
+
+def evaluate_model(
+    name: str, config: Mapping[str, Any], data_dir: Path, out: Path, only: list[str], force: bool
+) -> None:
+    """Scores a model of another library by the evaluators and languages of a config.
+
+    name: see `others.load`. Writes `out/eval/0.json`, prints the table.
+    """
+    missing = [key for key in ('evaluators', 'languages') if not config.get(key)]
+    if missing:
+        raise UserError(f'The config has no {" and no ".join(missing)}: nothing can be scored.')
+    evaluators = _evaluators(config['evaluators'], only)
+    model = others.load(name)
+    _claim(out, name)
+    _score(evaluators, config['languages'], _sources(model, data_dir), out, force)
+
+
+def evaluate_files(images: Path, texts: Path, language: str, out: Path, force: bool) -> None:
+    """Scores embeddings of two files; see `stored.evaluators`. Writes and prints likewise."""
+    evaluators = stored.evaluators(images, texts, language)
+    _claim(out, 'embeddings from files')
+    for name, one in evaluators.items():
+        for side, path, own in (('images', images, one.images), ('texts', texts, one.texts)):
+            if own.longest > stored.UNIT:
+                print(f'{name}: {side} of {path} are brought to length 1 for the cosine')
+        if one.without_text:
+            print(f'{name}: {one.without_text} images have no text and are in no gallery')
+    _score(evaluators, {}, _sources(None, Path()), out, force)
+
+
+def _evaluators(nodes: Mapping[str, Any], only: list[str]) -> dict[str, Any]:
+    """Those that need embeddings alone: of another library's model there is nothing else."""
+    for name in only:
+        if name not in nodes:
+            raise UserError(f'--only {name}: there is no such evaluator.{nearest(name, nodes)}')
+    found = {}
+    for name in only or nodes:
+        found[name] = build(EVALUATORS, nodes[name], f'evaluators.{name}')
+        if not hasattr(found[name], 'task'):
+            raise UserError(
+                f'{name} looks into a model of mural_jax; of another there are embeddings alone. '
+                'Leave it out: --only names those that are scored.'
+            )
+    return found
+
+
+def _sources(embedder: others.Other | None, data_dir: Path) -> Sources:
+    """The data for a model that does its own preprocessing."""
+
+    def none(folder: str) -> Sources:
+        raise UserError(f'Another run, {folder}, cannot be opened beside a model that is none.')
+
+    return Sources(embedder, data_dir, image_size=0, resize=0, tokenizer=None, open=none)
+
+
+def _claim(out: Path, model: str) -> None:
+    """Says whose scores a folder holds. Raises UserError where they are those of another."""
+    path = out / 'model.json'
+    if (out / 'config.json').exists():
+        raise UserError(f'{out} is the workdir of a run. Give another folder with --out.')
+    if path.exists():
+        held = json.loads(path.read_text(encoding='utf-8')).get('model')
+        if held != model:
+            raise UserError(f'{out} holds scores of {held}. Give another folder with --out.')
+    write_atomic(path, json.dumps({'model': model}))
+
+
+def _score(
+    evaluators: Mapping[str, Any], groups: Mapping[str, Any], sources: Sources, out: Path,
+    force: bool,
+) -> None:  # fmt: skip
+    path = out / 'eval' / f'{STEP}.json'
+    found, _ = scores.score(evaluators, groups, sources, path, print, force=force)
+    print(path)
+    results = {name: found.results[name] for name in evaluators}
+    tables.print_tables(results, groups, Console())
