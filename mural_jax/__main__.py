@@ -107,8 +107,18 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         '--out', type=Path, help='the picture of what was found (default: WORKDIR/search.png)'
     )
 
-    report = _verb(verbs, 'report', _report, 'write WORKDIR/report.html')
-    _add(report, workdir=True, step=True)
+    report = _verb(verbs, 'report', _report, 'write a page about one run, or several compared')
+    runs = report.add_mutually_exclusive_group(required=True)
+    runs.add_argument('--workdir', type=Path, help='the folder of the run')
+    runs.add_argument(
+        '--workdirs', nargs='+', metavar='A,B', help='the folders of several runs; the others are '
+        'compared with the first'
+    )  # fmt: skip
+    _add(report, step=True)
+    report.add_argument(
+        '--out', type=Path,
+        help='the page (default: WORKDIR/report.html; of several runs report.html, here)',
+    )  # fmt: skip
 
     data = verbs.add_parser('data', help='ingest, look at and measure data')
     _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)
@@ -343,7 +353,8 @@ def _search(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from mural_jax import evaluation_commands
 
-    evaluation_commands.report(arguments.workdir.expanduser(), arguments.step)
+    words = arguments.workdirs or [str(arguments.workdir)]
+    evaluation_commands.report(words, arguments.step, arguments.out)
 
 
 def _ingest(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What the verbs do that look at a trained model: evaluate, search, report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _evaluate(
     scored, galleries = scores.score(
         chosen, run.languages, sources(found, data_dir), path, print, force=force
     )
-    if galleries:
+    if galleries and not config:  # What is searched is the run's own.
         index = _index(galleries, found.tokenizer.hash)
         index.save(workdir / 'index' / f'{found.step}.npz')
     print(f'step {found.step}: {path}')
@@ -90,27 +91,53 @@ def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> No
     print(f'as a picture: {out}')
 
 
-def report(workdir: Path, step: int | None) -> None:
-    """Writes `report.html`."""
-    from mural_jax.evaluation import report as pages  # Only here: curves take a second to import.
+def report(words: Sequence[str], step: int | None, out: Path | None) -> None:
+    """Writes the page `out` about runs, each at a step, or at its newest checkpoint.
 
-    found = restore(workdir, step)
-    index = Index.load(workdir / 'index' / f'{found.step}.npz')
-    examples = []
-    for language, item in pages.choose_queries(index.names, index.splits, found.run.languages):
-        query = index.names[item][language]
-        hits = index.search(found.embedder.texts(index.task, [query])[0], pages.FOUND)
-        shown = [pages.Found(hit.name, hit.png, hit.number == item) for hit in hits]
-        wanted = pages.Found(index.names[item].get('en', ''), index.pngs[item], True)
-        examples.append(pages.Example(language, query, wanted, shown))
-    path = pages.write(workdir, found.step, found.run.languages, examples)
-    print(f'the report is {path}')
+    words: folders; several stand behind each other or behind commas. The page of one run is in its
+    folder, that of several in the current one.
+    """
+    # Only here: curves take a second to import.
+    from mural_jax.evaluation import examples, language_map
+    from mural_jax.evaluation import report as pages
+
+    workdirs = _folders(words)
+    pages.labels(workdirs)
+    home = Path() if len(workdirs) > 1 else workdirs[0]
+    out = (out or home / 'report.html').expanduser()
+    runs, queries, failures, maps = [], [], {}, []
+    for workdir in workdirs:
+        found = restore(workdir, step)
+        runs.append(pages.load(workdir, found.step))
+        index = Index.load(workdir / 'index' / f'{found.step}.npz')
+        check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
+        groups = found.run.languages
+        names = examples.embed_names(index, found.embedder, [x for g in groups.values() for x in g])
+        if len(runs) == 1:
+            queries = examples.grid(index, found.embedder, groups)
+            failures = examples.failures(index, names, groups)
+        maps.append(language_map.place(names.vector_LND, names.languages))
+    pages.write(out, runs, pages.Looked(queries, failures, maps))
+    print(f'the report is {out}')
+
+
+def _folders(words: Sequence[str]) -> list[Path]:
+    """A word that is a folder is one, whatever commas its name has."""
+    parts = [
+        part
+        for word in words
+        for part in ([word] if Path(word).expanduser().is_dir() else word.split(','))
+    ]
+    if not any(parts):
+        raise UserError('--workdirs names no folder. Give at least one: --workdirs RUN_A,RUN_B.')
+    return [Path(part).expanduser() for part in parts if part]
 
 
 def _index(galleries: list[Any], vocabulary: str) -> Index:
-    """One index over the galleries in the space of the first one's task."""
+    """One index over the galleries in the space of the first one's task, each split once."""
     task = galleries[0].task
-    galleries = [gallery for gallery in galleries if gallery.task == task]
+    splits = {(one.dataset, one.split): one for one in galleries if one.task == task}
+    galleries = [*splits.values()]
     return Index(
         image_ND=np.concatenate([gallery.image_ND for gallery in galleries]),
         ids=[item for gallery in galleries for item in gallery.items.ids],

@@ -23,6 +23,7 @@ class Gallery(NamedTuple):
 
     items: Items
     image_ND: np.ndarray
+    dataset: str
     split: str
     task: str
 
@@ -131,7 +132,7 @@ class ImageText(Measured):
             scored = both_ways(image_ND[found], text_MD, owner_M, 'image', 'text', self.fold)
             # Pictures are drawn again, in whatever language: the same ones in all.
             samples[language] = [s.among(found) for s in scored]
-        gallery = Gallery(items, image_ND, self.split, self.task)
+        gallery = Gallery(items, image_ND, self.dataset, self.split, self.task)
         return Scored(retrieved(samples), len(items.ids), gallery, samples)
 
     def _gallery(self, items: Items, language: str) -> tuple[list[int], list[list[str]]]:

@@ -1,122 +1,124 @@
-"""The report of a run: one self-contained HTML file."""
+"""The report of one or several runs: one self-contained HTML file."""
 
-import base64
-import hashlib
-import io
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
-from matplotlib.figure import Figure
-from PIL import Image
 
 from mural_jax import metrics
 from mural_jax.checkpoints import read_config, write_atomic
-from mural_jax.evaluation import scores
+from mural_jax.evaluation import figures, scores, writing
+from mural_jax.evaluation.blocks import blocks, split_up
+from mural_jax.evaluation.comparison import LEVEL, Measured
+from mural_jax.evaluation.examples import Example
+from mural_jax.evaluation.language_map import Map
+from mural_jax.evaluation.scores import Groups
+from mural_jax.types import UserError
 
-RIGHT_TO_LEFT = frozenset(('ar', 'fa', 'he', 'ur', 'ps', 'sd', 'ug', 'ckb'))
-FOUND = 6  # pictures for each query
-QUERIES = 12  # rows of the grid of each group of languages, at most
+
+class Reported(NamedTuple):
+    """What is read of a run: its scores at a step, when they were written, its training."""
+
+    workdir: Path
+    step: int
+    date: str
+    measured: Measured
+    lines: list[dict[str, float]]
+    config: dict[str, Any]
+
+    @property
+    def groups(self) -> Groups:
+        return self.config['languages']
 
 
-class Found(NamedTuple):
-    """A picture in the grid of queries."""
+class Looked(NamedTuple):
+    """What was made with the models: of the first run queries and failures, of each a map."""
+
+    queries: list[Example]
+    failures: Mapping[str, Sequence[Example]]
+    maps: Sequence[Map | None]
+
+
+def load(workdir: Path, step: int) -> Reported:
+    """Raises UserError where the run or its scores cannot be read."""
+    found = scores.read(workdir, step)
+    path = workdir / 'eval' / f'{step}.json'
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Reported(
+        workdir, step, f'{written:%Y-%m-%d %H:%M} UTC',
+        Measured(found, scores.read_samples(path.with_suffix('.npz'))),
+        metrics.read(workdir), read_config(workdir),
+    )  # fmt: skip
+
+
+def write(path: Path, runs: Sequence[Reported], looked: Looked) -> None:
+    """Writes the page. Raises UserError where it cannot be written."""
+    page = render(runs, looked)
+    try:
+        write_atomic(path, page)
+    except OSError as error:
+        raise UserError(
+            f'Cannot write the report {path} ({error}). Give another file with --out.'
+        ) from error
+
+
+def render(runs: Sequence[Reported], looked: Looked) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        'thumbnail': figures.thumbnail, 'direction': writing.direction, 'fonts': writing.fonts,
+        'tag': writing.tag,
+    }  # fmt: skip
+    groups = merged([run.groups for run in runs])
+    names = labels([run.workdir for run in runs])
+    return environment.get_template('report.html').render(
+        names=names, runs=runs, blocks=blocks([run.measured for run in runs], groups),
+        curves=figures.curves([run.lines for run in runs]), looked=looked,
+        maps=maps(looked.maps, groups, names), level=LEVEL,
+        many=any(one and len(one.languages) > figures.MANY for one in looked.maps),
+    )  # fmt: skip
+
+
+def merged(each: Sequence[Groups]) -> dict[str, list[str]]:
+    """The groups of all runs, each with the languages that any has in it."""
+    found: dict[str, dict[str, None]] = {}
+    for groups in each:
+        for name, members in groups.items():
+            found.setdefault(name, {}).update(dict.fromkeys(members))
+    return {name: list(members) for name, members in found.items()}
+
+
+def labels(workdirs: Sequence[Path]) -> list[str]:
+    """What each run is called: its folder, with as many of those above as tell runs apart."""
+    parts = [workdir.resolve().parts for workdir in workdirs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ['/'.join(part[-depth:]).replace('//', '/') for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f'{workdirs[0]} is named twice. Compare different runs with --workdirs A,B.')
+
+
+class Drawn(NamedTuple):
+    """A map of languages. groups: names of those that have a colour in it."""
 
     name: str
-    png: bytes
-    right: bool
+    svg: str
+    found: Map
+    groups: list[str]
 
 
-class Example(NamedTuple):
-    """A row in the grid of queries: what was asked, what was meant, what was found."""
-
-    language: str
-    query: str
-    wanted: Found
-    found: list[Found]
-
-
-def choose_queries(
-    names: list[dict[str, str]], splits: list[str], languages: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, int]]:
-    """Yields (language, item) for the grid: held-out items in the order of a hash.
-
-    Nobody picks them, so good and bad ones show as they come.
-    """
-    held_out = [i for i, split in enumerate(splits) if split == 'test'] or range(len(splits))
-    order = sorted(held_out, key=lambda i: hashlib.sha256(str(sorted(names[i].items())).encode())
-                   .digest())  # fmt: skip
-    items = itertools.cycle(order)
-    for group in languages.values():
-        for language in list(group)[:QUERIES]:
-            item = next(
-                (i for i in itertools.islice(items, len(order)) if language in names[i]), -1
-            )
-            if item >= 0:
-                yield language, item
-
-
-def write(
-    workdir: Path, step: int, languages: Mapping[str, Sequence[str]], examples: list[Example]
-) -> Path:
-    """Writes `report.html` from the metrics and scores of a workdir; returns its path."""
-    scored = scores.read(workdir, step)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters['png'] = lambda png: _data_uri(_deflated(png), 'image/png')
-    template = Path(__file__).with_name('report.html').read_text(encoding='utf-8')
-    html = environment.from_string(template).render(
-        name=workdir.resolve().name, step=step, config=read_config(workdir),
-        curves=curves(metrics.read(workdir)), results=scored.results,
-        protocol=scored.protocol, languages=languages, examples=examples,
-        right_to_left=RIGHT_TO_LEFT,
-    )  # fmt: skip
-    path = workdir / 'report.html'
-    write_atomic(path, html)
-    return path
-
-
-def curves(lines: list[dict[str, float]]) -> list[tuple[str, str]]:
-    """(title, picture as a data URI) of the metrics of each task and the speed."""
-    if not lines:
-        return []
-    tasks = sorted({name.split('/')[0] for name in lines[0] if name.endswith('/loss')})
-    panels: list[tuple[str, dict[str, str]]] = [
-        (title, {task: f'{task}/{metric}' for task in tasks})
-        for title, metric in (('loss', 'loss'), ('in-batch accuracy', 'accuracy'),
-                              ('temperature', 'temperature'))
-    ]  # fmt: skip
-    panels.append(('pairs per second', {'': 'pairs_per_second'}))
-    return [(title, _curve(lines, drawn)) for title, drawn in panels]
-
-
-def _curve(lines: list[dict[str, float]], drawn: dict[str, str]) -> str:
-    figure = Figure(figsize=(4.2, 2.6), layout='constrained')
-    axes = figure.add_subplot()
-    steps = [line['step'] for line in lines]
-    for label, metric in drawn.items():
-        axes.plot(steps, [line[metric] for line in lines], label=label.replace('_', ' '))
-    axes.set_xlabel('step')
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-    if any(drawn):
-        axes.legend(frameon=False, fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format='svg', metadata={'Date': None})
-    return _data_uri(stream.getvalue(), 'image/svg+xml')
-
-
-def _deflated(png: bytes) -> bytes:
-    """The same picture, small."""
-    stream = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.save(stream, 'PNG', optimize=True)
-    return stream.getvalue()
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f'data:{kind};base64,{base64.b64encode(content).decode()}'
+def maps(found: Sequence[Map | None], groups: Groups, names: Sequence[str]) -> list[Drawn]:
+    """A map of each run whose texts are parallel enough."""
+    drawn = []
+    for name, one in zip(names, found):
+        if one:
+            split = split_up(one.languages, groups)
+            group_of = {x: number for number, own in enumerate(split.values()) for x in own}
+            svg = figures.language_map(one, group_of, f'{name}: languages')
+            drawn.append(Drawn(name, svg, one, list(split)))
+    return drawn

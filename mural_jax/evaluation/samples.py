@@ -57,6 +57,14 @@ def resampled(samples: Sequence[Samples], drawn_SI: np.ndarray) -> dict[str, np.
     return found
 
 
+def mean_of(draws: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean in each draw of the languages that have queries in it; NaN of none, [S]."""
+    value_LS = np.stack(draws)
+    there_LS = np.isfinite(value_LS)
+    with np.errstate(invalid='ignore'):
+        return np.where(there_LS, value_LS, 0).sum(0) / there_LS.sum(0)
+
+
 def interval(value_S: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """(low, high): the middle `level` of draws (percentile bootstrap); NaN without any."""
     kept = value_S[np.isfinite(value_S)]

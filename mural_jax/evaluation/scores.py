@@ -90,7 +90,7 @@ def intervals(scored: Scored, groups: Groups) -> dict[str, dict[str, list[float]
         rows = [drawn[language] for language in members if language in drawn]
         if rows:
             drawn[f'mean_{group}'] = {
-                metric: np.mean([row[metric] for row in rows], axis=0) for metric in rows[0]
+                metric: bootstrap.mean_of([row[metric] for row in rows]) for metric in rows[0]
             }
     return {
         language: {metric: list(bootstrap.interval(value_S)) for metric, value_S in row.items()}
