@@ -72,12 +72,15 @@ def ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]
 
 
 def _ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
-    size = max(1, min(len(query_QD), SCORES // len(item_ND)))
+    width = bucket(len(item_ND))
+    item_MD = jnp.asarray(padded(item_ND, width))
+    size = min(bucket(len(query_QD)), max(1, SCORES // width))
     parts = []
     for start in range(0, len(query_QD), size):
         query_BD, right_B = query_QD[start : start + size], right[start : start + size]
         best_B = np.array([_exact(q, item_ND[r]).max() for q, r in zip(query_BD, right_B)])
-        parts.append(_block(query_BD, item_ND, right_B, best_B, size))
+        near = _near(query_BD, item_ND, item_MD, best_B, size)
+        parts.append(_settled(query_BD, item_ND, right_B, best_B, near))
     return Ranks(*(np.concatenate(column) for column in zip(*parts)))
 
 
@@ -106,25 +109,46 @@ def check_pair(query_QD: np.ndarray, item_ND: np.ndarray) -> None:
         )
 
 
-def _block(
-    query_BD: np.ndarray, item_ND: np.ndarray, right_B: Sequence[np.ndarray], best_B: np.ndarray,
-    size: int,
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """(above, tied, right) of a block of queries, filled up to `size` so that one program does."""
-    count, dim = query_BD.shape
-    # Twice the bound of rounding in a float32 sum of `dim` products, for vectors as long as these.
+def bucket(count: int) -> int:
+    """A size at least `count`, of which there are few, so that one program serves many languages.
+
+    Multiples of an eighth of the next smaller power of two, and of 128; ours.
+    """
+    step = max(128, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
+def padded(rows_ND: np.ndarray, size: int) -> np.ndarray:
+    """The rows and zeros up to `size`, float32."""
+    filled = np.zeros((size, rows_ND.shape[1]), np.float32)
+    filled[: len(rows_ND)] = rows_ND
+    return filled
+
+
+def _near(
+    query_BD: np.ndarray, item_ND: np.ndarray, item_MD: Array, best_B: np.ndarray, size: int
+) -> list[np.ndarray]:
+    """[items surely above, items too near to tell, places of the nearest ones], int64 [B, ...]."""
+    # Twice the bound of rounding in a float32 sum of products, for vectors as long as these.
     longest = np.linalg.norm(query_BD, axis=1).max() * np.linalg.norm(item_ND, axis=1).max()
-    margin = np.float32(2 * dim**0.5 * 2.0**-22 * max(longest, 1e-30))
-    filled = np.zeros((size, dim), np.float32)
-    filled[:count] = query_BD
+    margin = np.float32(2 * query_BD.shape[1] ** 0.5 * 2.0**-22 * max(longest, 1e-30))
     wanted = np.zeros(size, np.float32)
-    wanted[:count] = best_B
-    near = min(NEAR, len(item_ND))
-    found = _count(near, filled, item_ND, wanted, margin)
-    above_B, near_B, place_BK = (np.asarray(x)[:count].astype(np.int64) for x in found)
-    tied_B, tied_right_B = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for row in range(count):
-        few = near_B[row] <= near
+    wanted[: len(best_B)] = best_B
+    found = _count(
+        min(NEAR, len(item_ND)), padded(query_BD, size), item_MD, len(item_ND), wanted, margin
+    )
+    return [np.asarray(x)[: len(query_BD)].astype(np.int64) for x in found]
+
+
+def _settled(
+    query_BD: np.ndarray, item_ND: np.ndarray, right_B: Sequence[np.ndarray], best_B: np.ndarray,
+    near: Sequence[np.ndarray],
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """(above, tied, right) of a block of queries, what was too near looked at in float64."""
+    above_B, near_B, place_BK = near
+    tied_B, tied_right_B = np.zeros_like(above_B), np.zeros_like(above_B)
+    for row in range(len(query_BD)):
+        few = near_B[row] <= place_BK.shape[1]
         places = place_BK[row, : near_B[row]] if few else np.arange(len(item_ND))
         score = _exact(query_BD[row], item_ND[places])
         tie = np.abs(score - best_B[row]) <= EQUAL
@@ -142,11 +166,12 @@ def _exact(query_D: np.ndarray, item_ND: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def _count(
-    near: int, query_BD: Array, item_ND: Array, best_B: Array, margin: Array
+    near: int, query_BD: Array, item_MD: Array, real: Array, best_B: Array, margin: Array
 ) -> tuple[Array, Array, Array]:
-    """(items surely above, items too near to tell, places of the nearest ones)."""
-    score_BN = jnp.matmul(query_BD, item_ND.T, precision='highest')
-    apart_BN = score_BN - best_B[:, None]
+    """(items surely above, items too near to tell, places of the nearest ones); `real` items."""
+    score_BM = jnp.matmul(query_BD, item_MD.T, precision='highest')
+    score_BM = jnp.where(jnp.arange(len(item_MD))[None] < real, score_BM, -jnp.inf)
+    apart_BN = score_BM - best_B[:, None]
     above_B = (apart_BN > margin).sum(1)
     near_B = (jnp.abs(apart_BN) <= margin).sum(1)
     _, place_BK = jax.lax.top_k(-jnp.abs(apart_BN), near)

@@ -109,7 +109,7 @@ def test_what_cannot_be_is_refused(flags: list[str], said: str) -> None:
 def test_unknown_names_are_refused(scored: Path, data_dir: Path) -> None:
     where = (f'--workdir={scored}', f'--data_dir={data_dir}')
     for words, said in (
-        (['--only', 'image_text/sen'], 'Did you mean image_text_seen'),
+        (['--only', 'image_text/sen'], "Did you mean 'image_text_seen'"),
         (['--step=last'], "must be a number, or 'all'"),
         (['--config.seed=1'], 'needs --config'),
     ):
