@@ -12,7 +12,7 @@
 
 Li et al. 2020, arXiv:1908.06066. What the paper does not say is marked as ours. Data:
 
-    mural data ingest scenes --name=scenes            # scenes, tiny; --tags for tags
+    mural data ingest scenes --name=scenes --objects=300    # scenes, tiny; --tags for tags
     mural data ingest captions --name=flickr8k ...    # photos, as for configs/flickr8k.py
     mural data ingest captions --name=regions ...     # base: boxes, classes and features columns
 """
@@ -90,6 +90,8 @@ def get_config(arg: str = 'base') -> ConfigDict:
     }
     if not words & {'base'} and words & set(SIZES.split()):
         _shrink(config)
+    if 'scenes' in words:
+        _scenes(config)
     if 'photos' in words:
         _photos(config)
     if 'tiny' in words:
@@ -137,6 +139,15 @@ def _shrink(config: ConfigDict) -> None:
     config.model.update(num_classes=100, dtype='float32')
     config.model.towers.fusion.update(max_length=20, feature_size=192)
     config.model.towers.fusion.layers.update(width=128, depth=3, num_heads=4, mlp_ratio=2.0)
+
+
+def _scenes(config: ConfigDict) -> None:
+    """Of 300 emoji; all ours."""
+    config.schedule.num_steps = 6000
+    config.tokenizer.vocab_size = 1000
+    config.streams.pairs.max_length = 28
+    config.model.num_classes = 300
+    config.model.towers.fusion.max_length = 28
 
 
 def _photos(config: ConfigDict) -> None:
