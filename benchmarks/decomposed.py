@@ -2,10 +2,12 @@
 
     python benchmarks/decomposed.py --out=DIR [--size=scenes] [--seeds 0 1 2] [--data_dir=DIR]
 
-Composed scenes are made where they are missing; `--size=photos` needs the data sets of
-`unicoder_vl:photos`. Every stage is a run of the command line in a folder of its own,
-`DIR/SEED/STAGE`; one that is done is not run again. Prints a table of what the evaluators found,
-the mean over languages, then over seeds, with the standard deviation where there are several.
+Composed scenes are made where they are missing: those of pretraining and fine-tuning, and a few
+others for stage 2, the target, as one that is pretrained on much is brought to a smaller data set.
+`--size=photos` needs the data sets of `unicoder_vl:photos`. Every stage is a run of the command
+line in a folder of its own, `DIR/SEED/STAGE`; one that is done is not run again. Prints a table of
+what the evaluators found, the mean over languages, then over seeds, with the standard deviation
+where there are several.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 
 JOINT, STAGE_2 = 'unicoder_vl', 'vldeformer'
 STEPS = ['--config.schedule.num_steps=1000']  # of fine-tuning, with and without pretraining
+TARGET = 300  # scenes of stage 2
 # stage: (config, its options, the stage whose weights it starts from, flags)
 STAGES: dict[str, tuple[str, str, str, list[str]]] = {
     # Few pairs are scored: matching is compared where it is fine-tuned.
@@ -49,8 +52,9 @@ def main() -> None:
     )  # fmt: skip
     given = parser.parse_args()
     data_dir = given.data_dir or given.out / 'data'
-    if given.size != 'photos' and not (data_dir / 'captions' / 'scenes').exists():
-        mural('data', 'ingest', 'scenes', '--name=scenes', f'--data_dir={data_dir}')
+    if given.size != 'photos':
+        scenes(data_dir, 'scenes')
+        scenes(data_dir, 'target', '--seed=1', f'--count={TARGET}')
     mural('prepare', f'--config={JOINT}:{given.size}', f'--data_dir={data_dir}')
     found: dict[str, list[dict[str, float]]] = {stage: [] for stage in given.stages}
     for seed in given.seeds:
@@ -66,6 +70,13 @@ def main() -> None:
             print(f'| {stage} | {metric} | {statistics.mean(values):.2f}{spread} |')
 
 
+def scenes(data_dir: Path, name: str, *words: str) -> None:
+    """Makes composed scenes where they are missing."""
+    if not (data_dir / 'captions' / name).exists():
+        where = (f'--name={name}', f'--data_dir={data_dir}')
+        mural('data', 'ingest', 'scenes', '--objects=300', *where, *words)
+
+
 def run(stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]) -> dict[str, float]:
     """Trains and evaluates a stage where that is not done; what was found, by metric."""
     config, options, start, more = STAGES[stage]
@@ -73,7 +84,15 @@ def run(stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]) -
         before = folder.parent / start.replace(' ', '_')
         given = [f'--config.init_from.model={before}'] if start else []
         where = [f'--workdir={folder}', f'--data_dir={data_dir}']
-        mural('train', f'--config={config}:{size}{options}', *where, *given, *more, *flags)
+        name = f'--config={config}:{size}{options}'
+        if config == STAGE_2 and size != 'photos':
+            vocabulary = folder.parent / 'pretrained' / 'vocabulary.model'
+            given += [
+                '--config.streams.pairs.sources.main.dataset=captions/target',
+                f'--config.tokenizer.path={vocabulary}',
+            ]
+            mural('prepare', name, f'--data_dir={data_dir}', *given, *more, *flags)
+        mural('train', name, *where, *given, *more, *flags)
         mural('evaluate', *where)
     (scores,) = (folder / 'eval').glob('*.json')
     metrics = {}
