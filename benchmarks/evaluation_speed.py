@@ -48,7 +48,8 @@ def main() -> None:
     print(
         f'top {given.k} of {given.items:,} items, {given.width} numbers each, for '
         f'{given.queries:,} queries: ours {statistics.median(ours):.1f} s, '
-        f'faiss {statistics.median(theirs):.1f} s, ratio {ratio:.2f}, the same items {same(place_QK, found_QK):.5f}'
+        f'faiss {statistics.median(theirs):.1f} s, ratio {ratio:.2f}, '
+        f'the same items {same(place_QK, found_QK):.5f}'
     )
     image_ND = units(rng, given.pictures, given.width)
     owner_M = np.arange(given.texts) % given.pictures
