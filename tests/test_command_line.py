@@ -169,7 +169,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ('train --config=nowhere.py', 'no config file'),
         ('train --config=emoji:mural', 'belongs to a run of another config'),
         ('train --config=emoji:tiny --data_dir=EMPTY', 'mural prepare'),
-        ('evaluate --data_dir=EMPTY', 'mural prepare'),
+        ('evaluate --force --data_dir=EMPTY', 'mural prepare'),
         ('evaluate --step=5', 'no checkpoint of step 5'),
         ('search --query=', 'query is empty'),
         ('search --query=x --step=7', 'no checkpoint of step 7'),

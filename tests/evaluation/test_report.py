@@ -226,4 +226,4 @@ def test_two_runs_by_the_command_line(workdir: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = out.read_text(encoding='utf-8')
     assert 'Of 32 languages 0 are better and 0 worse' in page
-    assert 'image_text/held_out' in page and 'a,copy' in page
+    assert 'image_text_held_out' in page and 'a,copy' in page
