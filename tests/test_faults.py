@@ -177,3 +177,23 @@ def test_two_at_once_in_one_workdir(workdir: Path, data_dir: Path, tmp_path: Pat
     assert done.returncode == 2
     assert 'another' in done.stderr.lower()
     assert json.loads((copy / 'config.json').read_text())['seed'] == 0
+
+
+def test_processes_share_the_scoring(data_dir: Path, tmp_path: Path) -> None:
+    """Two processes find on their way what one finds afterwards."""
+    name = 'image_text_held_out'
+    few = ("--config.languages.image_text=('en',)", "--config.languages.translation_only=('uz',)")
+    every = f'--config.evaluators.{name}.every=12'
+    folder = tmp_path / 'run'
+    together = Together(2, folder, data_dir, every, *few)
+    assert together.codes() == [0, 0], together.said(0) + together.said(1)
+    path = folder / 'eval' / '12.json'
+    found = json.loads(path.read_text())['results'][name]
+    done = mural(
+        'evaluate', f'--workdir={folder}', f'--data_dir={data_dir}', '--only', name, '--force'
+    )
+    assert done.returncode == 0, done.stderr
+    alone = json.loads(path.read_text())['results'][name]
+    for language in ('en', 'uz'):
+        for metric, value in alone[language].items():
+            np.testing.assert_allclose(found[language][metric], value, rtol=0.02, atol=0.5)

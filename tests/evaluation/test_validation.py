@@ -22,7 +22,8 @@ def scored(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = mural(
         'train', '--config=emoji:tiny', f'--workdir={folder}', f'--data_dir={data_dir}',
         f'--config.evaluators.{SEEN}.every=4', BEST, '--config.schedule.best.mode=max',
-        '--config.schedule.keep=1', devices=2,
+        '--config.schedule.keep=1', "--config.languages.image_text=('en',)",
+        "--config.languages.translation_only=('be', 'uz')", devices=2,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f'scored {SEEN}' in done.stderr
