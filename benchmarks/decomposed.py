@@ -19,7 +19,7 @@ from pathlib import Path
 
 JOINT, STAGE_2 = 'unicoder_vl', 'vldeformer'
 STEPS = ['--config.schedule.num_steps=1000']  # of fine-tuning, with and without pretraining
-TARGET = 500  # scenes of stage 2
+TARGET = 700  # scenes of stage 2
 # stage: (config, its options, the stage whose weights it starts from, flags)
 STAGES: dict[str, tuple[str, str, str, list[str]]] = {
     # Few pairs are scored: matching is compared where it is fine-tuned.

@@ -108,17 +108,8 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     )
 
     report = _verb(verbs, 'report', _report, 'write a page about one run, or several compared')
-    runs = report.add_mutually_exclusive_group(required=True)
-    runs.add_argument('--workdir', type=Path, help='the folder of the run')
-    runs.add_argument(
-        '--workdirs', nargs='+', metavar='A,B', help='the folders of several runs; the others are '
-        'compared with the first'
-    )  # fmt: skip
+    flags.add_reported(report)
     _add(report, step=True)
-    report.add_argument(
-        '--out', type=Path,
-        help='the page (default: WORKDIR/report.html; of several runs report.html, here)',
-    )  # fmt: skip
 
     data = verbs.add_parser('data', help='ingest, look at and measure data')
     _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)

@@ -101,6 +101,20 @@ def scored(arguments: argparse.Namespace) -> str:
     return given[0]
 
 
+def add_reported(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `mural report`: whose page it is and where it goes."""
+    runs = parser.add_mutually_exclusive_group(required=True)
+    runs.add_argument('--workdir', type=Path, help='the folder of the run')
+    runs.add_argument(
+        '--workdirs', nargs='+', metavar='A,B', help='the folders of several runs; the others are '
+        'compared with the first'
+    )  # fmt: skip
+    parser.add_argument(
+        '--out', type=Path,
+        help='the page (default: WORKDIR/report.html; of several runs report.html, here)',
+    )  # fmt: skip
+
+
 def _dest(name: str) -> str:
     # Apart from flags of the same name that belong to the verb.
     return f'field_{name}'
