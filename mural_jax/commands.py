@@ -31,12 +31,13 @@ from mural_jax.types import UserError
 Config = dict[str, Any]
 # What may change in a run: the order of its streams goes on from where it is.
 MIXTURE = re.compile(r'streams\.\w+\.(alpha|cap|sources\.\w+\.weight): ')
-# And how the same is computed, kept and told: on other devices, in other parts.
+# And how the same is computed, kept, scored and told: on other devices, in other parts.
 MEANS = re.compile(
     r'(mesh|safety|schedule\.best)\.\w+: |(sharding|microbatches|safety|mesh|schedule\.best): |'
     r'tasks\.\w+\.objective\.(by|tile): |model\.towers\.\w+\.(layers\.)?(remat|unroll): |'
     r'model\.attention: |optimizer\.offload: |'
-    r'schedule\.(log_every|checkpoint_every|checkpoint_minutes|keep): '
+    r'schedule\.(log_every|checkpoint_every|checkpoint_minutes|keep): |'
+    r'evaluators\.[^:]+: |languages\.\w+: '
 )
 
 

@@ -116,3 +116,10 @@ def test_unknown_names_are_refused(scored: Path, data_dir: Path) -> None:
     ):
         done = mural('evaluate', *where, *words)
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_what_is_scored_may_change_in_the_middle(scored: Path, data_dir: Path) -> None:
+    """It is no part of what is trained."""
+    where = (f'--workdir={scored}', f'--data_dir={data_dir}')
+    done = mural('train', '--config=emoji:tiny', *where, '--config.schedule.keep=1')
+    assert done.returncode == 0 and 'the same in another way' in done.stderr + done.stdout
