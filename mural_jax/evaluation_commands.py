@@ -10,7 +10,8 @@ from rich.console import Console
 from mural_jax.checkpoints import check_vocabulary, read_config, steps_in
 from mural_jax.config import nearest, plain
 from mural_jax.evaluation import scores, tables
-from mural_jax.restored import restore, sources
+from mural_jax.other_commands import STEP, claimed
+from mural_jax.restored import Restored, restore, sources
 from mural_jax.run import Run
 from mural_jax.serving.index import Index, contact_sheet
 from mural_jax.types import UserError
@@ -94,8 +95,9 @@ def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> No
 def report(words: Sequence[str], step: int | None, out: Path | None) -> None:
     """Writes the page `out` about runs, each at a step, or at its newest checkpoint.
 
-    words: folders; several stand behind each other or behind commas. The page of one run is in its
-    folder, that of several in the current one.
+    words: folders; several stand behind each other or behind commas. Those of models of others and
+    of embeddings stand beside runs. The page of one is in its folder, that of several in the
+    current one.
     """
     # Only here: curves take a second to import.
     from mural_jax.evaluation import examples, language_map
@@ -105,20 +107,39 @@ def report(words: Sequence[str], step: int | None, out: Path | None) -> None:
     pages.labels(workdirs)
     home = Path() if len(workdirs) > 1 else workdirs[0]
     out = (out or home / 'report.html').expanduser()
-    runs, queries, failures, maps = [], [], {}, []
-    for workdir in workdirs:
+    runs: list[pages.Reported] = []
+    looked = pages.Looked(None, [], {}, [])
+    for number, workdir in enumerate(workdirs):
+        if other := claimed(workdir):
+            runs.append(pages.load(workdir, STEP, other))
+            looked.maps.append(None)
+            continue
         found = restore(workdir, step)
-        runs.append(pages.load(workdir, found.step))
-        index = Index.load(workdir / 'index' / f'{found.step}.npz')
-        check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
+        runs.append(pages.load(workdir, found.step, read_config(workdir)))
+        index = _searched(workdir, found)
+        if not index:
+            looked.maps.append(None)
+            continue
         groups = found.run.languages
         names = examples.embed_names(index, found.embedder, [x for g in groups.values() for x in g])
-        if len(runs) == 1:
-            queries = examples.grid(index, found.embedder, groups)
-            failures = examples.failures(index, names, groups)
-        maps.append(language_map.place(names.vector_LND, names.languages))
-    pages.write(out, runs, pages.Looked(queries, failures, maps))
+        looked.maps.append(language_map.place(names.vector_LND, names.languages))
+        if looked.shown is None:
+            looked = looked._replace(
+                shown=number, queries=examples.grid(index, found.embedder, groups),
+                failures=examples.failures(index, names, groups),
+            )  # fmt: skip
+    pages.write(out, runs, looked)
     print(f'the report is {out}')
+
+
+def _searched(workdir: Path, found: Restored) -> Index | None:
+    """The search index of a run; None where it retrieves no pictures or was not evaluated whole."""
+    path = workdir / 'index' / f'{found.step}.npz'
+    if not path.exists():
+        return None
+    index = Index.load(path)
+    check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
+    return index
 
 
 def _folders(words: Sequence[str]) -> list[Path]:

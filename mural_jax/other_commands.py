@@ -15,6 +15,7 @@ from mural_jax.run import EVALUATORS
 from mural_jax.types import UserError
 
 STEP = 0  # whose scores are written: eval/0.json
+CLAIM = 'model.json'  # whose scores a folder holds
 
 
 def evaluate_model(
@@ -29,14 +30,14 @@ def evaluate_model(
         raise UserError(f'The config has no {" and no ".join(missing)}: nothing can be scored.')
     evaluators = _evaluators(config['evaluators'], only)
     model = others.load(name)
-    _claim(out, name)
+    _claim(out, name, config['languages'])
     _score(evaluators, config['languages'], _sources(model, data_dir), out, force)
 
 
 def evaluate_files(images: Path, texts: Path, language: str, out: Path, force: bool) -> None:
     """Scores embeddings of two files; see `stored.evaluators`. Writes and prints likewise."""
     evaluators = stored.evaluators(images, texts, language)
-    _claim(out, 'embeddings from files')
+    _claim(out, 'embeddings from files', {})
     for name, one in evaluators.items():
         for side, path, own in (('images', images, one.images), ('texts', texts, one.texts)):
             if own.longest > stored.UNIT:
@@ -71,16 +72,27 @@ def _sources(embedder: others.Other | None, data_dir: Path) -> Sources:
     return Sources(embedder, data_dir, image_size=0, resize=0, tokenizer=None, open=none)
 
 
-def _claim(out: Path, model: str) -> None:
+def claimed(out: Path) -> dict[str, Any] | None:
+    """Of a folder with scores of a model that is no run `model`, its name, and `languages`."""
+    path = out / CLAIM
+    if (out / 'config.json').exists() or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        return {'languages': {}, 'model': str(found['model'])} | found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'Cannot read {path} ({error!r}). Evaluate into a new folder.') from error
+
+
+def _claim(out: Path, model: str, groups: Mapping[str, Any]) -> None:
     """Says whose scores a folder holds. Raises UserError where they are those of another."""
-    path = out / 'model.json'
     if (out / 'config.json').exists():
         raise UserError(f'{out} is the workdir of a run. Give another folder with --out.')
-    if path.exists():
-        held = json.loads(path.read_text(encoding='utf-8')).get('model')
-        if held != model:
-            raise UserError(f'{out} holds scores of {held}. Give another folder with --out.')
-    write_atomic(path, json.dumps({'model': model}))
+    held = claimed(out) or {'model': model, 'languages': {}}
+    if held['model'] != model:
+        raise UserError(f'{out} holds scores of {held["model"]}. Give another folder with --out.')
+    languages = held['languages'] | {name: list(own) for name, own in groups.items()}
+    write_atomic(out / CLAIM, json.dumps({'model': model, 'languages': languages}))
 
 
 def _score(

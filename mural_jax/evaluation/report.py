@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from mural_jax import metrics
-from mural_jax.checkpoints import read_config, write_atomic
+from mural_jax.checkpoints import write_atomic
 from mural_jax.evaluation import figures, scores, writing
 from mural_jax.evaluation.blocks import blocks, split_up
 from mural_jax.evaluation.comparison import LEVEL, Measured
@@ -34,22 +34,26 @@ class Reported(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What was made with the models: of the first run queries and failures, of each a map."""
+    """What was made with the models: of run `shown` queries and failures, of each run a map.
 
+    shown: the first with a search index; None where none has one.
+    """
+
+    shown: int | None
     queries: list[Example]
     failures: Mapping[str, Sequence[Example]]
-    maps: Sequence[Map | None]
+    maps: list[Map | None]
 
 
-def load(workdir: Path, step: int) -> Reported:
-    """Raises UserError where the run or its scores cannot be read."""
+def load(workdir: Path, step: int, config: dict[str, Any]) -> Reported:
+    """Raises UserError where the scores cannot be read."""
     found = scores.read(workdir, step)
     path = workdir / 'eval' / f'{step}.json'
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return Reported(
         workdir, step, f'{written:%Y-%m-%d %H:%M} UTC',
         Measured(found, scores.read_samples(path.with_suffix('.npz'))),
-        metrics.read(workdir), read_config(workdir),
+        metrics.read(workdir), config,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def looked(groups: dict[str, Sequence[str]], maps: int = 1) -> Looked:
     named = examples.embed_names(index, embedder, languages)
     found = language_map.place(named.vector_LND, named.languages)
     return Looked(
-        examples.grid(index, embedder, groups), examples.failures(index, named, groups),
+        0, examples.grid(index, embedder, groups), examples.failures(index, named, groups),
         [found] * maps,
     )  # fmt: skip
 
@@ -205,17 +205,30 @@ def test_components_are_those_of_the_covariance() -> None:
     np.testing.assert_allclose(share_2, values[::-1][:2] / values.sum())
 
 
-@pytest.mark.parametrize(
-    ('gone', 'words'),
-    [('eval/12.json', 'There are no scores'), ('index/12.npz', 'There is no index')],
-)
-def test_what_is_missing_is_named(workdir: Path, tmp_path: Path, gone: str, words: str) -> None:
+def test_what_is_missing_is_named(workdir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(workdir, tmp_path / 'copy')
-    (copy / gone).unlink()
+    (copy / 'eval/12.json').unlink()
     done = mural('report', f'--workdirs={workdir},{copy}', f'--out={tmp_path}/page.html')
     assert done.returncode == 2
-    assert words in done.stderr and 'mural evaluate' in done.stderr
+    assert 'There are no scores' in done.stderr and 'mural evaluate' in done.stderr
     assert not (tmp_path / 'page.html').exists()
+
+
+def test_embeddings_stand_beside_a_run_without_an_index(workdir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    (copy / 'index/12.npz').unlink()
+    arrays = [tmp_path / f'{side}.npy' for side in ('images', 'texts')]
+    for path in arrays:
+        np.save(path, np.eye(12, dtype=np.float32))
+    files = f'--images={arrays[0]}', f'--texts={arrays[1]}'
+    done = mural('evaluate', *files, '--language=sw', f'--out={tmp_path}/others')
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / 'page.html'
+    done = mural('report', '--workdirs', copy, tmp_path / 'others', f'--out={out}')
+    assert done.returncode == 0, done.stderr
+    page = out.read_text(encoding='utf-8')
+    assert 'nothing here has a search index' in page and 'There is no map' in page
+    assert 'embeddings from files' in page and 'image_text_held_out' in page
 
 
 def test_two_runs_by_the_command_line(workdir: Path, tmp_path: Path) -> None:
