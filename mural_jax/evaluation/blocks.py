@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mural_jax.evaluation.comparison import Comparison, Difference, Measured, compare
+from mural_jax.evaluation.evaluators import MEAN
 from mural_jax.evaluation.scores import Groups
 from mural_jax.evaluation.tables import headline
 
-MEAN = 'mean_'
 NICE = (1, 2, 5, 10, 20, 25, 50, 100)  # where an axis may end
 NOWHERE = 'other languages'  # those in no group
 _DIRECTION = re.compile(r'(.+)_to_(.+)_(?:r\d+|mean_rank|median_rank)')

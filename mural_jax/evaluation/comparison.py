@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mural_jax.evaluation import samples as bootstrap
+from mural_jax.evaluation.evaluators import MEAN
 from mural_jax.evaluation.retrieval import combined
 from mural_jax.evaluation.samples import DRAWS, Samples, chance_of_no_difference, interval
 from mural_jax.evaluation.scores import Found, Groups
@@ -74,7 +75,7 @@ def compare(name: str, first: Measured, second: Measured, groups: Groups) -> Com
         there = [x for x in members if x in draws]
         if there:
             mean = float(np.mean([values[x] for x in there]))
-            rows[f'mean_{group}'] = _difference(mean, bootstrap.mean_of([draws[x] for x in there]))
+            rows[MEAN + group] = _difference(mean, bootstrap.mean_of([draws[x] for x in there]))
     return Comparison(metric, rows, '', _notes(name, first.found, second.found))
 
 

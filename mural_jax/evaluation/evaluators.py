@@ -15,6 +15,7 @@ from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.types import UserError
 
 Results = dict[str, dict[str, float]]
+MEAN = 'mean_'  # before the name of a group, as a language of results
 ALL = '*'  # the languages of the data, whatever they are
 
 
@@ -244,5 +245,5 @@ def gallery_of(text: str, size: int) -> str:
 
 def with_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:
     """The results and the mean over each group of languages, as a language `mean_GROUP`."""
-    means_of = {f'mean_{name}': mean_over(results, group) for name, group in groups.items()}
+    means_of = {MEAN + name: mean_over(results, group) for name, group in groups.items()}
     return results | {name: mean for name, mean in means_of.items() if mean}

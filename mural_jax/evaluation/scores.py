@@ -14,7 +14,14 @@ import numpy as np
 
 from mural_jax.checkpoints import write_atomic
 from mural_jax.evaluation import samples as bootstrap
-from mural_jax.evaluation.evaluators import Evaluator, Gallery, Results, Scored, with_means
+from mural_jax.evaluation.evaluators import (
+    MEAN,
+    Evaluator,
+    Gallery,
+    Results,
+    Scored,
+    with_means,
+)
 from mural_jax.evaluation.retrieval import chance, combined
 from mural_jax.evaluation.samples import Samples
 from mural_jax.evaluation.sources import Sources
@@ -49,16 +56,36 @@ def score(
         wanted = protocol_of(evaluator, languages)
         if not force and wanted.items() <= found.protocol.get(name, {}).items():
             say(f'{name}: scored before by the same protocol, skipped; --force scores it again')
+            if _regroup(found, name, groups_of(evaluator, groups, _singles(found, name)), path):
+                say(f'{name}: the means are of the groups of languages that are asked for now')
+                if write:
+                    _write(path, found, {})
             continue
         scored = evaluator(sources, languages)
-        means = with_means(scored.results, groups_of(evaluator, groups, scored.results))
+        own = groups_of(evaluator, groups, scored.results)
         found.protocol[name] = wanted | {'items': scored.size} | _chance(scored)
-        found.results[name] = means
-        found.intervals[name] = intervals(scored, groups_of(evaluator, groups, scored.results))
+        found.results[name] = with_means(scored.results, own)
+        found.intervals[name] = intervals(scored.samples, scored.size, own)
         galleries += [scored.gallery] if scored.gallery else []
         if write:
             _write(path, found, {name: scored})
     return found, galleries
+
+
+def _singles(found: Found, name: str) -> Results:
+    """The results of an evaluator without means over groups."""
+    return {x: row for x, row in found.results[name].items() if not x.startswith(MEAN)}
+
+
+def _regroup(found: Found, name: str, groups: Groups, path: Path) -> bool:
+    """Takes the means of what was scored before over these groups; whether they were others."""
+    means = with_means(_singles(found, name), groups)
+    if means == found.results[name]:
+        return False
+    found.results[name] = means
+    size, samples = read_samples(path.with_suffix('.npz')).get(name, (0, {}))
+    found.intervals[name] = intervals(samples, size, groups)
+    return True
 
 
 def _chance(scored: Scored) -> dict[str, float]:
@@ -80,16 +107,18 @@ def groups_of(evaluator: Evaluator, groups: Groups, results: Results) -> Groups:
     return {**groups, **own}
 
 
-def intervals(scored: Scored, groups: Groups) -> dict[str, dict[str, list[float]]]:
+def intervals(
+    samples: Mapping[str, Sequence[Samples]], size: int, groups: Groups
+) -> dict[str, dict[str, list[float]]]:
     """95% intervals by language and metric; of a group, of the mean over its languages.
 
     Items are drawn again, the same ones in all languages, 1,000 times (percentile bootstrap).
     """
-    drawn = draws(scored.samples, scored.size)
+    drawn = draws(samples, size)
     for group, members in groups.items():
         rows = [drawn[language] for language in members if language in drawn]
         if rows:
-            drawn[f'mean_{group}'] = {
+            drawn[MEAN + group] = {
                 metric: bootstrap.mean_of([row[metric] for row in rows]) for metric in rows[0]
             }
     return {

@@ -43,7 +43,7 @@ def measured(
         }
         scored = Scored(retrieved(samples), size, None, samples)
         found.results[name] = with_means(scored.results, groups)
-        found.intervals[name] = intervals(scored, groups)
+        found.intervals[name] = intervals(samples, size, groups)
         found.protocol[name] = {
             'name': 'one caption', 'dataset': 'captions/made_up', 'split': 'test',
             'head': 'image_text', 'items': size, 'chance': 5.0, 'languages': list(samples),

@@ -12,7 +12,7 @@ from mural_jax.evaluation import margin
 from mural_jax.evaluation.bitext import Bitext, Mining
 from mural_jax.evaluation.evaluators import with_means
 from mural_jax.evaluation.samples import means
-from mural_jax.evaluation.scores import groups_of, intervals
+from mural_jax.evaluation.scores import groups_of, intervals, read_file, score
 from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.run import EVALUATORS
 from mural_jax.types import UserError
@@ -112,8 +112,8 @@ def test_a_sentence_that_stands_twice_shares() -> None:
     # English 4 is at de 4, twice: once right, once not.
     assert row['pivot_to_text_accuracy'] == pytest.approx(100 * 11 / 12, rel=1e-6)
     everything_alike = {text: np.ones(DIM, np.float32) for text in vectors}
-    for score in margin.SCORE:
-        alike = bitext(languages=('de',), score=score)(sources(rows, everything_alike), [])
+    for by in margin.SCORE:
+        alike = bitext(languages=('de',), score=by)(sources(rows, everything_alike), [])
         assert alike.results['de']['accuracy'] == pytest.approx(100 / 12, rel=1e-6)
 
 
@@ -146,9 +146,27 @@ def test_several_pivots() -> None:
     # Means and intervals of groups hold them all.
     groups = groups_of(evaluator, {'few': ('ga', 'cy')}, scored.results)
     assert with_means(scored.results, groups)['mean_few'] == row
-    drawn = intervals(scored, groups)
+    drawn = intervals(scored.samples, scored.size, groups)
     assert drawn['mean_all'].keys() == row.keys()
     assert drawn['ga']['accuracy'][0] <= row['accuracy'] <= drawn['ga']['accuracy'][1]
+
+
+def test_groups_that_change_have_their_own_means(tmp_path: Path) -> None:
+    """Of scores that are there; nothing is embedded again."""
+    given = sources(*made({'de': 30, 'fr': 30, 'ga': 30}))
+    path = tmp_path / '1.json'
+    evaluators = {'x': bitext(languages=('de', 'fr', 'ga'))}
+    said: list[str] = []
+    for groups in ({'a': ('de', 'fr')}, {'a': ('de', 'ga'), 'b': ('fr',)}, {'a': ('de', 'fr')}):
+        found, _ = score(evaluators, groups, given, path, said.append)
+        fresh, _ = score(evaluators, groups, given, tmp_path / 'other' / '1.json', force=True)
+        assert (found.results, found.intervals) == (fresh.results, fresh.intervals)
+        assert read_file(path) == found
+        assert {x for x in found.results['x'] if x.startswith('mean_')} == {
+            'mean_all',
+            *(f'mean_{name}' for name in groups),
+        }
+    assert [line.split(':')[1].split()[0] for line in said] == ['scored', 'the'] * 2
 
 
 def test_all_languages_are_those_with_pairs() -> None:
