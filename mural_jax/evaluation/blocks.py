@@ -9,7 +9,7 @@ import numpy as np
 
 from mural_jax.evaluation.comparison import Comparison, Difference, Measured, compare
 from mural_jax.evaluation.evaluators import MEAN
-from mural_jax.evaluation.scores import Groups
+from mural_jax.evaluation.scores import ALL, Groups
 from mural_jax.evaluation.tables import headline
 
 NICE = (1, 2, 5, 10, 20, 25, 50, 100)  # where an axis may end
@@ -73,7 +73,22 @@ class Block(NamedTuple):
 def blocks(runs: Sequence[Measured], groups: Groups) -> list[Block]:
     """A block for each evaluator of any run, in the order of the runs."""
     names = dict.fromkeys(name for run in runs for name, rows in run.found.results.items() if rows)
-    return [_block(name, runs, groups) for name in names]
+    return [_block(name, runs, _groups_of(name, runs) or groups) for name in names]
+
+
+def _groups_of(name: str, runs: Sequence[Measured]) -> dict[str, list[str]]:
+    """Those whose means an evaluator has, but for that of all languages; a suite has its own."""
+    found = merged([run.found.groups.get(name, {}) for run in runs])
+    return {group: members for group, members in found.items() if group != ALL}
+
+
+def merged(each: Sequence[Groups]) -> dict[str, list[str]]:
+    """The groups of all runs, each with the languages that any has in it."""
+    found: dict[str, dict[str, None]] = {}
+    for groups in each:
+        for name, members in groups.items():
+            found.setdefault(name, {}).update(dict.fromkeys(members))
+    return {name: list(members) for name, members in found.items()}
 
 
 def _block(name: str, runs: Sequence[Measured], groups: Groups) -> Block:

@@ -10,7 +10,7 @@ import jinja2
 from mural_jax import metrics
 from mural_jax.checkpoints import write_atomic
 from mural_jax.evaluation import figures, scores, writing
-from mural_jax.evaluation.blocks import blocks, split_up
+from mural_jax.evaluation.blocks import blocks, merged, split_up
 from mural_jax.evaluation.comparison import LEVEL, Measured
 from mural_jax.evaluation.examples import Example
 from mural_jax.evaluation.language_map import Map
@@ -86,15 +86,6 @@ def render(runs: Sequence[Reported], looked: Looked) -> str:
         maps=maps(looked.maps, groups, names), level=LEVEL,
         many=any(one and len(one.languages) > figures.MANY for one in looked.maps),
     )  # fmt: skip
-
-
-def merged(each: Sequence[Groups]) -> dict[str, list[str]]:
-    """The groups of all runs, each with the languages that any has in it."""
-    found: dict[str, dict[str, None]] = {}
-    for groups in each:
-        for name, members in groups.items():
-            found.setdefault(name, {}).update(dict.fromkeys(members))
-    return {name: list(members) for name, members in found.items()}
 
 
 def labels(workdirs: Sequence[Path]) -> list[str]:

@@ -1,7 +1,8 @@
 """What evaluators found, as files: `eval/STEP.json`, and query by query `eval/STEP.npz`.
 
 STEP.json is {'protocol': {EVALUATOR: {...}}, 'results': {EVALUATOR: {LANGUAGE: {METRIC: value}}},
-'intervals': {EVALUATOR: {LANGUAGE: {METRIC: [low, high]}}}}. A second evaluation adds to both.
+'intervals': {EVALUATOR: {LANGUAGE: {METRIC: [low, high]}}}, 'groups': {EVALUATOR: {GROUP:
+[LANGUAGE]}}}; the mean over a group is a language `mean_GROUP`. A second evaluation adds to both.
 """
 
 import json
@@ -38,6 +39,7 @@ class Found(NamedTuple):
     protocol: dict[str, dict[str, Any]]
     results: Evaluated
     intervals: dict[str, dict[str, dict[str, list[float]]]]
+    groups: dict[str, dict[str, list[str]]]
 
 
 def score(
@@ -49,7 +51,7 @@ def score(
     One that was scored before by the same protocol is skipped, but with `force`. groups: languages
     by name, of which means are taken; evaluators without languages of their own score them all.
     """
-    found = read_file(path) if path.exists() else Found({}, {}, {})
+    found = read_file(path) if path.exists() else Found({}, {}, {}, {})
     languages = list(dict.fromkeys(language for group in groups.values() for language in group))
     galleries = []
     for name, evaluator in evaluators.items():
@@ -65,6 +67,7 @@ def score(
         own = groups_of(evaluator, groups, scored.results)
         found.protocol[name] = wanted | {'items': scored.size} | _chance(scored)
         found.results[name] = with_means(scored.results, own)
+        found.groups[name] = _scored(own, scored.results)
         found.intervals[name] = intervals(scored.samples, scored.size, own)
         galleries += [scored.gallery] if scored.gallery else []
         if write:
@@ -79,13 +82,20 @@ def _singles(found: Found, name: str) -> Results:
 
 def _regroup(found: Found, name: str, groups: Groups, path: Path) -> bool:
     """Takes the means of what was scored before over these groups; whether they were others."""
-    means = with_means(_singles(found, name), groups)
-    if means == found.results[name]:
+    results = _singles(found, name)
+    means, members = with_means(results, groups), _scored(groups, results)
+    if means == found.results[name] and members == found.groups.get(name):
         return False
-    found.results[name] = means
+    found.results[name], found.groups[name] = means, members
     size, samples = read_samples(path.with_suffix('.npz')).get(name, (0, {}))
     found.intervals[name] = intervals(samples, size, groups)
     return True
+
+
+def _scored(groups: Groups, results: Results) -> dict[str, list[str]]:
+    """The languages of each group that have a score; groups with none are left out."""
+    there = {name: [x for x in members if x in results] for name, members in groups.items()}
+    return {name: members for name, members in there.items() if members}
 
 
 def _chance(scored: Scored) -> dict[str, float]:
@@ -149,7 +159,8 @@ def read_file(path: Path) -> Found:
     """Raises UserError where the file cannot be read."""
     try:
         words = json.loads(path.read_text(encoding='utf-8'))
-        return Found(words['protocol'], words['results'], words.get('intervals', {}))
+        more = words.get('intervals', {}), words.get('groups', {})
+        return Found(words['protocol'], words['results'], *more)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f'{path} is no file of scores ({error}). Move it away and run `mural evaluate` again.'

@@ -34,7 +34,7 @@ def measured(
     groups: dict[str, Sequence[str]], skill: float, size: int = 60, evaluators: int = 1
 ) -> Measured:
     """Scores as `mural evaluate` writes them: retrieval, and one evaluator without languages."""
-    found, kept = Found({}, {}, {}), {}
+    found, kept = Found({}, {}, {}, {}), {}
     for number in range(evaluators):
         name = f'image_text/set{number}'
         samples = {

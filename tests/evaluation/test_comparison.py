@@ -35,7 +35,7 @@ def accuracy(values: dict[str, np.ndarray], **protocol: object) -> Measured:
         language: [Samples(np.arange(size), {'accuracy': value_N.astype(np.float32)})]
         for language, value_N in values.items()
     }
-    return Measured(Found({'x': protocol}, {'x': rows}, {}), {'x': (size, own)})
+    return Measured(Found({'x': protocol}, {'x': rows}, {}, {}), {'x': (size, own)})
 
 
 def test_holm_by_hand() -> None:
@@ -161,7 +161,7 @@ def test_another_head_or_other_languages_are_compared_and_said() -> None:
 def test_what_has_no_samples_is_not_compared() -> None:
     first, second = runs()
     assert 'query by query' in comparable('hidden', first, second)[1]
-    assert 'only one' in comparable(NAME, first, Measured(Found({}, {}, {}), {}))[1]
+    assert 'only one' in comparable(NAME, first, Measured(Found({}, {}, {}, {}), {}))[1]
     size, one = second.samples[NAME]
     moved = {x: [part._replace(item_N=part.item_N[::-1]) for part in own] for x, own in one.items()}
     assert (

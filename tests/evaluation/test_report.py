@@ -75,6 +75,18 @@ def test_a_page_of_two_runs_has_all_parts() -> None:
     assert 'mean_few' not in page.replace('image_text/set0/mean_few', '')
 
 
+def test_an_evaluator_stands_in_the_groups_that_it_was_scored_in() -> None:
+    """Those of a suite, whatever the run's own are called."""
+    one = run('only', EIGHT)
+    own = {'left': ['ar', 'he'], 'few': ['hi'], 'all': ['ar', 'he', 'hi', 'en']}
+    one.measured.found.groups['image_text/set0'] = own
+    (block, *_) = blocks.blocks([one.measured], EIGHT)
+    assert {group: {row.name for row in rows} for group, rows in block.groups.items()} == {
+        'left': {'ar', 'he'}, 'few': {'hi'}, blocks.NOWHERE: {'en', 'zh', 'ru', 'th', 'am'},
+    }  # fmt: skip
+    assert {row.name: row.members for row in block.means}['few'] == 1
+
+
 def test_a_page_of_one_run_compares_nothing() -> None:
     page = page_of(run('only', EIGHT))
     assert 'id="differences"' not in page and 'Holm' not in page
