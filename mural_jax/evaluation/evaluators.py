@@ -4,12 +4,20 @@ Results are {language: {metric: value}}, recalls and accuracies in percent.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from mural_jax.evaluation.retrieval import PROTOCOL, both_ways, combined, mean_over, medians
+from mural_jax.evaluation.retrieval import (
+    PROTOCOL,
+    RANKS,
+    both_ways,
+    combined,
+    mean_over,
+    medians,
+)
 from mural_jax.evaluation.samples import Samples, means
 from mural_jax.evaluation.sources import Items, Sources
 from mural_jax.types import UserError
@@ -125,11 +133,12 @@ class ImageText(Measured):
         embedder = sources.embedder
         image_ND = embedder.images(self.task, items)
         samples = {}
-        for language in languages_of(self, languages, items):
+        for language in languages_of(self, languages, items, max(RANKS)):
             found, texts = self._gallery(items, language)
             owner_M = np.repeat(np.arange(len(found)), [len(own) for own in texts])
             flat = [self.prompt.replace('{}', text) for own in texts for text in own]
             text_MD = embedder.texts(self.task, flat)
+            enough(self.fold or len(found), self, language)
             scored = both_ways(image_ND[found], text_MD, owner_M, 'image', 'text', self.fold)
             # Pictures are drawn again, in whatever language: the same ones in all.
             samples[language] = [s.among(found) for s in scored]
@@ -181,7 +190,7 @@ class TextText(Measured):
         items = sources.items(self.dataset, self.split, self.text, images=False)
         names, embedder = items.names, sources.embedder
         samples = {}
-        for language in languages_of(self, languages, items):
+        for language in languages_of(self, languages, items, max(RANKS)):
             if language == self.pivot:
                 continue
             found = named(items, [language, self.pivot], self)
@@ -189,6 +198,7 @@ class TextText(Measured):
                 embedder.texts(self.task, [names[i][side] for i in found])
                 for side in (language, self.pivot)
             )
+            enough(len(found), self, language)
             scored = both_ways(text_ND, pivot_ND, np.arange(len(found)), 'text', 'pivot')
             samples[language] = [s.among(found) for s in scored]
         return Scored(retrieved(samples), len(items.ids), None, samples)
@@ -209,13 +219,17 @@ def retrieved(samples: Mapping[str, Sequence[Samples]]) -> Results:
     }
 
 
-def languages_of(evaluator: Evaluator, languages: Sequence[str], items: Items) -> Sequence[str]:
+def languages_of(
+    evaluator: Evaluator, languages: Sequence[str], items: Items, least: int = 1
+) -> Sequence[str]:
     """The languages that an evaluator scores: its own, or those of the config that are given.
 
-    Raises UserError where a language of its own has no text in the data.
+    least: of all languages of the data, those that so many items have a text in. Raises UserError
+    where a language of its own has no text in the data.
     """
     if ALL in evaluator.languages:
-        return items.languages
+        counts = Counter(language for texts in items.texts for language in texts)
+        return [language for language in items.languages if counts[language] >= least]
     missing = [language for language in evaluator.languages if language not in items.languages]
     if missing:
         raise UserError(
@@ -235,6 +249,17 @@ def named(items: Items, languages: Sequence[str], evaluator: Any) -> list[int]:
             'Take the language out of config.languages.'
         )
     return found
+
+
+def enough(count: int, evaluator: Evaluator, language: str) -> None:
+    """Raises UserError where a gallery of so many is smaller than a K of R@K."""
+    if count < max(RANKS):
+        where = f'{evaluator.dataset}:{evaluator.split}'.rstrip(':')
+        raise UserError(
+            f'{where} has a gallery of {count} in {language}, and R@{max(RANKS)} of that is 100 '
+            'whatever the model does. Make it larger (gallery, fold, more data), or leave the '
+            'language out.'
+        )
 
 
 def gallery_of(text: str, size: int) -> str:

@@ -14,6 +14,7 @@ from mural_jax.evaluation.embed import Embedder
 from mural_jax.evaluation.evaluators import (
     Measured,
     Scored,
+    enough,
     gallery_of,
     languages_of,
     named,
@@ -158,6 +159,7 @@ class CrossEncoder(Measured):
         samples, costs = {}, {}
         for language in languages_of(self, languages, items):
             found = named(items, [language], self)[: self.gallery or None]
+            enough(len(found), self, language)
             texts = [items.texts[i][language][0] for i in found]
             scored, costs[language] = self._score(sources, texts, visual, found, near)
             samples[language] = [s.among(found) for s in scored]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mural_jax.evaluation.evaluators import Measured, Scored, retrieved
+from mural_jax.evaluation.evaluators import Measured, Scored, enough, retrieved
 from mural_jax.evaluation.others import unit
 from mural_jax.evaluation.retrieval import PROTOCOL, both_ways
 from mural_jax.evaluation.sources import Sources
@@ -54,6 +54,7 @@ class Stored(Measured):
         for language in self.languages:
             rows = np.flatnonzero(said_M == language)
             found, own_M = np.unique(owner_M[rows], return_inverse=True)
+            enough(len(found), self, language)
             scored = both_ways(
                 self.images.vector_ND[found], self.texts.vector_ND[rows], own_M, 'image', 'text'
             )

@@ -253,8 +253,8 @@ def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A data set of six pictures, two captions each in English and one in German."""
-    pngs = {f'{number}.png': encoded(picture(number)) for number in range(6)}
+    """A data set of twelve pictures, two captions each in English and one in German."""
+    pngs = {f'{number}.png': encoded(picture(number)) for number in range(12)}
     rows = [
         (name, language, f'{words} {number}')
         for number, name in enumerate(pngs)
@@ -367,12 +367,12 @@ def test_ties_are_counted_by_their_order_there_and_fairly_here(tmp_path: Path) -
 
 def test_languages_and_kinds_have_their_own_galleries(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    image_ND = units(rng, 12, 5)
-    images = table(tmp_path / 'i.parquet', 3 * image_ND, id=list(range(12)))
+    image_ND = units(rng, 32, 5)
+    images = table(tmp_path / 'i.parquet', 3 * image_ND, id=list(range(32)))
     columns: dict[str, list] = {
-        'id': [*range(8), *range(4, 11), *range(3)],
-        'language': ['en'] * 8 + ['sw'] * 7 + ['en'] * 3,
-        'kind': ['caption'] * 15 + ['name'] * 3,
+        'id': [*range(28), *range(14, 31), *range(10)],
+        'language': ['en'] * 28 + ['sw'] * 17 + ['en'] * 10,
+        'kind': ['caption'] * 45 + ['name'] * 10,
     }
     texts = table(tmp_path / 't.parquet', image_ND[columns['id']], **columns)
     found = evaluated(tmp_path / 'out', f'--images={images}', f'--texts={texts}')
@@ -382,8 +382,19 @@ def test_languages_and_kinds_have_their_own_galleries(tmp_path: Path) -> None:
     assert captions['sw']['text_to_image_r1'] == 100
     protocol = found['protocol']['embeddings/caption']
     assert '1 have none' in protocol['gallery'] and protocol['languages'] == ['en', 'sw']
-    assert '9 have none' in found['protocol']['embeddings/name']['gallery']
+    assert '22 have none' in found['protocol']['embeddings/name']['gallery']
     assert protocol['normalised'] == ['images']
+
+
+def test_a_gallery_smaller_than_k_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for side in ('i', 't'):
+        np.save(tmp_path / f'{side}.npy', np.eye(9, dtype=np.float32))
+    words = [f'--images={tmp_path}/i.npy', f'--texts={tmp_path}/t.npy', '--language=sw']
+    assert main(['evaluate', *words, f'--out={tmp_path}/out']) == 2
+    assert 'i.npy has a gallery of 9 in sw' in capsys.readouterr().err
+    assert not (tmp_path / 'out' / 'eval').exists()
 
 
 def test_lengths_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
