@@ -64,7 +64,7 @@ def flickr8k() -> Suite:
     """With one caption of a photo, and with all that it has."""
     photos = dict(
         kind='image_text', dataset='captions/flickr8k', split='dev', task=TASK, text='caption',
-        gallery=0, fold=0, prompt='{}', languages=(), every=0,
+        gallery=0, fold=0, prompt='{}', languages=IMAGE_TEXT + TRANSLATION_ONLY, every=0,
     )  # fmt: skip
     return {
         'flickr8k_first': dict(photos, captions='first'),
@@ -146,5 +146,7 @@ def get_config(arg: str = 'flickr8k') -> ConfigDict:
             raise ValueError(f'evaluation:{name} is no suite; there are {", ".join(SUITES)}.')
         evaluators, languages = SUITES[name]()
         config.evaluators.update(evaluators)
-        config.languages.update(languages)
+        for group, members in languages.items():  # Suites name languages in different ways.
+            there = config.languages.get(group, ())
+            config.languages[group] = (*there, *(x for x in members if x not in there))
     return config

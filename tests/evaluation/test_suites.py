@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from mural_jax.configs import evaluation
+from mural_jax.configs.flickr8k import IMAGE_TEXT, TRANSLATION_ONLY
 
 from mural_jax import config
 from mural_jax.evaluation.kinds import EVALUATORS
@@ -25,5 +26,13 @@ def test_suites_are_joined() -> None:
     joined = config.load(f'evaluation:{",".join(evaluation.SUITES)}', [])
     alone = [config.load(f'evaluation:{suite}', []) for suite in evaluation.SUITES]
     assert joined['evaluators'] == {k: v for one in alone for k, v in one['evaluators'].items()}
+    for one in alone:
+        for group, members in one['languages'].items():
+            assert set(members) <= set(joined['languages'][group])
+    # Photographs have no captions in the languages of the other suites.
+    assert set(joined['evaluators']['flickr8k_all']['languages']) == {
+        *IMAGE_TEXT,
+        *TRANSLATION_ONLY,
+    }
     with pytest.raises(UserError, match=r'evaluation:nothing is no suite'):
         config.load('evaluation:nothing', [])
