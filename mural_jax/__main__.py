@@ -107,6 +107,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         '--out', type=Path, help='the picture of what was found (default: WORKDIR/search.png)'
     )
 
+    export = _verb(verbs, 'export', _export, 'give a trained model to the tools of others')
+    _add(export, workdir=True, step=True)
+    flags.add_exported(export)
+
     report = _verb(verbs, 'report', _report, 'write a page about one run, or several compared')
     flags.add_reported(report)
     _add(report, step=True)
@@ -119,15 +123,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _scale_verbs(verbs: argparse._SubParsersAction) -> None:
     plan = _verb(verbs, 'plan', _plan, 'what a step needs on devices that nobody has to hold')
     _add(plan, config=True)
-    plan.add_argument(
-        '--topology', required=True, help='such as v4:4x4x8, v5e:16x16, v5p:4x4x4, v6e:16x16, '
-        'cpu:8, or gpu for the GPUs of this machine',
-    )  # fmt: skip
-    plan.add_argument(
-        '--search', action='store_true', help='where it does not fit, look for settings that do'
-    )
-    plan.add_argument('--memory_gib', type=float, help='of one device (default: of its kind)')
-    plan.add_argument('--json', type=Path, help='all numbers, as a file')
+    flags.add_planned(plan)
 
     bench = _verb(verbs, 'bench', _bench_step, 'how fast a step is on the devices that are here')
     _add(bench, config=True)
@@ -339,6 +335,15 @@ def _search(arguments: argparse.Namespace) -> None:
     workdir = arguments.workdir.expanduser()
     out = (arguments.out or workdir / 'search.png').expanduser()
     evaluation_commands.search(workdir, arguments.query, arguments.k, arguments.step, out)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from mural_jax import export_commands
+
+    return export_commands.export(
+        arguments.workdir.expanduser(), arguments.step, arguments.format,
+        arguments.out.expanduser(), arguments.dtype, arguments.tower,
+    )  # fmt: skip
 
 
 def _report(arguments: argparse.Namespace) -> None:

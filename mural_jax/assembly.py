@@ -1,13 +1,14 @@
 """A config's model becomes modules: the tables of towers, heads and models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
 
 from mural_jax.config import arguments_of, build, check_known
+from mural_jax.models import functional
 from mural_jax.models.convnets import EfficientNet, ResNet
 from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
 from mural_jax.models.fusion import Fusion
@@ -16,7 +17,6 @@ from mural_jax.models.one_stream import WAYS, OneStream
 from mural_jax.models.recurrent import Gru, Lstm
 from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
-from mural_jax.tasks import Contrast
 from mural_jax.types import UserError
 
 TOWERS = {
@@ -25,7 +25,22 @@ TOWERS = {
 }  # fmt: skip
 HEADS = {'linear': Linear, 'identity': Identity}
 ATTENTION = {'xla': 'any device', 'cudnn': 'flash attention of an NVIDIA GPU'}
-Contrasts = Mapping[str, Contrast]  # the tasks that compare embeddings, by name
+
+
+class Compared(Protocol):
+    """What a model has to know of a task that compares embeddings, a `tasks.Contrast`."""
+
+    @property
+    def towers(self) -> tuple[str, ...]: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def bias(self) -> float | None: ...
+
+
+Contrasts = Mapping[str, Compared]  # by name
 
 
 def _dual_encoder(
@@ -114,3 +129,22 @@ def _one_stream(
 
 
 MODELS: dict[str, Any] = {'dual_encoder': _dual_encoder, 'one_stream': _one_stream}
+
+
+def constructor(
+    node: Mapping[str, Any], contrasts: Contrasts, vocab_size: int, seed: int = 0
+) -> Callable[[], DualEncoder]:
+    """What builds the model of a config."""
+
+    def construct() -> DualEncoder:
+        given = {'contrasts': contrasts, 'rngs': nnx.Rngs(seed), 'vocab_size': vocab_size}
+        return build(MODELS, node, 'model', **given)
+
+    return construct
+
+
+def abstract(
+    node: Mapping[str, Any], contrasts: Contrasts, vocab_size: int
+) -> tuple[Any, Any, Any]:
+    """(structure, parameters, batch statistics) of a model, shapes alone, at no cost."""
+    return functional.split(nnx.eval_shape(constructor(node, contrasts, vocab_size)))

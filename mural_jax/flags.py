@@ -101,6 +101,37 @@ def scored(arguments: argparse.Namespace) -> str:
     return given[0]
 
 
+def add_planned(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `mural plan`: for which devices."""
+    parser.add_argument(
+        '--topology', required=True, help='such as v4:4x4x8, v5e:16x16, v5p:4x4x4, v6e:16x16, '
+        'cpu:8, or gpu for the GPUs of this machine',
+    )  # fmt: skip
+    parser.add_argument(
+        '--search', action='store_true', help='where it does not fit, look for settings that do'
+    )
+    parser.add_argument('--memory_gib', type=float, help='of one device (default: of its kind)')
+    parser.add_argument('--json', type=Path, help='all numbers, as a file')
+
+
+def add_exported(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `mural export`: what becomes of the model, and where it goes."""
+    parser.add_argument(
+        '--format',
+        required=True,
+        choices=['safetensors', 'stablehlo', 'onnx', 'savedmodel'],
+        help='docs/export.md',
+    )
+    parser.add_argument('--out', type=Path, required=True, help='a folder that is not there yet')
+    parser.add_argument(
+        '--dtype', default='float32', choices=['float32', 'bfloat16', 'float16', 'int8'],
+        help='how the weights are stored (default: float32)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--tower', choices=['image', 'text'], help='this one alone (default: all of them)'
+    )
+
+
 def add_reported(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `mural report`: whose page it is and where it goes."""
     runs = parser.add_mutually_exclusive_group(required=True)

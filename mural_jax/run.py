@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from mural_jax.assembly import MODELS, TOWERS
+from mural_jax import assembly
+from mural_jax.assembly import TOWERS
 from mural_jax.config import arguments_of, build, check_known, make
 from mural_jax.data.region_settings import Regions, most
 from mural_jax.data.tokenizer import Vocabulary
@@ -23,7 +23,6 @@ from mural_jax.evaluation.evaluators import Evaluator
 from mural_jax.evaluation.kinds import EVALUATORS
 from mural_jax.evaluation.validation import PREFIX
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.models.one_stream import WAYS
 from mural_jax.objectives.contrastive import Sigmoid, Softmax
 from mural_jax.pair_tasks import Distillation, Grouped, Matching
@@ -211,14 +210,10 @@ class Run:
 
     def build_model(self, vocab_size: int, abstract: bool = False) -> tuple[Any, Any, Any]:
         """(structure, parameters, batch statistics); with `abstract` only shapes, at no cost."""
-
-        def construct() -> DualEncoder:
-            rngs = nnx.Rngs(self.seed)
-            given = {'contrasts': self.contrasts, 'rngs': rngs, 'vocab_size': vocab_size}
-            return build(MODELS, self.model, 'model', **given)
-
-        graphdef, params, statistics = functional.split(nnx.eval_shape(construct))
+        given = self.model, self.contrasts, vocab_size
+        graphdef, params, statistics = assembly.abstract(*given)
         if not abstract:
+            construct = assembly.constructor(*given, self.seed)
             # In one program: array by array it takes several seconds.
             params, statistics = jax.jit(lambda: functional.split(construct())[1:])()
         return graphdef, params, statistics

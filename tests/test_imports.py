@@ -14,9 +14,10 @@ PACKAGE = Path(mural_jax.__file__).parent
 # Rooms on one line do not import each other; a line may import those below it.
 LINES = [
     ['__main__'],
-    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands', 'other_commands'],
-    ['planning', 'restored'],
-    ['run', 'preflight'],
+    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands', 'export_commands'],
+    ['other_commands'],
+    ['planning', 'restored', 'exports'],
+    ['run', 'preflight', 'exported'],
     ['assembly'],
     ['config', 'flags'],
     ['training', 'evaluation', 'serving', 'pretrained', 'inspection'],
@@ -28,13 +29,13 @@ LINES = [
     ['types'],
 ]
 HOMES = {
-    'flax': {'models', 'run', 'assembly'},
-    'tensorflow': {'data', 'evaluation'},
+    'flax': {'models', 'assembly'},
+    'tensorflow': {'data', 'evaluation', 'exports'},
     'tensorflow_datasets': {'data'},
     'optax': {'training'},
     'orbax': {'checkpoints'},
     'ml_collections': {'config'},
-    'safetensors': {'pretrained'},
+    'safetensors': {'pretrained', 'exports'},
 }
 
 

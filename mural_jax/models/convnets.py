@@ -267,7 +267,7 @@ class ResNet(nnx.Module):
 
 def pooled(x_BHWC: Array) -> Encoding:
     """The mean over places, and the places as tokens."""
-    tokens_BLD = x_BHWC.reshape(len(x_BHWC), -1, x_BHWC.shape[-1])
+    tokens_BLD = x_BHWC.reshape(x_BHWC.shape[0], -1, x_BHWC.shape[-1])
     pooled_BD = tokens_BLD.astype(jnp.float32).mean(1)
     return Encoding(pooled_BD, tokens_BLD, jnp.ones(tokens_BLD.shape[:2], bool))
 

@@ -103,7 +103,7 @@ class Fusion(nnx.Module):
         x_BRD = self.feature(feature_BRF) + self.box(box_BRF) + segment_D[None, None]
         x_BRD = self.region_norm(x_BRD)
         image_1D = self.embedding_norm(self.image_1D[...] + segment_D[None])
-        image_B1D = jnp.tile(image_1D[None], (len(x_BRD), 1, 1))
+        image_B1D = jnp.tile(image_1D[None], (x_BRD.shape[0], 1, 1))
         real_BR = box_BRF[..., 2] > box_BRF[..., 0]
         mask_BL = jnp.concatenate([real_BR.any(1, keepdims=True), real_BR], axis=1)
         return jnp.concatenate([image_B1D, x_BRD], axis=1).astype(self.dtype), mask_BL

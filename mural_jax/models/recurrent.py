@@ -56,7 +56,7 @@ class Recurrent(nnx.Module):
         self, direction: 'Direction', x_BLD: Array, mask_BL: Array, reverse: bool
     ) -> tuple[Array, Array]:
         """(states [B, L, H], zero at padding; the last state, [B, H]), one after the other."""
-        batch, hidden = len(x_BLD), direction.recurrent.kernel.shape[0]
+        batch, hidden = x_BLD.shape[0], direction.recurrent.kernel.shape[0]
         zero_BH = jnp.zeros((batch, hidden), self.dtype)
 
         def token(state: tuple, inputs: tuple[Array, Array]) -> tuple[tuple, Array]:

@@ -105,9 +105,9 @@ class ViT(nnx.Module):
         x = normalise(image_BHWC, self.pixels).astype(self.dtype)
         for patch, norm in zip(self.patches[:-1], self.norms):
             x = jax.nn.gelu(norm(patch(x), use_running_average=not training))
-        x_BLD = self.patches[-1](x).reshape(len(image_BHWC), -1, self.width)
+        x_BLD = self.patches[-1](x).reshape(image_BHWC.shape[0], -1, self.width)
         if self.pool == 'class':
-            class_B1D = jnp.tile(self.class_D[...].astype(self.dtype), (len(x_BLD), 1, 1))
+            class_B1D = jnp.tile(self.class_D[...].astype(self.dtype), (x_BLD.shape[0], 1, 1))
             x_BLD = jnp.concatenate([class_B1D, x_BLD], axis=1)
         x_BLD = x_BLD + self.position_LD[...].astype(self.dtype)[None]
         if hasattr(self, 'embedding_norm'):
@@ -156,7 +156,7 @@ class MapPool(nnx.Module):
 
     def __call__(self, x_BLD: Array) -> Array:
         query_11D = self.query(self.query_1D[...])[None]
-        query_B1D = jnp.tile(query_11D, (len(x_BLD), 1, 1))
+        query_B1D = jnp.tile(query_11D, (x_BLD.shape[0], 1, 1))
         key_value_BL2D = self.key_value(x_BLD)
         key_BLD, value_BLD = key_value_BL2D[:, :, 0], key_value_BL2D[:, :, 1]
         found_B1D = self.out(attend(query_B1D, key_BLD, value_BLD, self.num_heads, by=self.by))

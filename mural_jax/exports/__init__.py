@@ -1,0 +1,1 @@
+"""A trained model, given to the tools of others. Each export proves itself."""

@@ -1,0 +1,95 @@
+"""One ONNX model for each tower, by jax2onnx: a converter that goes from jax's own primitives.
+
+The other way, by a SavedModel and tf2onnx, is closed: that does not know the operation in which
+jax2tf keeps a program, XlaCallModule.
+"""
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jax import export as jax_export
+
+from mural_jax.exports import native, stablehlo
+from mural_jax.exports.check import Encoder
+from mural_jax.exports.subject import Call, Subject, prepared
+from mural_jax.types import UserError
+
+OPSET = 23
+MODEL = '{}.onnx'  # of a tower
+ERRORS = 3  # of onnxruntime's log: nothing below
+USE = """\
+    pip install onnxruntime
+
+    import onnxruntime
+
+    tower = onnxruntime.InferenceSession('{folder}/{tower}.onnx')
+    (name,) = (given.name for given in tower.get_inputs())
+    ({tower}_ND,) = tower.run(None, {{name: {inputs}}})"""
+INPUTS = {'image': 'image_NHHC', 'text': 'text_NL'}
+
+
+def write(subject: Subject, folder: Path, dtype: str) -> None:
+    jax2onnx = needed('jax2onnx')
+    # They warn of what they then do right: statistics of batches, types that nobody named.
+    for name in ('onnx_ir', None):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    (batch,) = jax_export.symbolic_shape('batch')
+    for tower, program in stablehlo.programs(subject, native.stored(subject, 'float32')).items():
+        shape = subject.about.inputs(tower, batch)
+        path = folder / MODEL.format(tower)
+        model = jax2onnx.to_onnx(program, inputs=[shape], model_name=tower, opset=OPSET)
+        needed('onnx').save(model, path)
+        if dtype == 'int8':
+            _quantize(path)
+    native.describe(subject, folder)
+
+
+def _quantize(path: Path) -> None:
+    """Weights of matrix products become 8 bits, by onnxruntime."""
+    from onnxruntime import quantization
+
+    whole = path.with_suffix('.float32.onnx')
+    path.rename(whole)
+    quantization.quantize_dynamic(whole, path, weight_type=quantization.QuantType.QInt8)
+    whole.unlink()
+
+
+def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
+    runtime = needed('onnxruntime')
+    options = runtime.SessionOptions()
+    options.log_severity_level = ERRORS
+    calls = {}
+    for tower in subject.towers:
+        session = runtime.InferenceSession(folder / MODEL.format(tower), options)
+        calls[tower] = _call(session)
+    return prepared(subject, calls)
+
+
+def _call(session: Any) -> Call:
+    (name,) = (given.name for given in session.get_inputs())
+    return lambda inputs: session.run(None, {name: inputs})[0]
+
+
+def use(subject: Subject, folder: str) -> str:
+    about = subject.about
+    size, length = about.image_size, about.text_length
+    parts = [USE.format(folder=folder, tower=x, inputs=INPUTS[x]) for x in subject.towers]
+    parts.append(
+        f'Opset {OPSET}; `image_NHHC` is uint8 [N, {size}, {size}, 3], RGB, and `text_NL` int32 '
+        f'[N, {length}].'
+    )
+    if 'text' in subject.towers:
+        parts.append(stablehlo.tokens(subject))
+    return '\n\n'.join(parts)
+
+
+def needed(name: str) -> ModuleType:
+    """A package of the extra `onnx`. Raises UserError where it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise UserError(
+            f"--format=onnx needs the package {name}: pip install 'mural-jax[onnx]'."
+        ) from error
