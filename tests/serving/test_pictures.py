@@ -29,7 +29,8 @@ def test_they_are_those_of_the_streams(size: int, resize: int) -> None:
     pictures = [
         encoded('RGB', 32, 32), encoded('RGB', 90, 41), encoded('RGB', 11, 17),
         encoded('L', 50, 50), encoded('P', 70, 30), encoded('RGB', 45, 33, 'BMP'),
-        encoded('RGB', 64, 48, 'JPEG'), encoded('L', 32, 32, 'JPEG'), encoded('CMYK', 40, 40, 'JPEG'),
+        encoded('RGB', 64, 48, 'JPEG'), encoded('L', 32, 32, 'JPEG'),
+        encoded('CMYK', 40, 40, 'JPEG'),
     ]  # fmt: skip
     wanted = images.crop_middle(images.decode(tf.constant(pictures), resize), size).numpy()
     found = squares(pictures, size, resize)
