@@ -60,4 +60,5 @@ def compare(subject: Subject, encoders: dict[str, Encoder], dtype: str) -> list[
 
 def _cosines(one_ND: np.ndarray, other_ND: np.ndarray) -> np.ndarray:
     lengths_N = np.linalg.norm(one_ND, axis=1) * np.linalg.norm(other_ND, axis=1)
-    return (one_ND * other_ND).sum(1) / lengths_N
+    # A vector of zeros agrees with nothing.
+    return (one_ND * other_ND).sum(1) / np.maximum(lengths_N, 1e-30)

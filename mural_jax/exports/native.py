@@ -27,6 +27,8 @@ USE = """\
 
 def write(subject: Subject, folder: Path, dtype: str) -> None:
     arrays = exported.flat(stored(subject, dtype))
+    # The library writes memory as it lies there, whatever the strides say.
+    arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
     path = folder / exported.WEIGHTS
     safetensors.numpy.save_file(arrays, path, metadata={'format': 'np'})
     path.chmod(0o644)  # Others may read it, as the rest of the folder.
