@@ -6,6 +6,8 @@ import tempfile
 
 # Compiling is most of the time of these tests, so programs are not optimised.
 UNOPTIMISED = '--xla_backend_optimization_level=0'
+# Eight devices on two cores that others use too meet late: XLA ends the process after 40 seconds.
+UNOPTIMISED += ' --xla_cpu_collective_call_terminate_timeout_seconds=300'
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {UNOPTIMISED}'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['JAX_PLATFORMS'] = 'cpu'
