@@ -91,5 +91,6 @@ def needed(name: str) -> ModuleType:
         return __import__(name)
     except ImportError as error:
         raise UserError(
-            f"--format=onnx needs the package {name}: pip install 'mural-jax[onnx]'."
+            f"--format=onnx needs the package {name}: pip install 'mural-jax[onnx]', and then "
+            'pip install --no-deps jax2onnx.'
         ) from error
