@@ -23,8 +23,12 @@ CONFIG_HELP = (
 
 def run() -> None:
     """The console script `mural`."""
-    if sys.argv[1:2] in (['train'], ['evaluate']):
+    verb = sys.argv[1:2]
+    if verb in (['train'], ['evaluate']):
         _take_huge_pages()
+    # TensorFlow and tensorboardX import them where they can, which takes seconds, for nothing.
+    for name in ('keras', 'torch') if verb == ['train'] else ('keras',):
+        sys.modules[name] = None  # type: ignore[assignment]
     sys.exit(main(sys.argv[1:]))
 
 

@@ -21,17 +21,22 @@ def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
     """
 
     def one(encoded: tf.Tensor) -> tf.Tensor:
-        if tf.io.is_jpeg(encoded):
-            image_HWC = tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
-        else:
-            image_HWC = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        image_HWC.set_shape([None, None, 3])
-        if size != tf.shape(image_HWC)[0] or size != tf.shape(image_HWC)[1]:
-            resized = tf.image.resize(image_HWC, [size, size], antialias=True)
-            image_HWC = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+        image_HWC = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'),
+            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        )
+        image_HWC = tf.ensure_shape(image_HWC, [None, None, 3])
+        fits = tf.reduce_all(tf.shape(image_HWC)[:2] == size)
+        image_HWC = tf.cond(fits, lambda: image_HWC, lambda: _resized(image_HWC, size))
         return tf.ensure_shape(image_HWC, [size, size, 3])
 
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.uint8, parallel_iterations=SIDE_BY_SIDE)
+
+
+def _resized(image_HWC: tf.Tensor, size: int) -> tf.Tensor:
+    resized_SSC = tf.image.resize(image_HWC, [size, size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized_SSC), 0, 255), tf.uint8)
 
 
 def decode_area(

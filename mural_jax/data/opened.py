@@ -44,7 +44,7 @@ class OpenStream:
         self._label_S = np.array(label_S, np.int32)
         self._bad: list[dict[str, Any]] = []
         self._num_bad, self._num_read = 0, 0
-        self._graph = tf.function(self.decoded, reduce_retracing=True)
+        self._graph = tf.function(self.decoded, autograph=False, reduce_retracing=True)
         if spec.hard_negatives:
             self._substitutes = Substitutes(self.texts(np.arange(SAMPLE))[0])
 
@@ -141,6 +141,8 @@ class OpenStream:
         kinds = [tf.string] * self._num_records + [tf.int64] * self._num_numbers
         kinds += [tf.int32, tf.float32]
 
+        # Graphs are written out here, so that nothing is to be turned into them: that took seconds.
+        @tf.autograph.experimental.do_not_convert
         def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
             def read(first: np.ndarray) -> list[np.ndarray]:
                 position_B = int(first) + np.arange(size)

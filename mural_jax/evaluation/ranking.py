@@ -18,6 +18,8 @@ from mural_jax.types import Array, UserError
 
 SCORES = 1 << 25  # of one block of queries, 128 MiB; ours
 NEAR = 16  # items near to the right one that are computed again one by one, else the whole row
+PAIRS = 1 << 22  # that may have to be computed again, of some queries, 64 MiB of numbers; ours
+AT_ONCE = 1 << 14  # pairs that are computed again at a time; ours
 EQUAL = 1e-12  # float64 scores of unit vectors that differ by less are a tie
 
 
@@ -78,9 +80,16 @@ def _ranks(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray
     parts = []
     for start in range(0, len(query_QD), size):
         query_BD, right_B = query_QD[start : start + size], right[start : start + size]
-        best_B = np.array([_exact(q, item_ND[r]).max() for q, r in zip(query_BD, right_B)])
+        best_B = _best(query_BD, item_ND, right_B)
         near = _near(query_BD, item_ND, item_MD, best_B, size)
-        parts.append(_settled(query_BD, item_ND, right_B, best_B, near))
+        # Where all items are near, so many pairs are looked at as these rows have.
+        step = max(1, PAIRS // len(item_ND))
+        for row in range(0, len(query_BD), step):
+            rows = slice(row, row + step)
+            parts.append(
+                _settled(query_BD[rows], item_ND, right_B[rows], best_B[rows],
+                         [x[rows] for x in near])
+            )  # fmt: skip
     return Ranks(*(np.concatenate(column) for column in zip(*parts)))
 
 
@@ -146,22 +155,46 @@ def _settled(
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """(above, tied, right) of a block of queries, what was too near looked at in float64."""
     above_B, near_B, place_BK = near
-    tied_B, tied_right_B = np.zeros_like(above_B), np.zeros_like(above_B)
-    for row in range(len(query_BD)):
-        few = near_B[row] <= place_BK.shape[1]
-        places = place_BK[row, : near_B[row]] if few else np.arange(len(item_ND))
-        score = _exact(query_BD[row], item_ND[places])
-        tie = np.abs(score - best_B[row]) <= EQUAL
-        over = (score > best_B[row]) & ~tie
-        above_B[row] = above_B[row] + over.sum() if few else over.sum()
-        tied_B[row] = tie.sum()
-        tied_right_B[row] = np.isin(places[tie], right_B[row]).sum()
-    return iter((above_B, tied_B, tied_right_B))
+    many_B = near_B > place_BK.shape[1]
+    few = (np.arange(place_BK.shape[1]) < near_B[:, None]) & ~many_B[:, None]
+    # Of a query with many near items the whole row is looked at.
+    row_P = np.concatenate([np.nonzero(few)[0], np.repeat(np.nonzero(many_B)[0], len(item_ND))])
+    item_P = np.concatenate([place_BK[few], np.tile(np.arange(len(item_ND)), many_B.sum())])
+    away_P = _exact(query_BD, item_ND, row_P, item_P) - best_B[row_P]
+    tie_P = np.abs(away_P) <= EQUAL
+    owner_R, right_R = _flat(right_B)
+    known_R = owner_R * len(item_ND) + right_R
+    is_right_P = np.isin(row_P[tie_P] * len(item_ND) + item_P[tie_P], known_R)
+    size = len(query_BD)
+    over_B = np.bincount(row_P[(away_P > 0) & ~tie_P], minlength=size)
+    tied_B = np.bincount(row_P[tie_P], minlength=size)
+    tied_right_B = np.bincount(row_P[tie_P][is_right_P], minlength=size)
+    return iter((np.where(many_B, over_B, above_B + over_B), tied_B, tied_right_B))
 
 
-def _exact(query_D: np.ndarray, item_ND: np.ndarray) -> np.ndarray:
-    """Scores in float64, one sum for each item in one order, so that equal items tie."""
-    return (item_ND.astype(np.float64) * query_D.astype(np.float64)).sum(1)
+def _best(query_BD: np.ndarray, item_ND: np.ndarray, right_B: Sequence[np.ndarray]) -> np.ndarray:
+    """The score of the best right item of each query, float64 [B]."""
+    owner_R, right_R = _flat(right_B)
+    first_B = np.searchsorted(owner_R, np.arange(len(query_BD)))
+    return np.maximum.reduceat(_exact(query_BD, item_ND, owner_R, right_R), first_B)
+
+
+def _flat(right_B: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(query, right item) of all of them, int64 [R] each, by query."""
+    owner_R = np.repeat(np.arange(len(right_B)), [len(right) for right in right_B])
+    return owner_R, np.concatenate([*right_B]).astype(np.int64)
+
+
+def _exact(
+    query_BD: np.ndarray, item_ND: np.ndarray, row_P: np.ndarray, item_P: np.ndarray
+) -> np.ndarray:
+    """Scores in float64 of pairs, each one sum in one order, so that equal items tie."""
+    score_P = np.empty(len(row_P))
+    for start in range(0, len(row_P), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        item_PD, query_PD = item_ND[item_P[part]], query_BD[row_P[part]]
+        score_P[part] = (item_PD.astype(np.float64) * query_PD.astype(np.float64)).sum(1)
+    return score_P
 
 
 @partial(jax.jit, static_argnums=0)

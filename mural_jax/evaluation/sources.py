@@ -149,7 +149,7 @@ class Sources:
 def _decoder(decode: Callable) -> Callable:
     import tensorflow as tf
 
-    return tf.function(decode, reduce_retracing=True)
+    return tf.function(decode, autograph=False, reduce_retracing=True)
 
 
 def _first(texts: Mapping[str, Mapping[str, list[str]]], kind: str) -> str:

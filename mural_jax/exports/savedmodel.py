@@ -57,15 +57,13 @@ def _named(encode: Callable, prepare: Callable = lambda x: x) -> Callable:
 
 def _pixels(subject: Subject) -> Callable:
     """Bytes of pictures -> uint8 [N, H, H, 3], as the streams read them."""
-    import tensorflow as tf
 
     from mural_jax.data import images
 
     about = subject.about
-    decode = tf.function(images.decode)  # whose conditions on tensors AutoGraph turns
 
     def pixels(encoded: Any) -> Any:
-        return images.crop_middle(decode(encoded, about.resize), about.image_size)
+        return images.crop_middle(images.decode(encoded, about.resize), about.image_size)
 
     return pixels
 
