@@ -8,17 +8,10 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from mural_jax import __version__, flags
+from mural_jax import __version__, flags, model_verbs
 from mural_jax.types import RESTART, Restart, UserError
-
-DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-CONFIG_HELP = (
-    'FILE[:arg], a path or the name of a config of the package, such as emoji:mural; '
-    'any field is set with --config.field.field=VALUE'
-)
 
 
 def run() -> None:
@@ -84,40 +77,30 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'mural_jax {__version__}')
     verbs = parser.add_subparsers(title='verbs', required=True, metavar='VERB')
 
-    prepare = _verb(verbs, 'prepare', _prepare, 'build the data sets and train the vocabulary')
-    _add(prepare, config=True, data_dir=True)
+    prepare = flags.verb(verbs, 'prepare', _prepare, 'build the data sets and train the vocabulary')
+    flags.common(prepare, config=True, data_dir=True)
     prepare.add_argument(
         '--source', action='append', default=[], metavar='NAME=PATH',
         help='where a builder finds one of its sources, such as font=FILE (may be repeated)',
     )  # fmt: skip
 
-    params = _verb(verbs, 'params', _params, 'count parameters and operations of a config')
-    _add(params, config=True)
+    params = flags.verb(verbs, 'params', _params, 'count parameters and operations of a config')
+    flags.common(params, config=True)
 
-    train = _verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
-    _add(train, config=True, workdir=True, data_dir=True)
+    train = flags.verb(verbs, 'train', _train, 'train, or go on from the newest checkpoint')
+    flags.common(train, config=True, workdir=True, data_dir=True)
 
     _scale_verbs(verbs)
 
-    evaluate = _verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
+    evaluate = flags.verb(verbs, 'evaluate', _evaluate, 'score a checkpoint and index its pictures')
     flags.add_scored(evaluate)
-    _add(evaluate, data_dir=True)
+    flags.common(evaluate, data_dir=True)
 
-    search = _verb(verbs, 'search', _search, 'find pictures by words in any language')
-    _add(search, workdir=True, step=True)
-    search.add_argument('--query', required=True, help='what to look for')
-    search.add_argument('--k', type=int, default=5, help='how many pictures (default: 5)')
-    search.add_argument(
-        '--out', type=Path, help='the picture of what was found (default: WORKDIR/search.png)'
-    )
+    model_verbs.add(verbs)
 
-    export = _verb(verbs, 'export', _export, 'give a trained model to the tools of others')
-    _add(export, workdir=True, step=True)
-    flags.add_exported(export)
-
-    report = _verb(verbs, 'report', _report, 'write a page about one run, or several compared')
+    report = flags.verb(verbs, 'report', _report, 'write a page about one run, or several compared')
     flags.add_reported(report)
-    _add(report, step=True)
+    flags.common(report, step=True)
 
     data = verbs.add_parser('data', help='ingest, look at and measure data')
     _data_verbs(data.add_subparsers(title='verbs', required=True, metavar='VERB'), argv)
@@ -125,24 +108,26 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _scale_verbs(verbs: argparse._SubParsersAction) -> None:
-    plan = _verb(verbs, 'plan', _plan, 'what a step needs on devices that nobody has to hold')
-    _add(plan, config=True)
+    plan = flags.verb(verbs, 'plan', _plan, 'what a step needs on devices that nobody has to hold')
+    flags.common(plan, config=True)
     flags.add_planned(plan)
 
-    bench = _verb(verbs, 'bench', _bench_step, 'how fast a step is on the devices that are here')
-    _add(bench, config=True)
+    bench = flags.verb(
+        verbs, 'bench', _bench_step, 'how fast a step is on the devices that are here'
+    )
+    flags.common(bench, config=True)
     bench.add_argument(
         '--data_dir', type=Path, help='read the prepared data there (default: made-up batches)'
     )
     bench.add_argument('--steps', type=int, default=20, help='that are measured (default: 20)')
     bench.add_argument('--json', type=Path, help='all numbers, as a file')
 
-    doctor = _verb(verbs, 'doctor', _doctor, 'check all that a run needs before it starts')
-    _add(doctor, config=True, workdir=True, data_dir=True)
+    doctor = flags.verb(verbs, 'doctor', _doctor, 'check all that a run needs before it starts')
+    flags.common(doctor, config=True, workdir=True, data_dir=True)
 
-    look = _verb(verbs, 'inspect', _inspect_run, 'what is in the checkpoints of a run')
+    look = flags.verb(verbs, 'inspect', _inspect_run, 'what is in the checkpoints of a run')
     look.add_argument('workdir', type=Path, metavar='WORKDIR', help='the folder of the run')
-    _add(look, step=True)
+    flags.common(look, step=True)
     look.add_argument('--full', action='store_true', help='every array, not groups of them')
 
 
@@ -151,8 +136,8 @@ def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
     if argv[:2] == ['data', 'ingest']:  # The formats are known by their readers alone.
         _formats(ingest.add_subparsers(title='formats', required=True, metavar='FORMAT'))
 
-    clean = _verb(verbs, 'decontaminate', _decontaminate, 'find test sets in training data')
-    _add(clean, config=True, data_dir=True)
+    clean = flags.verb(verbs, 'decontaminate', _decontaminate, 'find test sets in training data')
+    flags.common(clean, config=True, data_dir=True)
     clean.add_argument(
         '--against', nargs='+', default=[], metavar='DATASET:SPLIT',
         help='test sets, besides those that filters.exclude of the sources name',
@@ -164,14 +149,14 @@ def _data_verbs(verbs: argparse._SubParsersAction, argv: list[str]) -> None:
         help='the folder of the report (default: decontamination)',
     )
 
-    look = _verb(verbs, 'inspect', _inspect, 'a page of what the streams of a config hold')
-    _add(look, config=True, data_dir=True)
+    look = flags.verb(verbs, 'inspect', _inspect, 'a page of what the streams of a config hold')
+    flags.common(look, config=True, data_dir=True)
     look.add_argument(
         '--out', type=Path, default=Path('data.html'), help='the page (default: data.html)'
     )
 
-    bench = _verb(verbs, 'bench', _bench, 'how fast the streams of a config are, and why')
-    _add(bench, config=True, data_dir=True)
+    bench = flags.verb(verbs, 'bench', _bench, 'how fast the streams of a config are, and why')
+    flags.common(bench, config=True, data_dir=True)
     bench.add_argument(
         '--seconds', type=float, default=5.0, help='of each measurement (default: 5)'
     )
@@ -182,13 +167,13 @@ def _formats(formats: argparse._SubParsersAction) -> None:
 
     for name, kind in FORMATS.items():
         first = (kind.__doc__ or '').strip().splitlines()[0]
-        parser = _verb(formats, name, _ingest, first)
+        parser = flags.verb(formats, name, _ingest, first)
         parser.set_defaults(reader=kind)
         parser.add_argument(
             '--name', required=True, help='what comes after the slash: captions/NAME or '
             'translations/NAME in a config'
         )  # fmt: skip
-        _add(parser, data_dir=True)
+        flags.common(parser, data_dir=True)
         flags.add(parser.add_argument_group(f'what a {name} is made of'), kind)
         limits = parser.add_argument_group('limits')
         limits.add_argument(
@@ -210,29 +195,6 @@ def _formats(formats: argparse._SubParsersAction) -> None:
             metavar='OPTIONS',
             help="by Apache Beam, with its own options, such as '--runner=FlinkRunner'",
         )
-
-
-def _verb(
-    verbs: argparse._SubParsersAction, name: str, run: Callable, text: str
-) -> argparse.ArgumentParser:
-    # Without abbreviations, or --conf.x=1 would be taken for --config.
-    parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(verb=run)
-    return parser
-
-
-def _add(parser: argparse.ArgumentParser, **wanted: bool) -> None:
-    if wanted.get('config'):
-        parser.add_argument('--config', required=True, help=CONFIG_HELP)
-    if wanted.get('workdir'):
-        parser.add_argument('--workdir', required=True, type=Path, help='the folder of the run')
-    if wanted.get('data_dir'):
-        parser.add_argument(
-            '--data_dir', type=Path, default=Path(DATA_DIR),
-            help='the folder of prepared data (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
-        )  # fmt: skip
-    if wanted.get('step'):
-        parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -327,27 +289,6 @@ def _evaluate_other(arguments: argparse.Namespace) -> None:
         return
     images, texts = arguments.images.expanduser(), arguments.texts.expanduser()
     other_commands.evaluate_files(images, texts, arguments.language, out, force)
-
-
-def _search(arguments: argparse.Namespace) -> None:
-    if not arguments.query.strip():
-        raise UserError('The query is empty. Say what to look for: --query "a red fruit".')
-    if arguments.k < 1:
-        raise UserError(f'--k {arguments.k} finds nothing; give at least 1.')
-    from mural_jax import evaluation_commands
-
-    workdir = arguments.workdir.expanduser()
-    out = (arguments.out or workdir / 'search.png').expanduser()
-    evaluation_commands.search(workdir, arguments.query, arguments.k, arguments.step, out)
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from mural_jax import export_commands
-
-    return export_commands.export(
-        arguments.workdir.expanduser(), arguments.step, arguments.format,
-        arguments.out.expanduser(), arguments.dtype, arguments.tower,
-    )  # fmt: skip
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -3,14 +3,46 @@
 import argparse
 import dataclasses
 import inspect
+import os
 import re
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mural_jax.types import UserError
 
+DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+CONFIG_HELP = (
+    'FILE[:arg], a path or the name of a config of the package, such as emoji:mural; '
+    'any field is set with --config.field.field=VALUE'
+)
 _FIELD = re.compile(r'^(\w+): ')
+
+
+def verb(
+    verbs: argparse._SubParsersAction, name: str, run: Callable, text: str
+) -> argparse.ArgumentParser:
+    """Adds a verb, whose function takes the arguments and may return an exit code."""
+    # Without abbreviations, or --conf.x=1 would be taken for --config.
+    parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def common(parser: argparse.ArgumentParser, **wanted: bool) -> None:
+    """Adds the flags that many verbs have: config, workdir, data_dir, step."""
+    if wanted.get('config'):
+        parser.add_argument('--config', required=True, help=CONFIG_HELP)
+    if wanted.get('workdir'):
+        parser.add_argument('--workdir', required=True, type=Path, help='the folder of the run')
+    if wanted.get('data_dir'):
+        parser.add_argument(
+            '--data_dir', type=Path, default=Path(DATA_DIR),
+            help='the folder of prepared data (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
+        )  # fmt: skip
+    if wanted.get('step'):
+        parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
 
 
 def add(parser: argparse._ArgumentGroup, kind: type) -> None:
@@ -112,24 +144,6 @@ def add_planned(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--memory_gib', type=float, help='of one device (default: of its kind)')
     parser.add_argument('--json', type=Path, help='all numbers, as a file')
-
-
-def add_exported(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `mural export`: what becomes of the model, and where it goes."""
-    parser.add_argument(
-        '--format',
-        required=True,
-        choices=['safetensors', 'stablehlo', 'onnx', 'savedmodel'],
-        help='docs/export.md',
-    )
-    parser.add_argument('--out', type=Path, required=True, help='a folder that is not there yet')
-    parser.add_argument(
-        '--dtype', default='float32', choices=['float32', 'bfloat16', 'float16', 'int8'],
-        help='how the weights are stored (default: float32)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--tower', choices=['image', 'text'], help='this one alone (default: all of them)'
-    )
 
 
 def add_reported(parser: argparse.ArgumentParser) -> None:

@@ -13,34 +13,48 @@ TILE = 128  # items of which the best one stands for all at first; ours
 
 
 def nearest(query_QD: np.ndarray, item_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, best first, float32 [Q, k]; numbers of the items, int64 [Q, k]).
+    """What `Nearest` finds, of items that are asked for once."""
+    return Nearest(item_ND)(query_QD, k)
 
-    The score is the dot product; of equal ones the first item comes first. Raises UserError where k
-    is more than the items there are, or the two are not of one space.
-    """
-    count, size = len(query_QD), len(item_ND)
-    if not 0 < k <= size:
-        raise UserError(f'k={k} nearest of {size} items cannot be found: give 1 to {size}.')
-    if query_QD.shape[1:] != item_ND.shape[1:]:
-        raise UserError(
-            f'Queries have {query_QD.shape[1]} dimensions and items {item_ND.shape[1]}: they are '
-            'not of one space.'
+
+class Nearest:
+    """Finds the nearest of N items, which lie on the device in blocks."""
+
+    def __init__(self, item_ND: np.ndarray):
+        self.size, self.dim = item_ND.shape
+        width = min(ITEMS, -(-self.size // TILE) * TILE)
+        self._blocks = [
+            (start, *_padded(item_ND[start : start + width], width))
+            for start in range(0, self.size, width)
+        ]
+
+    def __call__(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, best first, float32 [Q, k]; numbers of the items, int64 [Q, k]).
+
+        The score is the dot product; of equal ones the first item comes first. Raises UserError
+        where k is more than the items there are, or the two are not of one space.
+        """
+        if not 0 < k <= self.size:
+            raise UserError(f'k={k} nearest of {self.size} items cannot be found: give 1 to '
+                            f'{self.size}.')  # fmt: skip
+        if query_QD.shape[1:] != (self.dim,):
+            raise UserError(
+                f'Queries have {query_QD.shape[1]} dimensions and items {self.dim}: they are not '
+                'of one space.'
+            )
+        rows = min(QUERIES, len(query_QD))
+        scores, places = [], []
+        for begin in range(0, len(query_QD), rows):
+            query_BD, _ = _padded(query_QD[begin : begin + rows], rows)
+            best_BK, place_BK = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
+            for start, item_MD, real in self._blocks:
+                best_BK, place_BK = _block(k, query_BD, item_MD, real, start, best_BK, place_BK)
+            scores.append(best_BK)
+            places.append(place_BK)
+        return (
+            np.concatenate([np.asarray(x) for x in scores])[: len(query_QD)],
+            np.concatenate([np.asarray(x) for x in places])[: len(query_QD)].astype(np.int64),
         )
-    rows, width = min(QUERIES, count), min(ITEMS, -(-size // TILE) * TILE)
-    blocks = [(start, *_padded(item_ND[start : start + width], width)) for start in
-              range(0, size, width)]  # fmt: skip
-    scores, places = [], []
-    for begin in range(0, count, rows):
-        query_BD, _ = _padded(query_QD[begin : begin + rows], rows)
-        best_BK, place_BK = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
-        for start, item_MD, real in blocks:
-            best_BK, place_BK = _block(k, query_BD, item_MD, real, start, best_BK, place_BK)
-        scores.append(best_BK)
-        places.append(place_BK)
-    return (
-        np.concatenate([np.asarray(x) for x in scores])[:count],
-        np.concatenate([np.asarray(x) for x in places])[:count].astype(np.int64),
-    )
 
 
 def _padded(rows: np.ndarray, size: int) -> tuple[Array, int]:

@@ -14,7 +14,15 @@ PACKAGE = Path(mural_jax.__file__).parent
 # Rooms on one line do not import each other; a line may import those below it.
 LINES = [
     ['__main__'],
-    ['commands', 'data_commands', 'scale_commands', 'evaluation_commands', 'export_commands'],
+    ['model_verbs'],
+    [
+        'commands',
+        'data_commands',
+        'scale_commands',
+        'evaluation_commands',
+        'export_commands',
+        'search_commands',
+    ],
     ['other_commands'],
     ['planning', 'restored', 'exports'],
     ['run', 'preflight', 'exported'],
@@ -36,6 +44,9 @@ HOMES = {
     'orbax': {'checkpoints'},
     'ml_collections': {'config'},
     'safetensors': {'pretrained', 'exports'},
+    'starlette': {'serving'},
+    'uvicorn': {'search_commands'},
+    'faiss': {'serving'},
 }
 
 
@@ -70,6 +81,10 @@ def test_arrows_only_go_down(room: str, path: Path) -> None:
     [
         ('import mural_jax.__main__', ['jax', 'tensorflow', 'numpy']),
         ('import mural_jax.commands', ['tensorflow', 'tensorflow_datasets']),
+        (
+            'import mural_jax.search_commands',
+            ['tensorflow', 'orbax', 'starlette', 'faiss'],
+        ),
         ('import mural_jax.objectives.contrastive', ['flax', 'optax', 'tensorflow']),
         ('import mural_jax.training.loop', ['tensorflow']),
     ],

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mural_jax.types import UserError
 
@@ -25,14 +25,19 @@ def squares(pictures: list[Picture], size: int, resize: int) -> np.ndarray:
     image_NSSC = np.empty((len(pictures), size, size, 3), np.uint8)
     for number, picture in enumerate(pictures):
         try:
-            image_NSSC[number] = _resized(opened(picture), resize)[middle, middle]
+            image_NSSC[number] = resized(opened(picture), resize)[middle, middle]
         except UserError as error:
             raise UserError(f'Picture {number}: {error}') from error
     return image_NSSC
 
 
-def opened(picture: Picture) -> Image.Image:
-    """The picture in RGB, decoded. Raises UserError where that cannot be."""
+def upright(picture: Picture, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """The picture as people see it: turned as its camera was held. Streams do not turn theirs."""
+    return ImageOps.exif_transpose(opened(picture, most_pixels))
+
+
+def opened(picture: Picture, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """The picture in RGB, decoded. Raises UserError where that cannot be, or it is too large."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(
@@ -48,16 +53,18 @@ def opened(picture: Picture) -> Image.Image:
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             image = picture if isinstance(picture, Image.Image) else Image.open(picture)
         pixels = image.width * image.height
-        if pixels > MOST_PIXELS:
-            raise UserError(f'it has {pixels:,} pixels, more than {MOST_PIXELS:,}.')
+        if pixels > most_pixels:
+            raise UserError(f'it has {pixels:,} pixels, more than {most_pixels:,}.')
         return image.convert('RGB')
+    except UnidentifiedImageError as error:
+        raise UserError('it is no picture of a kind that can be read.') from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f'it cannot be read as a picture ({error}).') from error
 
 
-def _resized(image: Image.Image, side: int) -> np.ndarray:
+def resized(image: Image.Image, side: int) -> np.ndarray:
     """uint8 [side, side, 3], a triangle filter as wide as what becomes one pixel."""
     if image.size == (side, side):
         return np.asarray(image)
