@@ -6,7 +6,7 @@ from pathlib import Path
 from mural_jax import flags
 from mural_jax.types import UserError
 
-FORMATS = ('safetensors', 'stablehlo', 'onnx', 'savedmodel')
+FORMATS = ('safetensors', 'stablehlo', 'onnx', 'savedmodel', 'transformers', 'open_clip')
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 HOW = ('exact', 'binary', 'faiss')
 LOOPBACK = '127.0.0.1'

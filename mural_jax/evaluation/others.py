@@ -32,7 +32,11 @@ class Other:
 
     def images(self, task: str, items: Items) -> np.ndarray:
         """The pictures of items, float32 [N, D]; the library's own preprocessing. No `task`."""
-        return _embedded(self._encode_images, items.png, _decoded)
+        return self.pictures(items.png)
+
+    def pictures(self, encoded: list[bytes]) -> np.ndarray:
+        """N files of pictures -> float32 [N, D]."""
+        return _embedded(self._encode_images, encoded, _decoded)
 
     def texts(self, task: str, texts: list[str]) -> np.ndarray:
         """N texts -> float32 [N, D]; the library's own tokenizer. No `task`."""

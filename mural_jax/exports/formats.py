@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mural_jax.exports import native, onnx, savedmodel, stablehlo
+from mural_jax.exports import hugging_face, native, onnx, open_clip, savedmodel, stablehlo
 from mural_jax.exports.check import Encoder
 from mural_jax.exports.subject import Subject
 
@@ -28,4 +28,6 @@ FORMATS = {
     'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use),
     'onnx': Format(onnx.write, onnx.read, onnx.use, ('float32', 'int8')),
     'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use),
+    'transformers': Format(hugging_face.write, hugging_face.read, hugging_face.use),
+    'open_clip': Format(open_clip.write, open_clip.read, open_clip.use),
 }

@@ -301,6 +301,20 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        'Hugging Face VisionTextDualEncoderModel of CLIP and BERT or XLM-R',
+        has=(
+            'vision_model.post_layernorm.weight',
+            'text_model.embeddings.word_embeddings.weight',
+        ),
+        image=_rooted('', 'vision_model.', HF_CLIP_IMAGE),
+        text=_rooted('', 'text_model.', BERT),
+        model=(
+            Rule('visual_projection', 'heads/*/image', DENSE),
+            Rule('text_projection', 'heads/*/text', DENSE),
+            *_SCALARS,
+        ),
+    ),
+    Layout(
         'open_clip with a tower of timm',
         has=('visual.trunk.patch_embed.proj.weight', 'text.token_embedding.weight'),
         image=_rooted('', 'visual.trunk.', TIMM_VIT),

@@ -1,0 +1,101 @@
+"""A folder that open_clip loads: its own CLIP, with a tokenizer of Hugging Face."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mural_jax.evaluation import others
+from mural_jax.exports import counterparts, pieces
+from mural_jax.exports.check import Encoder
+from mural_jax.exports.counterparts import CLIP
+from mural_jax.exports.hugging_face import encoders
+from mural_jax.exports.subject import Subject
+from mural_jax.models.vision import PIXELS
+from mural_jax.types import UserError
+
+LIBRARY = 'open_clip'
+GELU, QUICK_GELU = 'gelu', 'quick_gelu'
+USE = """\
+    pip install open_clip_torch transformers
+
+    import open_clip
+    import torch
+    from PIL import Image
+
+    model, _, process = open_clip.create_model_and_transforms('local-dir:{folder}')
+    tokenize = open_clip.get_tokenizer('local-dir:{folder}')
+    text_ND = model.encode_text(tokenize(['a cat', 'paka']), normalize=True)
+    image_ND = model.encode_image(process(Image.open('cat.png'))[None], normalize=True)
+
+open_clip mends texts before it reads them (ftfy, HTML's entities), which mural_jax does not: where
+that changes one, its embedding changes too."""
+
+
+def write(subject: Subject, folder: Path, dtype: str) -> None:
+    counterparts.chosen(subject, (CLIP,), LIBRARY)
+    config = _config(subject)
+    torch, library = pieces.needed('torch'), pieces.needed(LIBRARY)
+    safetensors = pieces.needed('safetensors.torch').torch
+    model = library.CLIP(**config)
+    theirs = {name: value.numpy() for name, value in model.state_dict().items()}
+    named = counterparts.named(subject, theirs, LIBRARY)
+    weights = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in named.items()}
+    safetensors.save_file(weights, folder / others.OPEN_CLIP_FILE, metadata={'format': 'pt'})
+    (folder / others.OPEN_CLIP_FILE).chmod(0o644)
+    words = dict(model_cfg=config, preprocess_cfg=_processing(subject))
+    (folder / 'open_clip_config.json').write_text(json.dumps(words, indent=1) + '\n')
+    pieces.write(subject, folder)
+
+
+def _config(subject: Subject) -> dict[str, Any]:
+    about, model = subject.about, subject.about.model
+    image, text = model['towers']['image'], model['towers']['text']
+    if about.resize != about.image_size:
+        raise UserError(
+            f'{LIBRARY} resizes pictures to what the model takes, {about.image_size} pixels; this '
+            f'one cuts the middle out of {about.resize}. Use --format=transformers.'
+        )
+    acts = {node['layers'].get('activation', 'gelu_tanh') for node in (image, text)}
+    if len(acts) > 1 or not acts <= {GELU, QUICK_GELU}:
+        raise UserError(
+            f'{LIBRARY} has the activations {GELU} and {QUICK_GELU}, one for both towers; this '
+            f'model has {", ".join(sorted(acts))}. Use --format=transformers.'
+        )
+    (patch,) = image.get('patches', (16,))
+    layers = image['layers']
+    return dict(
+        embed_dim=model['embedding'], quick_gelu=acts == {QUICK_GELU},
+        vision_cfg=dict(
+            **_layers(layers), head_width=layers['width'] // layers['num_heads'],
+            image_size=image['image_size'], patch_size=patch,
+        ),
+        text_cfg=dict(
+            **_layers(text['layers']), heads=text['layers']['num_heads'],
+            context_length=text['max_length'], vocab_size=about.vocab_size, pool_type='eos',
+            eos_id=text['eot_id'], pad_id=subject.pad_id, hf_tokenizer_name='.',
+        ),
+    )  # fmt: skip
+
+
+def _layers(layers: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(
+        layers=layers['depth'], width=layers['width'], mlp_ratio=layers.get('mlp_ratio', 4.0),
+        norm_kwargs=dict(eps=layers.get('norm_eps', 1e-6)),
+    )  # fmt: skip
+
+
+def _processing(subject: Subject) -> dict[str, Any]:
+    mean, deviation = PIXELS[subject.about.model['towers']['image'].get('pixels', 'half')]
+    return dict(
+        mean=mean, std=deviation, interpolation='bilinear', resize_mode='squash',
+        size=subject.about.image_size,
+    )  # fmt: skip
+
+
+def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
+    return encoders(others.load(f'{LIBRARY}:{others.LOCAL}{folder}'))
+
+
+def use(subject: Subject, folder: str) -> str:
+    return USE.format(folder=folder)
