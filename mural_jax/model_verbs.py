@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mural_jax import flags
 from mural_jax.types import UserError
@@ -172,7 +173,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     search_commands.serve(_opened(arguments), arguments.host, arguments.port, limits)
 
 
-def _opened(arguments: argparse.Namespace):
+def _opened(arguments: argparse.Namespace) -> Any:
     if arguments.rerank < 1:
         raise UserError(f'--rerank {arguments.rerank} must be at least 1.')
     from mural_jax import search_commands

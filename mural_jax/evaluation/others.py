@@ -68,8 +68,13 @@ def load(name: str) -> Other:
         raise UserError(f'{library} cannot read the model {rest}: {error}') from error
 
 
-def open_clip(library: Any, name: str, device: str) -> Other:
-    """NAME:TAG, NAME:FILE.safetensors, local-dir:FOLDER or hf-hub:OWNER/NAME."""
+def open_clip(
+    library: Any, name: str, device: str, clean: Callable[[str], str] | None = None
+) -> Other:
+    """NAME:TAG, NAME:FILE.safetensors, local-dir:FOLDER or hf-hub:OWNER/NAME.
+
+    clean: what is done to a text first, in place of what open_clip does.
+    """
     pretrained = ''
     if not name.startswith((LOCAL, HUB)):
         name, _, pretrained = name.partition(':')
@@ -80,6 +85,8 @@ def open_clip(library: Any, name: str, device: str) -> Other:
     )
     model.eval()
     tokenize = library.get_tokenizer(name)
+    if clean:
+        tokenize.clean_fn = clean
 
     def images(pictures: list[Image.Image]) -> Any:
         import torch

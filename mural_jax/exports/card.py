@@ -26,7 +26,7 @@ def write(
     about = subject.about
     size = sum(np.size(x) for x in exported.flat(subject.params).values())
     parts = [
-        _head(subject), f'# {name}',
+        _head(subject, kind), f'# {name}',
         f'{size:,} parameters in {dtype}, exported as {kind} by mural_jax {__version__} from step '
         f'{subject.step:,} of a run. Pictures of {about.image_size} pixels, texts of at most '
         f'{about.text_length} tokens out of {about.vocab_size:,}. '
@@ -37,9 +37,10 @@ def write(
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def _head(subject: Subject) -> str:
+def _head(subject: Subject, kind: str) -> str:
     """What model hubs read: YAML."""
-    lines = ['---', 'library_name: mural_jax', 'pipeline_tag: zero-shot-image-classification',
+    library = kind if kind in ('transformers', 'open_clip') else 'mural_jax'
+    lines = ['---', f'library_name: {library}', 'pipeline_tag: zero-shot-image-classification',
              'tags: [image-text-retrieval, dual-encoder, multilingual]', 'language:']  # fmt: skip
     return '\n'.join([*lines, *(f'- "{x}"' for x in languages(subject.config)), '---'])
 

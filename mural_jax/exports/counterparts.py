@@ -15,7 +15,12 @@ CLIP_IMAGE = dict(kind='vit', pool='class', embedding_norm=True, patch_bias=Fals
 SIGLIP_IMAGE = dict(kind='vit', pool='map', embedding_norm=False, patch_bias=True)
 BERT = dict(kind='bert', pool='pooler')
 DEFAULTS = dict(
-    embedding_norm=False, patch_bias=True, causal=False, attend_padding=False, bias=False
+    pool='mean',
+    embedding_norm=False,
+    patch_bias=True,
+    causal=False,
+    attend_padding=False,
+    bias=False,
 )  # of towers and heads, where a config does not name them
 BASE = 1 << 22  # Numbers below it are exact in float32, in which arrays are placed.
 # Theirs that ours may lack: counters, and a bias that is then zero.
@@ -61,7 +66,8 @@ def chosen(subject: Subject, shapes: tuple[Shape, ...], library: str) -> Shape:
     for shape in shapes:
         if not wrong[shape.name]:
             return shape
-    near = min(wrong, key=lambda name: len(wrong[name]))
+    # A tower of another kind is further away than any of its settings.
+    near = min(wrong, key=lambda name: sum(10 if ' is a ' in x else 1 for x in wrong[name]))
     raise UserError(
         f'{library} has no counterpart of this model. The nearest is {near}, but '
         f'{"; ".join(wrong[near])}. Use --format=safetensors, stablehlo, onnx or savedmodel.'
@@ -101,7 +107,7 @@ def named(subject: Subject, theirs: Mapping[str, np.ndarray], library: str) -> d
     ours = {
         path: value
         for path, value in flat(subject.params).items()
-        if path.startswith('towers/') or path.split('/')[-1 if '/' not in path else 1] == space
+        if path.startswith('towers/') or path.split('/')[1] == space
     }
     starts, start = {}, 0
     for name, array in theirs.items():

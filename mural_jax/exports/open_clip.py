@@ -20,7 +20,6 @@ USE = """\
     pip install open_clip_torch transformers
 
     import open_clip
-    import torch
     from PIL import Image
 
     model, _, process = open_clip.create_model_and_transforms('local-dir:{folder}')
@@ -94,7 +93,8 @@ def _processing(subject: Subject) -> dict[str, Any]:
 
 
 def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
-    return encoders(others.load(f'{LIBRARY}:{others.LOCAL}{folder}'))
+    # Texts as they are: those that open_clip mends have other embeddings, as the card says.
+    return encoders(others.open_clip(pieces.needed(LIBRARY), f'{others.LOCAL}{folder}', 'cpu', str))
 
 
 def use(subject: Subject, folder: str) -> str:
