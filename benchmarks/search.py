@@ -5,18 +5,23 @@
 MODEL is a folder of `mural export --format=safetensors`, TABLE a Parquet file of pictures. They
 are cut at random places until there are enough, and `mural index` embeds them, killed once on its
 way. Then single queries by every way of `mural search`, in turns with faiss's IndexFlatIP where
-faiss is installed: on that index, and on random vectors of 512 numbers.
+faiss is installed: on that index, and on random vectors of 512 numbers. Last, `mural serve` and 50 clients
+at once, for a minute.
 """
 
 import argparse
 import dataclasses
+import http.client
 import io
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +32,8 @@ from pyarrow import parquet
 from mural_jax.serving.finder import Finder, write_faiss
 from mural_jax.serving.gallery import Gallery, parts
 
+CLIENTS, SECONDS = 50, 60  # at once; of asking
+WORDS = ['a red flower', 'красное яблоко', 'قطة سوداء', '赤い車', 'पीला फूल']
 K, ROUNDS, TURN = 10, 20, 50  # found; rounds, and queries of each way in one
 
 
@@ -46,6 +53,7 @@ def main() -> None:
         cut(given.pictures, given.image_column, table, given.count)
     shutil.rmtree(index, ignore_errors=True)
     embed(given.model, table, index, given.count)
+    load(index)
     gallery = Gallery(index)
     rng = np.random.default_rng(0)
     print(f'{len(gallery.rows):,} pictures, {gallery.about.dim} dimensions')
@@ -102,6 +110,42 @@ def embed(model: Path, table: Path, index: Path, count: int) -> None:
     seconds = time.perf_counter() - began
     print(f'killed after {kept} parts; {len(parts(index))} in the end, {seconds:.0f} s in all, '
           f'{count / seconds:,.0f} pictures a second, {peak:.2f} GB at most')  # fmt: skip
+
+
+def load(index: Path) -> None:
+    """CLIENTS ask `mural serve` for SECONDS, each the next one when it has its answer."""
+    command = [sys.executable, '-m', 'mural_jax', 'serve', f'--index={index}', '--port=0']
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert served.stdout
+    address = urllib.parse.urlsplit(served.stdout.readline().split()[-1]).netloc
+    ask(http.client.HTTPConnection(address, timeout=120), 'first')  # waits until all is compiled
+    end = time.perf_counter() + SECONDS
+
+    def client(number: int) -> tuple[list[float], int]:
+        connection, taken, lost = http.client.HTTPConnection(address, timeout=60), [], 0
+        while (began := time.perf_counter()) < end:
+            lost += not ask(connection, f'{WORDS[len(taken) % len(WORDS)]} {number}')
+            taken.append(time.perf_counter() - began)
+        return taken, lost
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        found = [*pool.map(client, range(CLIENTS))]
+    served.terminate()
+    taken = np.concatenate([times for times, _ in found])
+    p50, p99 = np.percentile(taken, [50, 99]) * 1000
+    print(f'{CLIENTS} clients, {SECONDS} s: {len(taken):,} requests, {sum(x for _, x in found)} lost, '
+          f'p50 {p50:.0f} ms, p99 {p99:.0f} ms')  # fmt: skip
+
+
+def ask(connection: http.client.HTTPConnection, words: str) -> bool:
+    """Whether there is an answer with results."""
+    try:
+        connection.request('GET', f'/search?q={urllib.parse.quote(words)}')
+        answer = connection.getresponse()
+        return answer.status == 200 and len(json.loads(answer.read())['results']) > 0
+    except (OSError, ValueError, http.client.HTTPException):
+        connection.close()
+        return False
 
 
 def memory_gb(pid: int) -> float:
