@@ -4,9 +4,9 @@
 
 MODEL is a folder of `mural export --format=safetensors`, TABLE a Parquet file of pictures. They
 are cut at random places until there are enough, and `mural index` embeds them, killed once on its
-way. Then single queries by every way of `mural search`, in turns with faiss's IndexFlatIP where
-faiss is installed: on that index, and on random vectors of 512 numbers. Last, `mural serve` and 50 clients
-at once, for a minute.
+way. `mural serve` answers 50 clients at once for a minute. Then single queries by every way of
+`mural search`, in turns with faiss's IndexFlatIP where faiss is installed: on that index, and on
+random vectors of 512 numbers.
 """
 
 import argparse
@@ -133,7 +133,8 @@ def load(index: Path) -> None:
     served.terminate()
     taken = np.concatenate([times for times, _ in found])
     p50, p99 = np.percentile(taken, [50, 99]) * 1000
-    print(f'{CLIENTS} clients, {SECONDS} s: {len(taken):,} requests, {sum(x for _, x in found)} lost, '
+    lost = sum(own for _, own in found)
+    print(f'{CLIENTS} clients, {SECONDS} s: {len(taken):,} requests, {lost} lost, '
           f'p50 {p50:.0f} ms, p99 {p99:.0f} ms')  # fmt: skip
 
 
