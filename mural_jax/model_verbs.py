@@ -108,8 +108,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help='compare all, or candidates by their signs or by faiss (default: exact)',
     )  # fmt: skip
     parser.add_argument(
-        '--rerank', type=int, default=200,
-        help='candidates by signs that are compared exactly (default: 200)',
+        '--rerank', type=int,
+        help='candidates that are compared exactly (default: 5000 by signs, 200 of faiss)',
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _opened(arguments: argparse.Namespace) -> Any:
-    if arguments.rerank < 1:
+    if arguments.rerank is not None and arguments.rerank < 1:
         raise UserError(f'--rerank {arguments.rerank} must be at least 1.')
     from mural_jax import search_commands
 

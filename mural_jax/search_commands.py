@@ -116,7 +116,7 @@ def fingerprint(model: Path) -> str:
     return whole.hexdigest()
 
 
-def opened(folder: Path, model: Path | None, how: str, rerank: int) -> Opened:
+def opened(folder: Path, model: Path | None, how: str, rerank: int | None) -> Opened:
     """An index and its model, which has to be the one that it was made with."""
     found = Gallery(folder)
     where = model or Path(found.about.model)

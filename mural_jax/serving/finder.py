@@ -10,6 +10,7 @@ from mural_jax.neighbours import Nearest
 from mural_jax.serving.gallery import FAISS, Gallery
 from mural_jax.types import UserError
 
+CANDIDATES = {'exact': 0, 'binary': 5000, 'faiss': 200}  # whose vectors are compared; ours
 BLOCK = 1 << 16  # codes that are compared at a time; ours
 
 
@@ -28,9 +29,12 @@ class Finder:
     `mural index --faiss` made.
     """
 
-    def __init__(self, gallery: Gallery, how: str = 'exact', rerank: int = 200):
-        """Raises UserError where faiss or its index is missing, or older than the pictures."""
-        self.gallery, self.rerank = gallery, rerank
+    def __init__(self, gallery: Gallery, how: str = 'exact', rerank: int | None = None):
+        """`rerank`: where None, CANDIDATES of `how`.
+
+        Raises UserError where faiss or its index is missing, or older than the pictures.
+        """
+        self.gallery, self.rerank = gallery, rerank or CANDIDATES[how]
         image_ND = gallery.image_ND
         self._search = {'exact': self._exact, 'binary': self._binary, 'faiss': self._faiss}[how]
         if how == 'exact':

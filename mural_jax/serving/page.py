@@ -29,7 +29,8 @@ from mural_jax.serving.finder import Finder, Hit
 from mural_jax.serving.pictures import resized, upright
 from mural_jax.types import UserError
 
-MOST_FOUND, MOST_CHARACTERS = 200, 1000  # of a search, of a query; ours
+FEW_FOUND, MOST_FOUND = 32, 200  # of a search: what most ask for, and the most; ours
+MOST_CHARACTERS = 1000  # of a query; ours
 SECONDS = 30  # that a picture may take to arrive; ours
 SAFE = {
     'Content-Security-Policy': "default-src 'self'; style-src 'unsafe-inline'; script-src "
@@ -45,6 +46,13 @@ class Encoder(Protocol):
     def encode_text(self, texts: Sequence[str], space: str) -> np.ndarray: ...
 
     def encode_image(self, pictures: Sequence[np.ndarray], space: str) -> np.ndarray: ...
+
+
+class Wanted(NamedTuple):
+    """A request: words or a picture, and how many pictures are to be found."""
+
+    given: Any
+    most: int
 
 
 class Limits(NamedTuple):
@@ -69,23 +77,26 @@ class Service:
         """Compiles what requests will need, so that none of them waits for it."""
         black_SSC = np.zeros((self._resize, self._resize, 3), np.uint8)
         for size in SIZES:
-            self._by_texts(['warm'] * size)
-            self._by_images([black_SSC] * size)
+            for count in (FEW_FOUND, MOST_FOUND):
+                self._by_texts([Wanted('warm', count)] * size)
+                self._by_images([Wanted(black_SSC, count)] * size)
 
-    async def by_text(self, text: str) -> list[Hit]:
-        """MOST_FOUND pictures, or fewer where fewer are, best first."""
-        return await self._texts(text)
+    async def by_text(self, text: str, count: int) -> list[Hit]:
+        """So many pictures, or fewer where fewer are, best first."""
+        return await self._texts(Wanted(text, count))
 
-    async def by_picture(self, content: bytes) -> list[Hit]:
+    async def by_picture(self, content: bytes, count: int) -> list[Hit]:
         """The same by a picture. Raises UserError where it is none."""
         loop = asyncio.get_running_loop()
-        return await self._images(await loop.run_in_executor(self._decoders, self._square, content))
+        square_SSC = await loop.run_in_executor(self._decoders, self._square, content)
+        return await self._images(Wanted(square_SSC, count))
 
-    async def by_row(self, number: int) -> list[Hit]:
+    async def by_row(self, number: int, count: int) -> list[Hit]:
         """The same by a picture of the index."""
         query_1D = self.find.gallery.image_ND[number : number + 1]
         loop = asyncio.get_running_loop()
-        return (await loop.run_in_executor(self._worker, self._found, query_1D, 1))[0]
+        wanted = [Wanted(number, count)]
+        return (await loop.run_in_executor(self._worker, self._found, query_1D, wanted))[0]
 
     def thumbnail(self, number: int) -> bytes:
         return self.find.gallery.thumbnail(number)
@@ -94,14 +105,19 @@ class Service:
         image: Image.Image = upright(content, self.limits.pixels)
         return resized(image, self._resize)
 
-    def _by_texts(self, texts: Sequence[str]) -> list[list[Hit]]:
-        return self._found(self._model.encode_text(padded(texts), self.space), len(texts))
+    def _by_texts(self, wanted: Sequence[Wanted]) -> list[list[Hit]]:
+        texts = padded([one.given for one in wanted])
+        return self._found(self._model.encode_text(texts, self.space), wanted)
 
-    def _by_images(self, squares: Sequence[np.ndarray]) -> list[list[Hit]]:
-        return self._found(self._model.encode_image(padded(squares), self.space), len(squares))
+    def _by_images(self, wanted: Sequence[Wanted]) -> list[list[Hit]]:
+        squares = padded([one.given for one in wanted])
+        return self._found(self._model.encode_image(squares, self.space), wanted)
 
-    def _found(self, query_QD: np.ndarray, count: int) -> list[list[Hit]]:
-        return self.find(query_QD, MOST_FOUND)[:count]
+    def _found(self, query_QD: np.ndarray, wanted: Sequence[Wanted]) -> list[list[Hit]]:
+        # Programs for two counts alone; to find many takes several times as long as to find few.
+        few = max(one.most for one in wanted) <= FEW_FOUND
+        hits = self.find(query_QD, FEW_FOUND if few else MOST_FOUND)
+        return [row[: one.most] for row, one in zip(hits, wanted)]
 
 
 def app(service: Service, hosts: Sequence[str]) -> Starlette:
@@ -161,12 +177,13 @@ async def _search(service: Service, request: Request) -> Response:
     count = _number(request.query_params.get('k', '24'), 1, MOST_FOUND, 'k')
     query = request.query_params.get('q')
     if request.method == 'POST':
-        hits = await service.by_picture(await _body(request, service.limits.upload))
+        hits = await service.by_picture(await _body(request, service.limits.upload), count)
     elif like := request.query_params.get('like'):
-        hits = await service.by_row(_number(like, 0, len(service.find.gallery.rows) - 1, 'like'))
+        row = _number(like, 0, len(service.find.gallery.rows) - 1, 'like')
+        hits = await service.by_row(row, count)
     else:
-        hits = await service.by_text(_words(query))
-    results = [_row(service, hit) for hit in hits[:count]]
+        hits = await service.by_text(_words(query), count)
+    results = [_row(service, hit) for hit in hits]
     seconds = time.perf_counter() - began
     return JSONResponse({'query': query, 'seconds': round(seconds, 4), 'results': results})
 
