@@ -19,8 +19,10 @@ def run() -> None:
     verb = sys.argv[1:2]
     if verb in (['train'], ['evaluate']):
         _take_huge_pages()
-    # TensorFlow and tensorboardX import them where they can, which takes seconds, for nothing.
-    for name in ('keras', 'torch') if verb == ['train'] else ('keras',):
+    # TensorFlow and tensorboardX import them where they can, which takes seconds, for nothing;
+    # tensorflow-text, which exports want, needs keras.
+    unused = {'train': ('keras', 'torch'), 'export': ()}
+    for name in unused.get(''.join(verb), ('keras',)):
         sys.modules[name] = None  # type: ignore[assignment]
     sys.exit(main(sys.argv[1:]))
 
