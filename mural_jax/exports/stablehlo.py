@@ -79,7 +79,10 @@ def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
 def use(subject: Subject, folder: str) -> str:
     about = subject.about
     words = dict(folder=folder, size=about.image_size, length=about.text_length)
-    parts = ['    pip install jax', *(USE[tower].format(**words) for tower in subject.towers)]
+    parts = [
+        '    pip install jax flatbuffers',
+        *(USE[tower].format(**words) for tower in subject.towers),
+    ]
     if 'text' in subject.towers:
         parts.append(tokens(subject))
     return '\n\n'.join(parts)

@@ -46,7 +46,7 @@ from PIL import Image
 """
 # format: (what is installed, which of it without what it asks for, which run, the lines)
 FORMATS = {
-    'stablehlo': (['jax'], [], 0, """
+    'stablehlo': (['jax', 'flatbuffers'], [], 0, """
 from jax import export
 def encode(name, inputs):
     with open(f'{folder}/{name}.stablehlo', 'rb') as file:
