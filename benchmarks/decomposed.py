@@ -102,7 +102,7 @@ def run(stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]) -
 
 
 def mural(*words: str) -> None:
-    subprocess.run([sys.executable, '-m', 'mural_jax', *words], check=True)
+    subprocess.run([sys.executable, '-P', '-m', 'mural_jax', *words], check=True)
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ VERSIONS = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'sentencepiece', 'tensor
 
 def mural(*words: str) -> None:
     """Runs one verb; its output goes to the terminal."""
-    subprocess.run([sys.executable, '-m', 'mural_jax', *words], check=True)
+    subprocess.run([sys.executable, '-P', '-m', 'mural_jax', *words], check=True)
 
 
 def run(arm: str, seed: int, runs: Path, data_dir: Path) -> tuple[dict, float]:

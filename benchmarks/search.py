@@ -91,7 +91,7 @@ def _part(encoded: bytes, rng: np.random.Generator) -> bytes:
 def embed(model: Path, table: Path, index: Path, count: int) -> None:
     """Runs `mural index`, kills it where a third is done, and runs it again."""
     command = [
-        sys.executable, '-m', 'mural_jax', 'index', f'--model={model}', f'--images={table}',
+        sys.executable, '-P', '-m', 'mural_jax', 'index', f'--model={model}', f'--images={table}',
         '--id_column=id', f'--out={index}',
     ]  # fmt: skip
     began = time.perf_counter()
@@ -114,7 +114,7 @@ def embed(model: Path, table: Path, index: Path, count: int) -> None:
 
 def load(index: Path) -> None:
     """CLIENTS ask `mural serve` for SECONDS, each the next one when it has its answer."""
-    command = [sys.executable, '-m', 'mural_jax', 'serve', f'--index={index}', '--port=0']
+    command = [sys.executable, '-P', '-m', 'mural_jax', 'serve', f'--index={index}', '--port=0']
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert served.stdout
     address = urllib.parse.urlsplit(served.stdout.readline().split()[-1]).netloc
