@@ -5,6 +5,7 @@ wait for TensorFlow. What the user got wrong is one clear message and exit code 
 """
 
 import argparse
+import atexit
 import os
 import shlex
 import sys
@@ -24,7 +25,23 @@ def run() -> None:
     unused = {'train': ('keras', 'torch'), 'export': ()}
     for name in unused.get(''.join(verb), ('keras',)):
         sys.modules[name] = None  # type: ignore[assignment]
-    sys.exit(main(sys.argv[1:]))
+    ended: list[int] = []
+    atexit.register(_leave, ended)
+    ended.append(main(sys.argv[1:]))
+    sys.exit(ended[0])
+
+
+def _leave(ended: list[int]) -> None:
+    """Ends the process where its verb has, without taking Python apart.
+
+    Threads of tf.data run Python functions. One that asks for the interpreter while that is taken
+    apart aborts the process, whose work is done. Registered first, so whatever else is to be
+    done at the end is.
+    """
+    if ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def _take_huge_pages() -> None:
