@@ -28,6 +28,7 @@ from mural_jax.serving.pictures import Picture, squares
 from mural_jax.types import Array, UserError
 
 WEIGHTS, VOCABULARY, ABOUT = 'model.safetensors', 'vocabulary', 'mural.json'
+SCALES = 'scales/'  # before the name of an array of 8 bits: what it is multiplied by
 LAYOUT = 1  # of the folder; another is not read
 BATCH = 256  # examples of one pass, at most; ours
 
@@ -219,15 +220,25 @@ def load(folder: str | Path) -> Model:
     given = files.read(folder / WEIGHTS)
     wanted = {'params': params, 'statistics': statistics}
     named = flat(wanted)
-    if wrong := set(named) ^ set(given):
+    found = {name.removeprefix(SCALES) for name in given}
+    if wrong := (set(named) ^ found) | (set(named) - set(given)):
         raise UserError(f'{folder / WEIGHTS} does not go with {ABOUT}: {sorted(wrong)[0]}.')
     for name, shape in named.items():
         if given[name].shape != shape.shape:
             raise UserError(f'{folder / WEIGHTS} does not go with {ABOUT}: the shape of {name}.')
     # Once on the device, not with each pass.
-    arrays = {name: jnp.asarray(given[name], shape.dtype) for name, shape in named.items()}
-    tree = unflat(wanted, arrays)
+    tree = unflat(wanted, full(given))
     return Model(about, tree['params'], tree['statistics'], tokenizer)
+
+
+def full(stored: Mapping[str, Any]) -> dict[str, Array]:
+    """Float32 arrays by name from those that are stored; those of 8 bits times their scales."""
+    # In a program they stay as small as they are stored.
+    arrays = {name: jnp.asarray(array).astype(jnp.float32) for name, array in stored.items()}
+    return {
+        name: array * arrays[SCALES + name] if SCALES + name in arrays else array
+        for name, array in arrays.items() if not name.startswith(SCALES)
+    }  # fmt: skip
 
 
 def flat(tree: Mapping[str, Any], above: str = '') -> dict[str, Any]:

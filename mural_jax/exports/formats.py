@@ -24,10 +24,10 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    'safetensors': Format(native.write, native.read, native.use),
-    'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use),
+    'safetensors': Format(native.write, native.read, native.use, native.DTYPES),
+    'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use, native.DTYPES),
     'onnx': Format(onnx.write, onnx.read, onnx.use, ('float32', 'int8')),
-    'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use),
+    'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use, native.DTYPES),
     'transformers': Format(hugging_face.write, hugging_face.read, hugging_face.use),
     'open_clip': Format(open_clip.write, open_clip.read, open_clip.use),
 }

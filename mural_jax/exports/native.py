@@ -1,9 +1,8 @@
 """The project's own folder: safetensors, a vocabulary, a description. `mural_jax.load` reads it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -13,7 +12,9 @@ from mural_jax.exports.check import Encoder
 from mural_jax.exports.subject import Subject
 from mural_jax.types import UserError
 
-DTYPES = {'float32': np.float32, 'bfloat16': jnp.bfloat16, 'float16': np.float16}
+FLOATS = {'float32': np.float32, 'bfloat16': jnp.bfloat16, 'float16': np.float16}
+DTYPES = (*FLOATS, 'int8')
+TABLE = 'token_VD'  # of words, a vector each
 USE = """\
     pip install mural-jax
 
@@ -26,24 +27,50 @@ USE = """\
 
 
 def write(subject: Subject, folder: Path, dtype: str) -> None:
-    arrays = exported.flat(stored(subject, dtype))
     # The library writes memory as it lies there, whatever the strides say.
-    arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order='C') for name, array in stored(subject, dtype).items()}
     path = folder / exported.WEIGHTS
     safetensors.numpy.save_file(arrays, path, metadata={'format': 'np'})
     path.chmod(0o644)  # Others may read it, as the rest of the folder.
     describe(subject, folder)
 
 
-def stored(subject: Subject, dtype: str) -> dict[str, Any]:
-    """Parameters and statistics as NumPy arrays. Raises UserError where a dtype is too small."""
-    tree = {'params': subject.params, 'statistics': subject.statistics}
+def stored(subject: Subject, dtype: str) -> dict[str, np.ndarray]:
+    """Parameters and statistics by name, as `exported.full` takes them.
+
+    Raises UserError where a dtype is too small for them.
+    """
+    leaves = exported.flat({'params': subject.params, 'statistics': subject.statistics})
+    if dtype == 'int8':
+        return _eight_bits({name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()})
     with np.errstate(over='ignore'):
-        tree = jax.tree.map(lambda x: np.asarray(x).astype(DTYPES[dtype]), tree)
-    for name, array in exported.flat(tree).items():
+        arrays = {name: np.asarray(leaf).astype(FLOATS[dtype]) for name, leaf in leaves.items()}
+    for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise UserError(f'{name} has numbers that are too large for {dtype}: use bfloat16.')
-    return tree
+    return arrays
+
+
+def _eight_bits(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kernels and the table of words in 8 bits, with a scale for each output or word, by qwix."""
+    try:
+        import qwix
+    except ImportError as error:
+        raise UserError(
+            "--dtype=int8 needs the package qwix: pip install 'mural-jax[int8]'."
+        ) from error
+    found = dict(arrays)
+    for name, array in arrays.items():
+        *_, parent, last = name.split('/')
+        if last not in ('kernel', TABLE):
+            continue
+        # Blocks lie above each other; each keeps its own scales.
+        own = [0] if '/blocks/' in name or last == TABLE else []
+        own += [] if last == TABLE else [array.ndim - 1]
+        rounded = qwix.quantize(array, jnp.int8, channelwise_axes=own)
+        found[name] = np.asarray(rounded.qvalue)
+        found[exported.SCALES + name] = np.asarray(rounded.scale)
+    return found
 
 
 def describe(subject: Subject, folder: Path) -> None:

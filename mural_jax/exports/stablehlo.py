@@ -1,11 +1,10 @@
 """One StableHLO program for each tower, weights in it, by `jax.export`: jax alone runs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import export as jax_export
 
 from mural_jax import exported
@@ -38,11 +37,11 @@ N."""
 
 def write(subject: Subject, folder: Path, dtype: str) -> None:
     arrays = native.stored(subject, dtype)
-    size = sum(x.nbytes for x in jax.tree.leaves(arrays))
+    size = sum(array.nbytes for array in arrays.values())
     if size > MOST_BYTES:
         raise UserError(
             f'The weights are {size / 1e9:.1f} GB, and a program holds 2 GB at most. Use '
-            '--dtype=bfloat16, one --tower, or --format=safetensors.'
+            '--dtype=int8, one --tower, or --format=safetensors.'
         )
     (batch,) = jax_export.symbolic_shape('batch')
     for tower, program in programs(subject, arrays).items():
@@ -52,16 +51,17 @@ def write(subject: Subject, folder: Path, dtype: str) -> None:
     native.describe(subject, folder)
 
 
-def programs(subject: Subject, arrays: dict[str, Any]) -> dict[str, Callable]:
+def programs(subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Callable]:
     """By tower, inputs -> unit vectors; the arrays are constants, computed with as float32."""
     about = subject.about
-    graphdef = abstract(about.model, about.spaces, about.vocab_size)[0]
+    graphdef, params, statistics = abstract(about.model, about.spaces, about.vocab_size)
+    wanted = {'params': params, 'statistics': statistics}
     encoders = exported.encoders(graphdef, about, subject.space)
 
     def closed(encode: exported.Encode) -> Callable:
         def program(inputs: jax.Array) -> jax.Array:
-            full = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), arrays)
-            return encode(full['params'], full['statistics'], inputs)
+            tree = exported.unflat(wanted, exported.full(arrays))
+            return encode(tree['params'], tree['statistics'], inputs)
 
         return program
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from conftest import mural
 from exports.runs import clip  # noqa: F401, a fixture
+from safetensors.numpy import load_file, save_file
 
 import mural_jax
 from mural_jax import export_commands
 from mural_jax.config import load, plain
-from mural_jax.exported import ABOUT, WEIGHTS, Model
+from mural_jax.exported import ABOUT, WEIGHTS, Model, full
 from mural_jax.exports import native
 from mural_jax.exports.formats import FORMATS
 from mural_jax.exports.subject import about
@@ -59,14 +60,38 @@ def test_it_proves_itself(
 
 
 @pytest.mark.parametrize(
-    ('kind', 'dtype'), [('safetensors', 'bfloat16'), ('stablehlo', 'float16'), ('onnx', 'int8')]
-)
+    ('kind', 'dtype'),
+    [
+        ('safetensors', 'bfloat16'), ('safetensors', 'int8'), ('stablehlo', 'float16'),
+        ('stablehlo', 'int8'), ('onnx', 'int8'),
+    ],
+)  # fmt: skip
 def test_smaller_ones(kind: str, dtype: str, workdir: Path, tmp_path: Path) -> None:
-    if kind in NEEDS and find_spec(NEEDS[kind]) is None:
-        pytest.skip(f'{NEEDS[kind]} is not installed; docs/export.md says how')
+    for needed in NEEDS.get(kind, ''), 'qwix' if dtype == 'int8' else '':
+        if needed and find_spec(needed) is None:
+            pytest.skip(f'{needed} is not installed; docs/export.md says how')
     done = export(workdir, tmp_path / 'out', kind, f'--dtype={dtype}')
     assert done.returncode == 0, done.stderr
     assert dtype in (tmp_path / 'out' / 'README.md').read_text(encoding='utf-8')
+
+
+def test_eight_bits_are_within_half_a_step(workdir: Path, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip('qwix', reason="pip install 'mural-jax[int8]'")
+    assert export(workdir, tmp_path / 'out', 'safetensors', '--dtype=int8').returncode == 0
+    stored, wanted = load_file(tmp_path / 'out' / WEIGHTS), load_file(folder / WEIGHTS)
+    found = full(stored)
+    assert set(found) == set(wanted)
+    rounded = {name for name, array in stored.items() if array.dtype == np.int8}
+    assert {name.rsplit('/')[-1] for name in rounded} == {'kernel', 'token_VD'}
+    for name, array in wanted.items():
+        # Each output of each block, and each word, has a scale of its own.
+        step = stored[f'scales/{name}'] if name in rounded else 0.0
+        assert (np.abs(found[name] - array) <= step / 2 + 1e-7).all(), name
+    table = stored['scales/params/towers/text/token_VD']
+    assert table.shape == (len(wanted['params/towers/text/token_VD']), 1)
+    save_file({**stored, 'scales/nothing': table}, tmp_path / 'out' / WEIGHTS)
+    with pytest.raises(UserError, match='nothing'):
+        mural_jax.load(tmp_path / 'out')
 
 
 def test_the_same_again(workdir: Path, folder: Path, tmp_path: Path) -> None:
@@ -133,10 +158,9 @@ def test_what_does_not_agree_is_removed(
     whole = native.stored
 
     def other(subject, dtype):
-        tree = whole(subject, dtype)
-        head = tree['params']['heads']['image_text']['text']
-        head['kernel'] = head['kernel'][:, ::-1]
-        return tree
+        arrays = whole(subject, dtype)
+        head = 'params/heads/image_text/text/kernel'
+        return arrays | {head: arrays[head][:, ::-1]}
 
     monkeypatch.setattr(native, 'stored', other)
     code = export_commands.export(workdir, None, 'safetensors', tmp_path / 'out', 'float32', None)
@@ -152,8 +176,8 @@ def test_what_cannot_be_exported(workdir: Path, tmp_path: Path) -> None:
     done = export(workdir, tmp_path / 'there', 'safetensors')
     assert done.returncode == 2 and 'is there already' in done.stderr
     assert [path.name for path in (tmp_path / 'there').iterdir()] == ['mine']
-    done = export(workdir, tmp_path / 'out', 'safetensors', '--dtype=int8')
-    assert done.returncode == 2 and 'has no int8' in done.stderr
+    done = export(workdir, tmp_path / 'out', 'onnx', '--dtype=bfloat16')
+    assert done.returncode == 2 and 'has no bfloat16' in done.stderr
     copy = shutil.copytree(workdir, tmp_path / 'copy')
     (copy / 'index' / '12.npz').unlink()
     done = export(copy, tmp_path / 'out', 'safetensors')
