@@ -13,7 +13,7 @@ from mural_jax.evaluation import scores, tables
 from mural_jax.other_commands import STEP, claimed
 from mural_jax.restored import Restored, restore, sources
 from mural_jax.run import Run
-from mural_jax.serving.index import Index, contact_sheet
+from mural_jax.serving.index import Index, save_sheet
 from mural_jax.types import UserError
 
 ALL = 'all'  # of --step
@@ -82,14 +82,7 @@ def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> No
     hits = index.search(found.embedder.texts(index.task, [query])[0], k)
     for place, hit in enumerate(hits, 1):
         print(f'{place:3d}  {hit.score:6.3f}  {hit.name}  ({hit.id}, {hit.split})')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(hits).save(out)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
-        ) from error
-    print(f'as a picture: {out}')
+    save_sheet(hits, out)
 
 
 def report(words: Sequence[str], step: int | None, out: Path | None) -> None:

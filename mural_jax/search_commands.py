@@ -12,7 +12,7 @@ from mural_jax import exported
 from mural_jax.exported import Model
 from mural_jax.serving import embedding, finder, gallery
 from mural_jax.serving.gallery import Gallery
-from mural_jax.serving.index import Hit, contact_sheet
+from mural_jax.serving.index import Hit, save_sheet
 from mural_jax.serving.pictures import upright
 from mural_jax.types import UserError
 
@@ -196,10 +196,4 @@ def search(given: Opened, query: str | Path, k: int, out: Path | None) -> None:
             given.gallery.thumbnail(hit.number), hit.number)
         for hit in found
     ]  # fmt: skip
-    try:
-        contact_sheet(hits).save(out)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
-        ) from error
-    print(f'as a picture: {out}')
+    save_sheet(hits, out)

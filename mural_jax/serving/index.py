@@ -108,3 +108,15 @@ def contact_sheet(hits: list[Hit], side: int = 128) -> Image.Image:
         draw.text((left, side + margin + 6), f'{place + 1}.  {hit.score:.3f}', 'black', font)
         draw.text((left, side + margin + 26), name, '#555555', font)
     return sheet
+
+
+def save_sheet(hits: list[Hit], out: Path) -> None:
+    """Writes the contact sheet and says where. Raises UserError where it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(hits).save(out)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
+        ) from error
+    print(f'as a picture: {out}')
