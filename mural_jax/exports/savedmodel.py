@@ -48,7 +48,18 @@ def write(subject: Subject, folder: Path, dtype: str) -> None:
         outer = tf.TensorSpec([None], tf.string)
         signatures[tower] = tf.function(_named(converted, prepare), [outer], autograph=False)
     tf.saved_model.save(module, str(folder), signatures=signatures)
+    _name(folder)
     native.describe(subject, folder)
+
+
+def _name(folder: Path) -> None:
+    """Calls the model by what it holds; TensorFlow draws a name at random."""
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+
+    path = folder / 'fingerprint.pb'
+    fingerprint = FingerprintDef.FromString(path.read_bytes())
+    fingerprint.uuid = str(fingerprint.saved_model_checksum)
+    path.write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
 def _named(encode: Callable, prepare: Callable = lambda x: x) -> Callable:

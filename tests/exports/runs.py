@@ -32,6 +32,15 @@ def siglip(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained('siglip:tiny', data_dir, tmp_path_factory)
 
 
+def assert_same(one: Path, other: Path) -> None:
+    """Two folders hold the same files with the same bytes."""
+    files = [sorted(path.relative_to(x) for path in x.rglob('*')) for x in (one, other)]
+    assert files[0] == files[1]
+    for name in files[0]:
+        if (one / name).is_file():
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
 BERT = """
 from mural_jax.configs import clip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports.runs import bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
+from exports.runs import assert_same, bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
 from pretrained.reference import torch  # noqa: F401, puts operators where torchvision looks
 
 from mural_jax import export_commands
@@ -51,6 +51,10 @@ def test_they_give_the_same_vectors(
     assert (found_ND * wanted_ND).sum(1).min() > least
     weights = read(next(out.glob('*.safetensors')))
     assert all(np.isfinite(array).all() for array in weights.values())
+    if which == 'clip' and dtype == 'float32':
+        again = tmp_path / 'again' / 'out'
+        assert export_commands.export(workdir, None, kind, again, dtype, None) == 0
+        assert_same(out, again)
 
 
 def test_temperature_and_bias_leave_too(siglip: Path, tmp_path: Path) -> None:  # noqa: F811
