@@ -20,14 +20,16 @@ class Format(NamedTuple):
     write: Callable[[Subject, Path, str], None]
     read: Callable[[Subject, Path], dict[str, Encoder]]
     use: Callable[[Subject, str], str]
-    dtypes: tuple[str, ...] = ('float32', 'bfloat16', 'float16')
+    dtypes: tuple[str, ...] = native.DTYPES
 
 
 FORMATS = {
-    'safetensors': Format(native.write, native.read, native.use, native.DTYPES),
-    'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use, native.DTYPES),
-    'onnx': Format(onnx.write, onnx.read, onnx.use, ('float32', 'int8')),
-    'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use, native.DTYPES),
-    'transformers': Format(hugging_face.write, hugging_face.read, hugging_face.use),
-    'open_clip': Format(open_clip.write, open_clip.read, open_clip.use),
+    'safetensors': Format(native.write, native.read, native.use),
+    'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use),
+    'onnx': Format(onnx.write, onnx.read, onnx.use),
+    'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use),
+    'transformers': Format(
+        hugging_face.write, hugging_face.read, hugging_face.use, tuple(native.FLOATS)
+    ),
+    'open_clip': Format(open_clip.write, open_clip.read, open_clip.use, tuple(native.FLOATS)),
 }

@@ -12,7 +12,7 @@ from typing import Any
 from jax import export as jax_export
 
 from mural_jax.exports import native, stablehlo
-from mural_jax.exports.check import Encoder
+from mural_jax.exports.check import Encoder, Mismatch
 from mural_jax.exports.subject import Call, Subject, prepared
 from mural_jax.types import UserError
 
@@ -36,24 +36,18 @@ def write(subject: Subject, folder: Path, dtype: str) -> None:
     for name in ('onnx_ir', None):
         logging.getLogger(name).setLevel(logging.ERROR)
     (batch,) = jax_export.symbolic_shape('batch')
-    for tower, program in stablehlo.programs(subject, native.stored(subject, 'float32')).items():
+    for tower, program in stablehlo.programs(subject, native.stored(subject, dtype)).items():
         shape = subject.about.inputs(tower, batch)
         path = folder / MODEL.format(tower)
-        model = jax2onnx.to_onnx(program, inputs=[shape], model_name=tower, opset=OPSET)
+        try:
+            model = jax2onnx.to_onnx(program, inputs=[shape], model_name=tower, opset=OPSET)
+        except Exception as error:  # Whatever a converter raises where it does not know something.
+            raise UserError(
+                f'jax2onnx cannot convert the tower {tower} ({error!r}). Use --format=stablehlo or '
+                'savedmodel, or one --tower.'
+            ) from error
         needed('onnx').save(model, path)
-        if dtype == 'int8':
-            _quantize(path)
     native.describe(subject, folder)
-
-
-def _quantize(path: Path) -> None:
-    """Weights of matrix products become 8 bits, by onnxruntime."""
-    from onnxruntime import quantization
-
-    whole = path.with_suffix('.float32.onnx')
-    path.rename(whole)
-    quantization.quantize_dynamic(whole, path, weight_type=quantization.QuantType.QInt8)
-    whole.unlink()
 
 
 def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
@@ -62,7 +56,10 @@ def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
     options.log_severity_level = ERRORS
     calls = {}
     for tower in subject.towers:
-        session = runtime.InferenceSession(folder / MODEL.format(tower), options)
+        try:
+            session = runtime.InferenceSession(folder / MODEL.format(tower), options)
+        except Exception as error:  # The runtime has no class of its own for all it raises.
+            raise Mismatch(f'onnxruntime does not read the tower {tower}: {error}') from error
         calls[tower] = _call(session)
     return prepared(subject, calls)
 

@@ -237,7 +237,7 @@ class ResNet(nnx.Module):
         _check(padding, pixels)
         self.pixels = pixels
         norm = Norm(norm_momentum, norm_eps, padding)
-        self.pool_padding = 'SAME' if padding == 'same' else [(0, 0), (1, 1), (1, 1), (0, 0)]
+        self.same = padding == 'same'
         channels = 64
         self.stem = Conv(3, channels, 7, 2, norm, compute, rngs)
         built = []
@@ -256,8 +256,10 @@ class ResNet(nnx.Module):
         """uint8 [B, H, W, 3] -> Encoding; `key_B` mean training: batch statistics."""
         with jax.named_scope('stem'):
             x_BHWC = jax.nn.relu(self.stem(normalise(image_BHWC, self.pixels), key_B is not None))
-        x_BHWC = jax.lax.reduce_window(
-            x_BHWC, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), self.pool_padding
+        if not self.same:  # By zeros: behind the ReLU nothing is below them.
+            x_BHWC = jnp.pad(x_BHWC, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x_BHWC = nnx.max_pool(
+            x_BHWC, window_shape=(3, 3), strides=(2, 2), padding='SAME' if self.same else 'VALID'
         )
         for stage, own in zip(self.stages, split_keys(key_B, len(self.stages))):
             with jax.named_scope('stages'):

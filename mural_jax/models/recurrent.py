@@ -1,5 +1,6 @@
 """Recurrent text towers: LSTM and GRU, with the gates and the biases of PyTorch."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,11 +65,13 @@ class Recurrent(nnx.Module):
             after = self.cell(direction, state, gates_BG)
             # Padding leaves the state alone, so the end of the scan is the last real token.
             state = tuple(jnp.where(real_B[:, None], a, b) for a, b in zip(after, state))
-            return state, jnp.where(real_B[:, None], state[0], 0)
+            return state, jnp.where(real_B[:, None], state[0], 0.0)
 
-        by_time = (jnp.swapaxes(direction.input(x_BLD), 0, 1), mask_BL.T)
-        (last_BH, *_), states = jax.lax.scan(token, (zero_BH, zero_BH), by_time, reverse=reverse)
-        return jnp.swapaxes(states, 0, 1), last_BH
+        # Turned round, not read from the end: a scan in reverse cannot become ONNX.
+        turn = partial(jnp.flip, axis=0) if reverse else lambda x: x
+        by_time = turn(jnp.swapaxes(direction.input(x_BLD), 0, 1)), turn(mask_BL.T)
+        (last_BH, *_), states = jax.lax.scan(token, (zero_BH, zero_BH), by_time)
+        return jnp.swapaxes(turn(states), 0, 1), last_BH
 
     def cell(self, direction: 'Direction', state: tuple, gates_BG: Array) -> tuple[Array, Array]:
         """((h, c), input part of the gates) -> (h, c) after one token; h is the output."""
