@@ -61,12 +61,13 @@ def _eight_bits(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ) from error
     found = dict(arrays)
     for name, array in arrays.items():
-        *_, parent, last = name.split('/')
-        if last not in ('kernel', TABLE):
+        last = name.rpartition('/')[2]
+        if last == TABLE:
+            own = [0]
+        elif last == 'kernel':  # Blocks lie above each other; each keeps its own scales.
+            own = [0, array.ndim - 1] if '/blocks/' in name else [array.ndim - 1]
+        else:
             continue
-        # Blocks lie above each other; each keeps its own scales.
-        own = [0] if '/blocks/' in name or last == TABLE else []
-        own += [] if last == TABLE else [array.ndim - 1]
         rounded = qwix.quantize(array, jnp.int8, channelwise_axes=own)
         found[name] = np.asarray(rounded.qvalue)
         found[exported.SCALES + name] = np.asarray(rounded.scale)
