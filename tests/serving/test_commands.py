@@ -67,7 +67,7 @@ def test_the_model_may_move(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (['search', '--index=INDEX', '--image=NOTHING'], 'nothing.png: it cannot be read'),
         (['search', '--index=IMAGES', '--query=a'], 'is no index'),
         (['search', '--index=INDEX', '--query=a', '--rerank=0'], '--rerank 0 must be'),
-        (['search', '--index=INDEX', '--query=a', '--out=/nowhere/x.png'], 'Cannot write'),
+        (['search', '--index=INDEX', '--query=a', '--out=/dev/null/x.png'], 'Cannot write'),
         (['search', '--workdir=INDEX', '--image=NOTHING'], 'need --index'),
         (['index', '--model=IMAGES', '--images=IMAGES', '--out=OUT'], 'no exported model'),
         (['index', '--model=MODEL', '--images=NOTHING', '--out=OUT'], 'There is no'),
