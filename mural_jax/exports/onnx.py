@@ -5,6 +5,9 @@ jax2tf keeps a program, XlaCallModule.
 """
 
 import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,9 +28,9 @@ USE = """\
     import onnxruntime
 
     tower = onnxruntime.InferenceSession('{folder}/{tower}.onnx')
-    (name,) = (given.name for given in tower.get_inputs())
-    ({tower}_ND,) = tower.run(None, {{name: {inputs}}})"""
+    ({output},) = tower.run(['{output}'], {{'{input}': {input}}})"""
 INPUTS = {'image': 'image_NHHC', 'text': 'text_NL'}
+OUTPUT = '{}_ND'  # of a tower
 
 
 def write(subject: Subject, folder: Path, dtype: str) -> None:
@@ -40,14 +43,51 @@ def write(subject: Subject, folder: Path, dtype: str) -> None:
         shape = subject.about.inputs(tower, batch)
         path = folder / MODEL.format(tower)
         try:
-            model = jax2onnx.to_onnx(program, inputs=[shape], model_name=tower, opset=OPSET)
+            model = jax2onnx.to_onnx(
+                program, inputs=[shape], model_name=tower, opset=OPSET,
+                input_names=[INPUTS[tower]], output_names=[OUTPUT.format(tower)],
+            )  # fmt: skip
         except Exception as error:  # Whatever a converter raises where it does not know something.
             raise UserError(
                 f'jax2onnx cannot convert the tower {tower} ({error!r}). Use --format=stablehlo or '
                 'savedmodel, or one --tower.'
             ) from error
+        kept = (INPUTS[tower], OUTPUT.format(tower))
+        _rename(model.graph, _Numbers(kept))
         needed('onnx').save(model, path)
     native.describe(subject, folder)
+
+
+class _Numbers:
+    """The names of a graph with numbers of their own: `const_57` is the third constant, `const_2`.
+
+    The converter's numbers count what it made and threw away too, and that differs with where in
+    memory its objects lie: the same model would be other bytes from time to time.
+    """
+
+    def __init__(self, kept: Iterable[str]):
+        self._names = {name: name for name in kept}
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, name: str) -> str:
+        if name and name not in self._names:
+            stem = re.sub(r'_\d+$', '', name)
+            self._names[name] = f'{stem}_{self._counts[stem]}'
+            self._counts[stem] += 1
+        return self._names.get(name, '')
+
+
+def _rename(graph: Any, new: Callable[[str], str]) -> None:
+    """Gives every value and node of an onnx.GraphProto, and of the graphs in it, its new name."""
+    for value in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
+        value.name = new(value.name)
+    for node in graph.node:
+        node.name = new(node.name)
+        node.input[:] = map(new, node.input)
+        node.output[:] = map(new, node.output)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, new)
 
 
 def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
@@ -72,7 +112,10 @@ def _call(session: Any) -> Call:
 def use(subject: Subject, folder: str) -> str:
     about = subject.about
     size, length = about.image_size, about.text_length
-    parts = [USE.format(folder=folder, tower=x, inputs=INPUTS[x]) for x in subject.towers]
+    parts = [
+        USE.format(folder=folder, tower=x, input=INPUTS[x], output=OUTPUT.format(x))
+        for x in subject.towers
+    ]
     parts.append(
         f'Opset {OPSET}; `image_NHHC` is uint8 [N, {size}, {size}, 3], RGB, and `text_NL` int32 '
         f'[N, {length}].'
