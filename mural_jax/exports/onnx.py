@@ -27,6 +27,7 @@ USE = """\
 
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity({errors})  # else it tells of each constant it folds
     tower = onnxruntime.InferenceSession('{folder}/{tower}.onnx')
     ({output},) = tower.run(['{output}'], {{'{input}': {input}}})"""
 INPUTS = {'image': 'image_NHHC', 'text': 'text_NL'}
@@ -113,7 +114,7 @@ def use(subject: Subject, folder: str) -> str:
     about = subject.about
     size, length = about.image_size, about.text_length
     parts = [
-        USE.format(folder=folder, tower=x, input=INPUTS[x], output=OUTPUT.format(x))
+        USE.format(folder=folder, tower=x, input=INPUTS[x], output=OUTPUT.format(x), errors=ERRORS)
         for x in subject.towers
     ]
     parts.append(
