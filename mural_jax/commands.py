@@ -26,6 +26,7 @@ from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.models import cost
 from mural_jax.pretrained.load import load
 from mural_jax.run import Run, vocabulary_path
+from mural_jax.tasks import Prediction
 from mural_jax.types import UserError
 
 Config = dict[str, Any]
@@ -192,7 +193,23 @@ def _open(run: Run, workdir: Path, data_dir: Path) -> tuple[Tokenizer, dict[str,
         for number, (name, stream) in enumerate(run.build_streams().items())
         if name in run.drawn
     }
+    _check_classes(run, streams)
     return tokenizer, streams
+
+
+def _check_classes(run: Run, streams: dict[str, Any]) -> None:
+    """Raises UserError where regions have classes that the model does not know."""
+    for task in run.build_tasks().values():
+        if not isinstance(task, Prediction) or task.predict != 'regions':
+            continue
+        stream, known = streams[task.stream], run.model['num_classes']
+        found = max(records.regions['num_classes'] for records in stream.pool.records)
+        if not stream.spec.regions.codebook and found > known:
+            raise UserError(
+                f'The regions of the stream {task.stream} have classes up to {found - 1}, and '
+                f'config.model.num_classes={known} is for those below {known}. Set it to {found} '
+                'or more.'
+            )
 
 
 def doctor(config: Config, workdir: Path, data_dir: Path) -> None:

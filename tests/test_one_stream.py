@@ -1,6 +1,7 @@
 """One stream from the command line: trained, evaluated, refused where it cannot be."""
 
 import json
+import re
 from pathlib import Path
 
 from conftest import mural
@@ -56,6 +57,16 @@ def test_mural_over_one_stream(data_dir: Path, tmp_path: Path) -> None:
                  f'--out={tmp_path / "found.png"}')  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'found.png').stat().st_size > 100
+
+
+def test_classes_that_the_model_does_not_know_are_refused(scenes_dir: Path, tmp_path: Path) -> None:
+    few = ['--config=unicoder_vl:tiny', '--config.model.num_classes=3']
+    for verb in ('train', 'doctor'):
+        done = mural(verb, *few, f'--workdir={tmp_path / "run"}', f'--data_dir={scenes_dir}')
+        assert done.returncode == 2
+        said = done.stdout + done.stderr
+        assert re.search(r'classes up to\s+\d+', said) and 'config.model.num_classes=3' in said
+        assert not (tmp_path / 'run').exists()
 
 
 def test_a_task_that_it_cannot_have_is_refused(tmp_path: Path) -> None:

@@ -143,6 +143,24 @@ def sketches(records: Any, index: Index) -> np.ndarray:
     return np.load(folder / 'sketch_T.npy', mmap_mode='r')
 
 
+def regions(records: Any, index: Index) -> dict[str, Any]:
+    """What is known of all regions, found once.
+
+    {num_classes: one more than their highest class, 0 where none has one; sizes: of their features,
+    in numbers of a region, all that there are}
+    """
+    folder = index.folder.with_name(index.folder.name + '-regions')
+    if not folder.exists():
+        highest, sizes = -1, set()
+        for _, parsed in parse_all(records, 'boxes', 'classes', 'features'):
+            highest = max(highest, int(parsed['classes'].values.numpy().max(initial=-1)))
+            boxes_B = parsed['boxes'].row_lengths().numpy() // 4
+            features_B = parsed['features'].row_lengths().numpy()
+            sizes |= set((features_B[boxes_B > 0] // boxes_B[boxes_B > 0]).tolist())
+        save(folder, {}, {'num_classes': highest + 1, 'sizes': sorted(sizes)})
+    return json.loads((folder / 'about.json').read_text(encoding='utf-8'))
+
+
 def texts(records: Any, index: Index) -> Iterator[tuple[int, str]]:
     """(row of the index, text) of all texts, record by record."""
     order = np.lexsort((index.number_T, index.record_T))

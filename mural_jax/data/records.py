@@ -52,6 +52,19 @@ class Records:
         except FileNotFoundError as error:
             raise _not_prepared(self.name.split(':')[0], self._data_dir) from error
 
+    @functools.cached_property
+    def regions(self) -> dict[str, Any]:
+        """What is known of the regions of all examples, see `index.regions`."""
+        return indices.regions(self, self.index)
+
+    def check_features(self, size: int) -> None:
+        """Raises UserError where the features of regions have not `size` numbers."""
+        if (sizes := self.regions['sizes']) != [size]:
+            there = ', '.join(map(str, sizes)) if any(sizes) else 'no'
+            raise UserError(
+                f'regions.size={size}: the regions of {self.name} have features of {there} numbers.'
+            )
+
     @property
     def default_kinds(self) -> list[str]:
         """The kinds of texts that are drawn where a config names none."""

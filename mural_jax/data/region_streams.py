@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +11,11 @@ from mural_jax.data import codebook, hidden, regions, schema
 from mural_jax.data.codebook import Codebook
 from mural_jax.data.region_settings import Regions
 from mural_jax.data.streams import Captions, Given, hashed, join_texts
+from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.types import UserError
+
+if TYPE_CHECKING:
+    from mural_jax.data.opened import OpenStream
 
 FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features', 'height', 'width')
 
@@ -69,6 +74,15 @@ class RegionPairs(Captions):
         if self.candidates > 1:
             made.append('the sketches of its texts are made')
         return made
+
+    def open(
+        self, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any = None
+    ) -> 'OpenStream':
+        opened = super().open(data_dir, tokenizer, seed, codebook)
+        if self.regions.by == 'features':
+            for records in opened.pool.records:
+                records.check_features(self.regions.size)
+        return opened
 
     def codebook(self, data_dir: Path) -> Codebook | None:
         return codebook.load(self, data_dir) if self.regions.codebook else None
@@ -159,6 +173,13 @@ class HiddenCaptions(RegionPairs):
     def num_random(self) -> int:  # type: ignore[override]
         """Numbers in [0, 1) of an example: one for the match, those of words, regions, picture."""
         return 1 + sum(self._parts) + Captions.num_random
+
+    def complete(self, data_dir: Path) -> list[str]:
+        made = super().complete(data_dir)
+        if self.regions.by != 'patches' and not self.regions.codebook:
+            counts = (found.regions['num_classes'] for found in self.pool(data_dir).records)
+            made.append(f'its regions have classes below {max(counts)}')
+        return made
 
     @property
     def _parts(self) -> tuple[int, int]:

@@ -145,6 +145,14 @@ class CrossEncoder(Measured):
     gallery: int = 0
     rerank: Rerank = Rerank()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every and self.rerank.workdir:
+            raise UserError(
+                f'every={self.every} and rerank.workdir={self.rerank.workdir!r}: another run is '
+                'not opened while one trains. Set every=0, and score it with `mural evaluate`.'
+            )
+
     def needs(self) -> dict[str, str]:
         own = self.rerank.k and not self.rerank.workdir
         return {'tasks': self.rerank.task} if own else {}

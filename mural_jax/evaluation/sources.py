@@ -89,6 +89,8 @@ class Sources:
         records = Records(dataset, split, self.data_dir)
         if images and not records.has_image:
             raise UserError(f'{dataset}:{split} has no pictures. Name a data set captions/NAME.')
+        if images and self.regions and self.regions.by == 'features':
+            records.check_features(self.regions.size)
         examples = list(records.examples(image=images))
         if not examples:
             raise UserError(f'{dataset}:{split} is empty: nothing can be scored.')

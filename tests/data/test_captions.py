@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
 from conftest import REAL_DATA as SHARED
@@ -123,8 +124,40 @@ def test_regions_and_ids(tmp_path: Path) -> None:
     (example,) = examples(reader)
     assert example.id == 'p/3'
     assert example.texts == [('en', 'alt', 'A')]
-    assert example.regions.boxes == [[0.0, 0.0, 0.5, 1.0]]
-    assert (example.regions.classes, example.regions.features) == ([7], [[1.0, 2.0]])
+    assert np.array_equal(example.regions.boxes, row['boxes'])
+    assert np.array_equal(example.regions.classes, [7])
+    assert np.array_equal(example.regions.features, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [
+        {'boxes': [[0.0, 0.0, 0.5]]},
+        {'boxes': [[0.0, 0.0, 0.5, 1.0], [0.0]]},
+        {'boxes': 'everywhere'},
+        {'boxes': [[0.0, 0.0, float('nan'), 1.0]]},
+        {'classes': [7, 8]},
+        {'classes': ['dog']},
+        {'classes': [-2]},
+        {'classes': [None]},
+        {'features': []},
+        {'features': [[1.0, 2.0], [3.0]]},
+        {'features': [['one']]},
+        {'boxes': 4},
+    ],
+)
+def test_broken_regions_are_a_bad_record(tmp_path: Path, broken: dict) -> None:
+    good = {'boxes': [[0.0, 0.0, 0.5, 1.0]], 'classes': [-1], 'features': [[1.0, 2.0]]}
+    lines = [json.dumps({'image': 'a.png', 'a': 'A', **row}) for row in (good, good | broken)]
+    (tmp_path / 't.jsonl').write_text('\n'.join(lines))
+    (tmp_path / 'a.png').write_bytes(RED)
+    reader = CaptionTable(
+        table=str(tmp_path / 't.jsonl'), images=(str(tmp_path),), texts=('a:alt:en',),
+        boxes_column='boxes', classes_column='classes', features_column='features',
+    )  # fmt: skip
+    assert [reader._example(row, '')[1].bad for row in map(json.loads, lines)] == [
+        '', 'regions are broken',
+    ]  # fmt: skip
 
 
 def test_every_column_is_a_language(tmp_path: Path) -> None:

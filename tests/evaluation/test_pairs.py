@@ -126,6 +126,11 @@ def test_fewer_than_the_metrics_ask_for_are_refused() -> None:
         Rerank(9)
 
 
+def test_another_run_is_not_opened_while_one_trains() -> None:
+    with pytest.raises(UserError, match='every=2 and rerank.workdir=.*mural evaluate'):
+        CrossEncoder(dataset='a/b', split='test', every=2, rerank=Rerank(10, workdir='run'))
+
+
 def test_what_is_hidden_is_counted_once(sources: types.SimpleNamespace) -> None:
     scored = Hidden(stream='pairs', dataset='a/b', split='test')(sources, [])
     assert scored.size == SIZE - 1

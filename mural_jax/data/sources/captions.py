@@ -8,6 +8,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mural_jax.data.sources import archives, columns, named, tables
 from mural_jax.data.sources.columns import TextColumn
 from mural_jax.data.sources.pairs import short_name
@@ -17,6 +19,8 @@ from mural_jax.types import UserError
 
 File = tuple[str, bytes]  # (ending, content)
 ENDINGS = tuple(ending[1:] for ending in archives.IMAGES)
+# Of boxes, classes and features.
+REGION_TYPES = (np.float32, np.int64, np.float32)
 STEM = re.compile(r'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL)
 
 
@@ -168,7 +172,7 @@ class CaptionTable(named.NamedPictures):
             label=columns.integer(row.get(self.label_column)),
             regions=regions or Regions(),
             where=where,
-            bad=bad or ('' if regions else 'regions are no lists'),
+            bad=bad or ('' if regions else 'regions are broken'),
         )
         return key, example
 
@@ -187,10 +191,29 @@ class CaptionTable(named.NamedPictures):
         return (key, b'', '') if key else ('', b'', 'no name of a picture')
 
     def _regions(self, row: Row) -> Regions | None:
-        """The regions of a row; None where a column holds no list."""
+        """The regions of a row, arrays; None where they are no numbers, or not as many of each."""
         names = [self.boxes_column, self.classes_column, self.features_column]
         values = [(row.get(name) if name else None) or [] for name in names]
-        return Regions(*values) if all(isinstance(value, list) for value in values) else None
+        try:
+            box_R4, class_R, feature_RF = map(np.asarray, values, REGION_TYPES)
+            fit = _fit(box_R4, class_R, feature_RF, bool(self.features_column))
+        except (ValueError, TypeError, OverflowError):  # No numbers, or rows of several lengths.
+            return None
+        return Regions(box_R4, class_R, feature_RF) if fit else None
+
+
+def _fit(
+    box_R4: np.ndarray, class_R: np.ndarray, feature_RF: np.ndarray, featured: bool
+) -> bool:  # fmt: skip
+    """Whether regions have four finite numbers, a class from -1 (none) on, features alike."""
+    count = len(box_R4)
+    return (
+        (not box_R4.size or box_R4.shape == (count, 4))
+        and (not class_R.size or class_R.shape == (count,) and class_R.min() >= -1)
+        and (not featured or len(feature_RF) == count)
+        and (not feature_RF.size or feature_RF.shape == (count, feature_RF.size // count))
+        and bool(np.isfinite(box_R4).all() and np.isfinite(feature_RF).all())
+    )
 
 
 def _needs(texts: Sequence[TextColumn]) -> list[str]:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from numpy.typing import ArrayLike
+
 from mural_jax.types import UserError
 
 Text = tuple[str, str, str]  # (language, kind, text)
@@ -22,9 +24,9 @@ class Regions:
     classes: [R], class numbers. features: [R][F], F alike for all examples.
     """
 
-    boxes: Sequence[Sequence[float]] = ()
-    classes: Sequence[int] = ()
-    features: Sequence[Sequence[float]] = ()
+    boxes: ArrayLike = ()
+    classes: ArrayLike = ()
+    features: ArrayLike = ()
 
 
 @dataclasses.dataclass
