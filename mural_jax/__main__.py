@@ -61,15 +61,15 @@ def main(argv: list[str]) -> int:
 
     75 asks for the same command again; `plan` returns 1 where a config does not fit.
     """
+    # TensorFlow only reads data here, and has nothing to say about it.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     parser = _parser(argv)
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith('--config.')]
     unknown = [word for word in rest if word not in overrides]
     if unknown or (overrides and not hasattr(arguments, 'config')):
         parser.error(f'unknown arguments: {" ".join(unknown or overrides)}')
-    # TensorFlow only reads data here, and has nothing to say about it.
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     arguments.overrides = overrides
     try:
         code = arguments.verb(arguments)

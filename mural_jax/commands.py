@@ -23,6 +23,7 @@ from mural_jax.checkpoints import (
 from mural_jax.config import differences, plain
 from mural_jax.data import tokenizer
 from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.evaluation.evaluators import Evaluator
 from mural_jax.models import cost
 from mural_jax.pretrained.load import load
 from mural_jax.run import Run, vocabulary_path
@@ -162,15 +163,11 @@ def _validation(
     run: Run, tokenizer: Tokenizer, graphdef: Any, mesh: Any, workdir: Path, data_dir: Path
 ) -> Any:
     """What is scored while the run trains, or None. Raises UserError where data is missing."""
-    timed = {name: one for name, one in run.build_evaluators().items() if one.every}
+    timed = _timed(run, data_dir)
     if not timed:
         return None
-    from mural_jax.data.records import Records
     from mural_jax.evaluation.embed import Embedder
     from mural_jax.evaluation.validation import Validation
-
-    for evaluator in timed.values():
-        Records(evaluator.dataset, evaluator.split, data_dir)
 
     def opened(params: Any, statistics: Any) -> Any:
         tokenize = restored.tokenize_of(run, tokenizer)
@@ -178,6 +175,16 @@ def _validation(
         return restored.sources_of(run, embedder, tokenizer, data_dir)
 
     return Validation(timed, run.languages, opened, workdir / 'eval')
+
+
+def _timed(run: Run, data_dir: Path) -> dict[str, Evaluator]:
+    """The evaluators that score on the way. Raises UserError where one's data is missing."""
+    from mural_jax.data.records import Records
+
+    timed = {name: one for name, one in run.build_evaluators().items() if one.every}
+    for evaluator in timed.values():
+        Records(evaluator.dataset, evaluator.split, data_dir)
+    return timed
 
 
 def _open(run: Run, workdir: Path, data_dir: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -222,7 +229,9 @@ def _doctor(config: Config, workdir: Path, data_dir: Path) -> None:
     existed = workdir.exists()
 
     def data() -> list[preflight.Finding]:
-        tokenizer, streams = _open(Run.of(config), workdir, data_dir)
+        run = Run.of(config)
+        tokenizer, streams = _open(run, workdir, data_dir)
+        _timed(run, data_dir)
         return preflight.same_data(streams, tokenizer.hash)
 
     def folder() -> list[preflight.Finding]:

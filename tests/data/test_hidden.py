@@ -1,10 +1,14 @@
 """Regions and hidden parts of pairs: what is hidden is hidden, and the rest is as it was."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mural
+from PIL import Image
 
 from mural_jax import config
 from mural_jax.data import hidden, inspect, regions, schema
@@ -178,6 +182,33 @@ def opened(folder: Path, kind: type = HiddenCaptions, max_length: int = 20, **mo
         image_size=96, max_length=max_length, **{'regions': Regions(most=4, side=8)} | more,
     )  # fmt: skip
     return spec.open(folder, tokenizer, seed=0), tokenizer
+
+
+def test_features_are_of_the_size_that_is_asked_for(scenes_dir: Path, tmp_path: Path) -> None:
+    Image.new('RGB', (96, 96), 'red').save(tmp_path / 'a.png')
+    row = {'image': 'a.png', 'caption': 'red', 'boxes': [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
+           'classes': [4, 2], 'features': [[1, 2, 3], [4, 5, 6]]}  # fmt: skip
+    (tmp_path / 't.jsonl').write_text(json.dumps(row))
+    columns = [f'--{name}_column={name}' for name in ('boxes', 'classes', 'features')]
+    done = mural(
+        'data', 'ingest', 'captions', '--name=a', f'--table={tmp_path / "t.jsonl"}', *columns,
+        f'--images={tmp_path}', '--language=en', f'--data_dir={tmp_path / "data"}',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = Run.of(config.load('unicoder_vl:tiny', []))
+    tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
+    spec = RegionCaptions(
+        sources={'main': Source('captions/a')}, languages=('en',), batch_size=1, image_size=96,
+        max_length=20, regions=Regions(by='features', most=2, side=0, size=3),
+    )  # fmt: skip
+    stream = spec.open(tmp_path / 'data', tokenizer, seed=0)
+    (records,) = stream.pool.records
+    assert records.regions == {'num_classes': 5, 'sizes': [3]}
+    (batch,) = stream.batches(0, 1)
+    np.testing.assert_array_equal(batch['regions'][0, :, :3], row['features'])
+    other = dataclasses.replace(spec.regions, size=2)
+    with pytest.raises(UserError, match=r'size=2: .*captions/a:train have features of 3 numbers'):
+        dataclasses.replace(spec, regions=other).open(tmp_path / 'data', tokenizer, seed=0)
 
 
 def test_pairs_that_do_not_belong_together_have_anothers_text(scenes_dir: Path) -> None:
