@@ -210,8 +210,10 @@ def _check_classes(run: Run, streams: dict[str, Any]) -> None:
         if not isinstance(task, Prediction) or task.predict != 'regions':
             continue
         stream, known = streams[task.stream], run.model['num_classes']
+        if stream.spec.regions.codebook:  # Has as many as the model, see `Run`.
+            continue
         found = max(records.regions['num_classes'] for records in stream.pool.records)
-        if not stream.spec.regions.codebook and found > known:
+        if found > known:
             raise UserError(
                 f'The regions of the stream {task.stream} have classes up to {found - 1}, and '
                 f'config.model.num_classes={known} is for those below {known}. Set it to {found} '

@@ -4,6 +4,7 @@ Texts are sorted by language, then record, then kind, so that the texts of one r
 language and of one kind stand together. Arrays are mapped from disk, not loaded.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -144,21 +145,30 @@ def sketches(records: Any, index: Index) -> np.ndarray:
 
 
 def regions(records: Any, index: Index) -> dict[str, Any]:
-    """What is known of all regions, found once.
+    """What is known of the regions of good records, found once.
 
     {num_classes: one more than their highest class, 0 where none has one; sizes: of their features,
     in numbers of a region, all that there are}
     """
-    folder = index.folder.with_name(index.folder.name + '-regions')
-    if not folder.exists():
-        highest, sizes = -1, set()
-        for _, parsed in parse_all(records, 'boxes', 'classes', 'features'):
-            highest = max(highest, int(parsed['classes'].values.numpy().max(initial=-1)))
-            boxes_B = parsed['boxes'].row_lengths().numpy() // 4
-            features_B = parsed['features'].row_lengths().numpy()
-            sizes |= set((features_B[boxes_B > 0] // boxes_B[boxes_B > 0]).tolist())
-        save(folder, {}, {'num_classes': highest + 1, 'sizes': sorted(sizes)})
-    return json.loads((folder / 'about.json').read_text(encoding='utf-8'))
+    path = index.folder.with_name(index.folder.name + '-regions.json')
+    if path.exists():
+        return json.loads(path.read_text(encoding='utf-8'))
+    highest, sizes = -1, set()
+    for _, parsed in parse_all(records, 'bad', 'boxes', 'classes', 'features'):
+        good_B = parsed['bad'] == b''
+        class_N = tf.ragged.boolean_mask(parsed['classes'], good_B).values.numpy()
+        highest = max(highest, int(class_N.max(initial=-1)))
+        boxes_B = parsed['boxes'].row_lengths().numpy() // 4
+        there_B = good_B.numpy() & (boxes_B > 0)
+        features_B = parsed['features'].row_lengths().numpy()
+        sizes |= set((features_B[there_B] // boxes_B[there_B]).tolist())
+    found = {'num_classes': highest + 1, 'sizes': sorted(sizes)}
+    # As a file of its own: processes that find it at once write the same, each in one piece.
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    with contextlib.suppress(OSError):  # Hosts may only read the data; then it is found each time.
+        part.write_text(json.dumps(found), encoding='utf-8')
+        part.replace(path)
+    return found
 
 
 def texts(records: Any, index: Index) -> Iterator[tuple[int, str]]:

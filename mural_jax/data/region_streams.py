@@ -67,6 +67,10 @@ class RegionPairs(Captions):
 
     def complete(self, data_dir: Path) -> list[str]:
         made = []
+        if self.regions.by != 'patches':
+            # Worked out now, so that the processes of a training only read it.
+            counts = [found.regions['num_classes'] for found in self.pool(data_dir).records]
+            made.append(f'the classes of its regions in the data are below {max(counts)}')
         if self.regions.codebook:
             made.append(f'the codebook of its regions is {codebook.ensure(self, data_dir)}')
         if self.tags or self.candidates > 1:
@@ -78,6 +82,7 @@ class RegionPairs(Captions):
     def open(
         self, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any = None
     ) -> 'OpenStream':
+        """As of every stream. Raises UserError where features are of another size, too."""
         opened = super().open(data_dir, tokenizer, seed, codebook)
         if self.regions.by == 'features':
             for records in opened.pool.records:
@@ -173,13 +178,6 @@ class HiddenCaptions(RegionPairs):
     def num_random(self) -> int:  # type: ignore[override]
         """Numbers in [0, 1) of an example: one for the match, those of words, regions, picture."""
         return 1 + sum(self._parts) + Captions.num_random
-
-    def complete(self, data_dir: Path) -> list[str]:
-        made = super().complete(data_dir)
-        if self.regions.by != 'patches' and not self.regions.codebook:
-            counts = (found.regions['num_classes'] for found in self.pool(data_dir).records)
-            made.append(f'its regions have classes below {max(counts)}')
-        return made
 
     @property
     def _parts(self) -> tuple[int, int]:

@@ -148,16 +148,16 @@ def test_regions_and_ids(tmp_path: Path) -> None:
 )
 def test_broken_regions_are_a_bad_record(tmp_path: Path, broken: dict) -> None:
     good = {'boxes': [[0.0, 0.0, 0.5, 1.0]], 'classes': [-1], 'features': [[1.0, 2.0]]}
-    lines = [json.dumps({'image': 'a.png', 'a': 'A', **row}) for row in (good, good | broken)]
+    rows = {'a.png': good, 'b.png': good | broken}
+    lines = [json.dumps({'image': name, 'a': 'A', **row}) for name, row in rows.items()]
     (tmp_path / 't.jsonl').write_text('\n'.join(lines))
-    (tmp_path / 'a.png').write_bytes(RED)
+    for name in rows:
+        (tmp_path / name).write_bytes(RED)
     reader = CaptionTable(
         table=str(tmp_path / 't.jsonl'), images=(str(tmp_path),), texts=('a:alt:en',),
         boxes_column='boxes', classes_column='classes', features_column='features',
     )  # fmt: skip
-    assert [reader._example(row, '')[1].bad for row in map(json.loads, lines)] == [
-        '', 'regions are broken',
-    ]  # fmt: skip
+    assert [example.bad for example in examples(reader)] == ['', 'regions are broken']
 
 
 def test_every_column_is_a_language(tmp_path: Path) -> None:
