@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mural_jax.evaluation.evaluators import named
-from mural_jax.evaluation.pairs import CrossEncoder
-from mural_jax.evaluation.ranking import ranks
-from mural_jax.evaluation.retrieval import both_ways, owned
-from mural_jax.restored import restore, sources
+from mural_jax.evaluation.evaluators.base import named
+from mural_jax.evaluation.evaluators.cross_encoder import CrossEncoder
+from mural_jax.evaluation.metrics.ranking import ranks
+from mural_jax.evaluation.metrics.recall import both_ways, owned
+from mural_jax.runs.restore import restore, sources
 
 RUNS = 5
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mural_jax import config
+from mural_jax.config.load import load_config
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 
 FAR = 10**9
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument('--data_dir', type=Path, required=True)
     parser.add_argument('--examples', type=int, default=100_000)
     arguments = parser.parse_args()
-    run = Run.of(config.load(arguments.config, []))
+    run = Run.of(load_config(arguments.config, []))
     path = vocabulary_path(arguments.data_dir, run)
     tokenizer = Tokenizer.load(path, run.tokenizer)
     import tensorflow as tf  # Its import is no part of what is measured.

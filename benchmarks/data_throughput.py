@@ -49,11 +49,12 @@ def caption(number: int) -> str:
 
 def ours(photos: list[Path], folder: Path) -> Iterator[int]:
     """Batches of a captions stream over an ingested data set; yields their sizes."""
-    from mural_jax.data.checks import Limits
-    from mural_jax.data.images import Augment
-    from mural_jax.data.ingest import ingest
+    from mural_jax.data.fields.images import Augment
+    from mural_jax.data.ingest.ingest import ingest
+    from mural_jax.data.sets.checks import Limits
     from mural_jax.data.sources.captions import CaptionTable
-    from mural_jax.data.streams import Captions, Source
+    from mural_jax.data.streams.base import Source
+    from mural_jax.data.streams.captions import Captions
     from mural_jax.data.tokenizer import Vocabulary, train
 
     table = folder / 'captions.tsv'
@@ -77,7 +78,7 @@ def limit(photos: list[Path], fancy: bool) -> Iterator[int]:
     """Batches of bare decoding, cropping and resizing; `fancy` is how colours are enlarged."""
     import tensorflow as tf
 
-    from mural_jax.data import images
+    from mural_jax.data.fields import images
 
     encoded = tf.constant([path.read_bytes() for path in photos])
     side_B2 = tf.constant([PHOTO[::-1]] * len(photos))

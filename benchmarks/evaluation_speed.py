@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation_speed.py [--queries 4000] [--items 1000000] [--width 512]
 
-faiss-cpu's IndexFlatIP and `mural_jax.neighbours` search the same made-up unit vectors in turn, on
-the same cores, three times each after a first one that counts for nothing; printed are medians, the
-median ratio, the share of the same answers, and the peak of memory. Work is linear in queries.
+faiss-cpu's IndexFlatIP and `mural_jax.similarity.nearest` search the same random unit vectors in
+turn, on the same cores, three times each after a warm-up that is not counted. Prints medians, the
+median ratio, the share of equal answers, and the peak of memory. Work is linear in queries.
 Needs faiss-cpu, which the package does not.
 """
 
@@ -16,8 +16,8 @@ import time
 import faiss
 import numpy as np
 
-from mural_jax.evaluation.retrieval import both_ways
-from mural_jax.neighbours import nearest
+from mural_jax.evaluation.metrics.recall import both_ways
+from mural_jax.similarity.nearest import find_nearest
 
 RUNS = 3
 
@@ -35,14 +35,14 @@ def main() -> None:
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     query_QD, item_ND = (units(rng, n, given.width) for n in (given.queries, given.items))
-    place_QK = nearest(query_QD, item_ND, given.k)[1]
+    place_QK = find_nearest(query_QD, item_ND, given.k)[1]
     print(f'peak with ours alone: {peak():.2f} GB, of them items {item_ND.nbytes / 1e9:.2f} GB')
     index = faiss.IndexFlatIP(given.width)
     index.add(item_ND)
     found_QK = index.search(query_QD, given.k)[1]
     ours, theirs = [], []
     for _ in range(RUNS):
-        ours.append(seconds_of(lambda: nearest(query_QD, item_ND, given.k)))
+        ours.append(seconds_of(lambda: find_nearest(query_QD, item_ND, given.k)))
         theirs.append(seconds_of(lambda: index.search(query_QD, given.k)))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs))
     print(

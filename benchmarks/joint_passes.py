@@ -17,9 +17,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mural_jax import config
+from mural_jax.config.load import load_config
 from mural_jax.models.functional import merge
-from mural_jax.run import Run
+from mural_jax.runs.run import Run
 
 RUNS = 9
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument('--coco', type=int, nargs=2, default=[5000, 25000])
     parser.add_argument('--attention', default='xla')
     given = parser.parse_args()
-    run = Run.of(config.load(given.config, [f'--config.model.attention={given.attention}']))
+    run = Run.of(load_config(given.config, [f'--config.model.attention={given.attention}']))
     graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size)
     shapes = run.batch_shapes()['pairs']
     text_BL, region_BRF = made(given.batch, shapes)

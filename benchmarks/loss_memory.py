@@ -25,8 +25,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mural_jax.objectives.contrastive import WAYS, Sigmoid, Softmax
-from mural_jax.sharding import MeshShape, batch_sharding
+from mural_jax.distributed.mesh import MeshShape, batch_sharding
+from mural_jax.objectives.pairwise import WAYS
+from mural_jax.objectives.sigmoid import Sigmoid
+from mural_jax.objectives.softmax import Softmax
 
 MB = 2**20
 REFUSED = 'RESOURCE_EXHAUSTED'

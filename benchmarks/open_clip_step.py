@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from mural_jax.config.load import load_config
+
 DEPTH, VOCABULARY, LENGTH, END = 12, 49408, 77, 49407
 # (width and heads of the image tower, of the text tower, embedding)
 SIZES = {'s16': ((384, 6), (384, 6), 384), 'b16': ((768, 12), (512, 8), 512)}
@@ -101,8 +103,7 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(arguments: argparse.Namespace) -> tuple[Callable[[], None], str]:
     import jax
 
-    from mural_jax import config
-    from mural_jax.run import Run
+    from mural_jax.runs.run import Run
 
     device = jax.devices()[0]
     dtype = 'bfloat16' if device.platform == 'gpu' else 'float32'
@@ -115,7 +116,7 @@ def ours(arguments: argparse.Namespace) -> tuple[Callable[[], None], str]:
             f'--config.model.attention={arguments.attention}',
             f'--config.model.towers.text.eot_id={END}',
             f'--config.streams.captions.batch_size={arguments.batch}']  # fmt: skip
-    run = Run.of(config.load('clip:b16', [*size, *more]))
+    run = Run.of(load_config('clip:b16', [*size, *more]))
     graphdef, params, statistics = run.build_model(VOCABULARY)
     trainer = run.build_trainer(graphdef, params)
     image_BHWC, text_BL = batch(arguments.batch)

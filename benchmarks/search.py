@@ -29,8 +29,8 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
-from mural_jax.serving.finder import Finder, write_faiss
-from mural_jax.serving.gallery import Gallery, parts
+from mural_jax.search.finder import Finder, write_faiss
+from mural_jax.search.store import Gallery, parts
 
 CLIENTS, SECONDS = 50, 60  # at once; of asking
 WORDS = ['a red flower', 'красное яблоко', 'قطة سوداء', '赤い車', 'पीला फूल']

@@ -11,7 +11,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from mural_jax import __version__, flags, model_verbs
+from mural_jax import __version__
+from mural_jax.cli import doctor, flags, params, search
+from mural_jax.config.load import load_config
+from mural_jax.runs import prepare
 from mural_jax.types import RESTART, Restart, UserError
 
 
@@ -115,7 +118,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     flags.add_scored(evaluate)
     flags.common(evaluate, data_dir=True)
 
-    model_verbs.add(verbs)
+    search.add(verbs)
 
     report = flags.verb(verbs, 'report', _report, 'write a page about one run, or several compared')
     flags.add_reported(report)
@@ -217,7 +220,6 @@ def _formats(formats: argparse._SubParsersAction) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
 
     sources = {}
     for pair in arguments.source:
@@ -225,20 +227,19 @@ def _prepare(arguments: argparse.Namespace) -> None:
         if not (name and equals and path):
             raise UserError(f'--source {pair} must be NAME=PATH, such as --source font=FILE.')
         sources[name] = path
-    commands.prepare(_config(arguments), arguments.data_dir.expanduser(), sources)
+    prepare.prepare(_config(arguments), arguments.data_dir.expanduser(), sources)
 
 
 def _params(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
 
-    commands.params(_config(arguments))
+    params.params(_config(arguments))
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
+    from mural_jax.runs import start
 
     data_dir = arguments.data_dir.expanduser()
-    commands.train(_config(arguments), arguments.workdir.expanduser(), data_dir)
+    start.train(_config(arguments), arguments.workdir.expanduser(), data_dir)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -251,7 +252,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if kind == 'cpu' and count.isdigit():
         given = os.environ.get('XLA_FLAGS', '')
         os.environ['XLA_FLAGS'] = f'{given} --xla_force_host_platform_device_count={count}'
-    from mural_jax import scale_commands
+    from mural_jax.cli import plan as scale_commands
 
     out = arguments.json.expanduser() if arguments.json else None
     return scale_commands.plan(
@@ -260,7 +261,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _bench_step(arguments: argparse.Namespace) -> None:
-    from mural_jax import scale_commands
+    from mural_jax.cli import plan as scale_commands
 
     data_dir, out = (path and path.expanduser() for path in (arguments.data_dir, arguments.json))
     scale_commands.bench(
@@ -269,16 +270,15 @@ def _bench_step(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
-    from mural_jax import commands
 
     data_dir = arguments.data_dir.expanduser()
-    commands.doctor(_config(arguments), arguments.workdir.expanduser(), data_dir)
+    doctor.doctor(_config(arguments), arguments.workdir.expanduser(), data_dir)
 
 
 def _inspect_run(arguments: argparse.Namespace) -> None:
-    from mural_jax import inspection
+    from mural_jax.cli import inspect
 
-    inspection.inspect(arguments.workdir.expanduser(), arguments.step, arguments.full)
+    inspect.inspect(arguments.workdir.expanduser(), arguments.step, arguments.full)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -288,7 +288,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if what != 'workdir':
         _evaluate_other(arguments)
         return
-    from mural_jax import evaluation_commands
+    from mural_jax.cli import evaluate as evaluation_commands
 
     evaluation_commands.evaluate(
         arguments.workdir.expanduser(), arguments.data_dir.expanduser(), arguments.step,
@@ -297,28 +297,28 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_other(arguments: argparse.Namespace) -> None:
-    from mural_jax import other_commands
+    from mural_jax.evaluation.external import scoring
 
     out, force = arguments.out.expanduser(), arguments.force
     if arguments.model:
-        other_commands.evaluate_model(
+        scoring.evaluate_model(
             arguments.model, _config(arguments), arguments.data_dir.expanduser(), out,
             arguments.only, force,
         )  # fmt: skip
         return
     images, texts = arguments.images.expanduser(), arguments.texts.expanduser()
-    other_commands.evaluate_files(images, texts, arguments.language, out, force)
+    scoring.evaluate_files(images, texts, arguments.language, out, force)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from mural_jax import evaluation_commands
+    from mural_jax.cli import evaluate as evaluation_commands
 
     words = arguments.workdirs or [str(arguments.workdir)]
     evaluation_commands.report(words, arguments.step, arguments.out)
 
 
 def _ingest(arguments: argparse.Namespace) -> None:
-    from mural_jax import data_commands
+    from mural_jax.cli import data as data_commands
 
     beam = None if arguments.beam is None else shlex.split(arguments.beam)
     data_commands.ingest(
@@ -328,7 +328,7 @@ def _ingest(arguments: argparse.Namespace) -> None:
 
 
 def _decontaminate(arguments: argparse.Namespace) -> None:
-    from mural_jax import data_commands
+    from mural_jax.cli import data as data_commands
 
     data_commands.decontaminate(
         _config(arguments), arguments.data_dir.expanduser(), arguments.against,
@@ -337,7 +337,7 @@ def _decontaminate(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from mural_jax import data_commands
+    from mural_jax.cli import data as data_commands
 
     data_dir = arguments.data_dir.expanduser()
     data_commands.inspect(_config(arguments), data_dir, arguments.out.expanduser())
@@ -346,16 +346,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     if not arguments.seconds > 0:
         raise UserError(f'--seconds {arguments.seconds} must be more than 0.')
-    from mural_jax import data_commands
+    from mural_jax.cli import data as data_commands
 
     data_dir = arguments.data_dir.expanduser()
     data_commands.bench(_config(arguments), data_dir, arguments.seconds)
 
 
 def _config(arguments: argparse.Namespace) -> dict:
-    from mural_jax import config
 
-    return config.load(arguments.config, arguments.overrides)
+    return load_config(arguments.config, arguments.overrides)
 
 
 if __name__ == '__main__':

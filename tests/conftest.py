@@ -71,7 +71,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`emoji_cldr` and the vocabulary of `emoji:tiny`, from the real packages."""
-    from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+    from mural_jax.data.sources.cldr import DEFAULT_SOURCES
 
     for path in DEFAULT_SOURCES.values():
         if not Path(path).exists():
@@ -99,7 +99,7 @@ def workdir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Composed scenes, `captions/scenes`, and the vocabulary of `unicoder_vl:tiny`."""
-    from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
+    from mural_jax.data.sources.cldr import DEFAULT_SOURCES
 
     for path in DEFAULT_SOURCES.values():
         if not Path(path).exists():

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mural_jax.evaluation.sources import Items
+from mural_jax.distributed.mesh import gather, global_batch
+from mural_jax.evaluation.split_data import Items
 from mural_jax.models.functional import Params, merge
-from mural_jax.sharding import gather, global_batch
 from mural_jax.types import Array, UserError
 
 

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mural_jax.checkpoints import write_atomic
-from mural_jax.evaluation import samples as bootstrap
-from mural_jax.evaluation.evaluators import (
+from mural_jax.evaluation.evaluators.base import (
     MEAN,
     Evaluator,
     Gallery,
@@ -23,10 +21,12 @@ from mural_jax.evaluation.evaluators import (
     Scored,
     with_means,
 )
-from mural_jax.evaluation.retrieval import chance, combined
-from mural_jax.evaluation.samples import Samples
-from mural_jax.evaluation.sources import Sources
+from mural_jax.evaluation.metrics import bootstrap
+from mural_jax.evaluation.metrics.bootstrap import Samples
+from mural_jax.evaluation.metrics.recall import chance, combined
+from mural_jax.evaluation.split_data import Sources
 from mural_jax.types import UserError
+from mural_jax.workdir.files import write_atomic
 
 Evaluated = dict[str, Results]
 Groups = Mapping[str, Sequence[str]]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mural_jax import hosts
+from mural_jax.distributed import processes
 from mural_jax.evaluation import scores
-from mural_jax.evaluation.evaluators import Evaluator
-from mural_jax.evaluation.sources import Sources
+from mural_jax.evaluation.evaluators.base import Evaluator
+from mural_jax.evaluation.split_data import Sources
 
 PREFIX = 'eval'  # of its metrics: eval/EVALUATOR/mean_GROUP/METRIC
 
@@ -37,7 +37,7 @@ class Validation:
         chosen = {name: self.evaluators[name] for name in self.due(step)}
         found, _ = scores.score(
             chosen, self.groups, self.opened(state.params, state.statistics),
-            self.folder / f'{step}.json', force=True, write=hosts.is_first(),
+            self.folder / f'{step}.json', force=True, write=processes.is_first(),
         )  # fmt: skip
         return {
             metric: value for name in chosen for metric, value in flat(name, found.results[name])

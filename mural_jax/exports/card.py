@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from mural_jax import __version__, exported
-from mural_jax.evaluation.evaluators import MEAN
-from mural_jax.evaluation.tables import headline
-from mural_jax.exports.check import Agreement
-from mural_jax.exports.subject import Subject
+from mural_jax import __version__
+from mural_jax.evaluation.evaluators.base import MEAN
+from mural_jax.evaluation.report.tables import headline
+from mural_jax.exports.parity import Agreement
+from mural_jax.exports.trained import Subject
+from mural_jax.inference import model
 
 LIMITS = """\
 Finds pictures by words and words by pictures, in the languages below, and classifies pictures by
@@ -24,7 +25,7 @@ def write(
 ) -> str:
     """The card as Markdown; `use` says how the folder is used."""
     about = subject.about
-    size = sum(np.size(x) for x in exported.flat(subject.params).values())
+    size = sum(np.size(x) for x in model.flat(subject.params).values())
     parts = [
         _head(subject, kind), f'# {name}',
         f'{size:,} parameters in {dtype}, exported as {kind} by mural_jax {__version__} from step '

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mural_jax.exported import flat
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.trained import Subject
+from mural_jax.inference.model import flat
 from mural_jax.pretrained.place import place
 from mural_jax.types import UserError
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mural_jax.evaluation import others
-from mural_jax.exports import counterparts, pieces
-from mural_jax.exports.check import Encoder
+from mural_jax.evaluation.external import libraries
+from mural_jax.exports import counterparts, tokenizer_json
 from mural_jax.exports.counterparts import CLIP, CLIP_BERT, SIGLIP
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.parity import Encoder
+from mural_jax.exports.trained import Subject
 from mural_jax.models.vision import PIXELS
 
 LIBRARY = 'transformers'
@@ -36,7 +36,7 @@ Vectors are not of length 1 yet: divide by their norm."""
 
 def write(subject: Subject, folder: Path, dtype: str) -> None:
     shape = counterparts.chosen(subject, (CLIP, SIGLIP, CLIP_BERT), LIBRARY)
-    torch, library = pieces.needed('torch'), pieces.needed(LIBRARY)
+    torch, library = tokenizer_json.needed('torch'), tokenizer_json.needed(LIBRARY)
     library.utils.logging.disable_progress_bar()
     model = MAKERS[shape.name](library, subject)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -46,7 +46,7 @@ def write(subject: Subject, folder: Path, dtype: str) -> None:
     (folder / 'preprocessor_config.json').write_text(
         json.dumps(_processing(subject, shape is SIGLIP), indent=1) + '\n'
     )
-    pieces.write(subject, folder)
+    tokenizer_json.write(subject, folder)
 
 
 def _layers(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def _processing(subject: Subject, siglip: bool) -> dict[str, Any]:
 
 
 def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
-    return encoders(others.load(f'{LIBRARY}:{folder}'))
+    return encoders(libraries.load(f'{LIBRARY}:{folder}'))
 
 
-def encoders(other: others.Other) -> dict[str, Encoder]:
+def encoders(other: libraries.Other) -> dict[str, Encoder]:
     """Of examples, by a model of another library."""
     return {
         'image': lambda pictures: other.pictures([*pictures]),

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from mural_jax import exported
-from mural_jax.exports.check import Encoder
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.parity import Encoder
+from mural_jax.exports.trained import Subject
+from mural_jax.inference import model as exported
 from mural_jax.types import UserError
 
 FLOATS = {'float32': np.float32, 'bfloat16': jnp.bfloat16, 'float16': np.float16}

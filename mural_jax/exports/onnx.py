@@ -15,8 +15,8 @@ from typing import Any
 from jax import export as jax_export
 
 from mural_jax.exports import native, stablehlo
-from mural_jax.exports.check import Encoder, Mismatch
-from mural_jax.exports.subject import Call, Subject, prepared
+from mural_jax.exports.parity import Encoder, Mismatch
+from mural_jax.exports.trained import Call, Subject, prepared
 from mural_jax.types import UserError
 
 OPSET = 23

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mural_jax.evaluation import others
-from mural_jax.exports import counterparts, pieces
-from mural_jax.exports.check import Encoder
+from mural_jax.evaluation.external import libraries
+from mural_jax.exports import counterparts, tokenizer_json
 from mural_jax.exports.counterparts import CLIP
 from mural_jax.exports.hugging_face import encoders
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.parity import Encoder
+from mural_jax.exports.trained import Subject
 from mural_jax.models.vision import PIXELS
 from mural_jax.types import UserError
 
@@ -34,17 +34,17 @@ that changes one, its embedding changes too."""
 def write(subject: Subject, folder: Path, dtype: str) -> None:
     counterparts.chosen(subject, (CLIP,), LIBRARY)
     config = _config(subject)
-    torch, library = pieces.needed('torch'), pieces.needed(LIBRARY)
-    safetensors = pieces.needed('safetensors.torch').torch
+    torch, library = tokenizer_json.needed('torch'), tokenizer_json.needed(LIBRARY)
+    safetensors = tokenizer_json.needed('safetensors.torch').torch
     model = library.CLIP(**config)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
     named = counterparts.named(subject, theirs, LIBRARY)
     weights = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in named.items()}
-    safetensors.save_file(weights, folder / others.OPEN_CLIP_FILE, metadata={'format': 'pt'})
-    (folder / others.OPEN_CLIP_FILE).chmod(0o644)
+    safetensors.save_file(weights, folder / libraries.OPEN_CLIP_FILE, metadata={'format': 'pt'})
+    (folder / libraries.OPEN_CLIP_FILE).chmod(0o644)
     words = dict(model_cfg=config, preprocess_cfg=_processing(subject))
     (folder / 'open_clip_config.json').write_text(json.dumps(words, indent=1) + '\n')
-    pieces.write(subject, folder)
+    tokenizer_json.write(subject, folder)
 
 
 def _config(subject: Subject) -> dict[str, Any]:
@@ -94,7 +94,11 @@ def _processing(subject: Subject) -> dict[str, Any]:
 
 def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
     # Texts as they are: those that open_clip mends have other embeddings, as the card says.
-    return encoders(others.open_clip(pieces.needed(LIBRARY), f'{others.LOCAL}{folder}', 'cpu', str))
+    return encoders(
+        libraries.open_clip(
+            tokenizer_json.needed(LIBRARY), f'{libraries.LOCAL}{folder}', 'cpu', str
+        )
+    )
 
 
 def use(subject: Subject, folder: str) -> str:

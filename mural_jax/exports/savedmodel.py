@@ -8,8 +8,8 @@ import numpy as np
 
 from mural_jax.data.tokenizer import SentencePiece
 from mural_jax.exports import native, stablehlo
-from mural_jax.exports.check import Encoder
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.parity import Encoder
+from mural_jax.exports.trained import Subject
 from mural_jax.types import UserError
 
 PUNCTUATION = r'[!-/:-@\[-`{-~]'  # of ASCII
@@ -69,7 +69,7 @@ def _named(encode: Callable, prepare: Callable = lambda x: x) -> Callable:
 def _pixels(subject: Subject) -> Callable:
     """Bytes of pictures -> uint8 [N, H, H, 3], as the streams read them."""
 
-    from mural_jax.data import images
+    from mural_jax.data.fields import images
 
     about = subject.about
 

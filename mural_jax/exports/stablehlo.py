@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from mural_jax import exported
-from mural_jax.assembly import abstract
 from mural_jax.exports import native
-from mural_jax.exports.check import Encoder
-from mural_jax.exports.subject import Subject, prepared
+from mural_jax.exports.parity import Encoder
+from mural_jax.exports.trained import Subject, prepared
+from mural_jax.inference import model
+from mural_jax.models.build import abstract
 from mural_jax.types import UserError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -56,11 +56,11 @@ def programs(subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Ca
     about = subject.about
     graphdef, params, statistics = abstract(about.model, about.spaces, about.vocab_size)
     wanted = {'params': params, 'statistics': statistics}
-    encoders = exported.encoders(graphdef, about, subject.space)
+    encoders = model.encoders(graphdef, about, subject.space)
 
-    def closed(encode: exported.Encode) -> Callable:
+    def closed(encode: model.Encode) -> Callable:
         def program(inputs: jax.Array) -> jax.Array:
-            tree = exported.unflat(wanted, exported.full(arrays))
+            tree = model.unflat(wanted, model.full(arrays))
             return encode(tree['params'], tree['statistics'], inputs)
 
         return program

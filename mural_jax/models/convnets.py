@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mural_jax.distributed.mesh import gather
 from mural_jax.models.layers import (
     DEFAULT,
     Compute,
@@ -18,7 +19,6 @@ from mural_jax.models.layers import (
     stacked,
 )
 from mural_jax.models.vision import PIXELS, normalise
-from mural_jax.sharding import gather
 from mural_jax.types import Array, Encoding, UserError
 
 # He et al. 2015: keeps the variance of what a rectifier lets through, by outputs.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.sharding import constrain_batch
+from mural_jax.distributed.mesh import constrain_batch
 from mural_jax.types import Array, UserError
 
 # Compute dtype -> what flax takes; parameters are float32 whatever it is.

@@ -16,7 +16,8 @@ from mural_jax.planning.chips import share_of_peak
 from mural_jax.planning.memory import Abstract
 from mural_jax.planning.plan import step_flops, without_recomputing
 from mural_jax.planning.tables import gib
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 from mural_jax.training.feed import Feed
 from mural_jax.training.step import State
 from mural_jax.training.trainer import Trainer

@@ -10,9 +10,9 @@ import jax
 import jax.extend.core
 import numpy as np
 
+from mural_jax.distributed.mesh import BATCH_AXES, batch_sharding
 from mural_jax.planning.program import compile_or_need
-from mural_jax.run import Run
-from mural_jax.sharding import BATCH_AXES, batch_sharding
+from mural_jax.runs.run import Run
 from mural_jax.training import step as training_step
 from mural_jax.training.gradients import Loss
 from mural_jax.training.trainer import Trainer

@@ -11,7 +11,7 @@ from mural_jax.models import cost
 from mural_jax.planning.chips import Chip
 from mural_jax.planning.memory import Abstract, Parts, len_of, parts_of
 from mural_jax.planning.program import Collective, Work, compile_or_need, work_of
-from mural_jax.tasks import Contrast
+from mural_jax.tasks.contrast import Contrast
 
 Config = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from mural_jax.planning import plan as planning
 from mural_jax.planning.chips import CHIPS, Chip
 from mural_jax.planning.memory import Abstract, kept_bytes, len_of
 from mural_jax.planning.plan import Config, Plan
-from mural_jax.tasks import inputs_of
+from mural_jax.tasks.base import inputs_of
 
 LEVELS = ('none', 'dots', 'full')
 # Of a forward pass that is computed again in the backward pass: 'dots' keeps the large products

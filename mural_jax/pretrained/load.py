@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mural_jax.checkpoints import Checkpoints, check_vocabulary
 from mural_jax.pretrained.files import read
 from mural_jax.pretrained.place import Flat, Report, place
 from mural_jax.types import UserError
+from mural_jax.workdir.checkpoints import Checkpoints, check_vocabulary
 
 
 def load(

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
+from mural_jax.distributed.mesh import Rules, constrain, constrain_batch
 from mural_jax.models.functional import Params, merge, statistics
-from mural_jax.sharding import Rules, constrain, constrain_batch
-from mural_jax.tasks import Embedded, Task, embed, total_loss
+from mural_jax.tasks.base import Embedded, Task, embed, total_loss
 from mural_jax.training.optimizers import path_name
 from mural_jax.types import Array, Batch
 

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mural_jax import hosts
-from mural_jax.checkpoints import Best, Checkpoints
-from mural_jax.metrics import Metrics
-from mural_jax.tasks import Contrast
+from mural_jax.distributed import processes
+from mural_jax.tasks.contrast import Contrast
 from mural_jax.training.feed import Feed, Stream
 from mural_jax.training.safety import RollBack, Skipped
 from mural_jax.training.step import State
 from mural_jax.training.trainer import Trainer
 from mural_jax.training.watchdog import Watchdog
 from mural_jax.types import Restart, UserError
+from mural_jax.workdir.checkpoints import Best, Checkpoints
+from mural_jax.workdir.metrics import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def train(
     safety, best = trainer.fixed.safety, schedule.best if schedule.best.metric else None
     with (
         contextlib.closing(Checkpoints(place.workdir, schedule.keep, best)) as checkpoints,
-        hosts.Preemption() as preemption,
+        processes.Preemption() as preemption,
         Watchdog(place.workdir, 60 * safety.stall_minutes) as watchdog,
     ):
         passage = Passage(trainer, schedule, streams, place, checkpoints, preemption, watchdog)
@@ -121,7 +121,7 @@ class Passage:
 
     def __init__(
         self, trainer: Trainer, schedule: Schedule, streams: Mapping[str, Stream], place: Place,
-        checkpoints: Checkpoints, preemption: hosts.Preemption, watchdog: Watchdog,
+        checkpoints: Checkpoints, preemption: processes.Preemption, watchdog: Watchdog,
     ):  # fmt: skip
         self.trainer, self.schedule, self.streams = trainer, schedule, streams
         self.place, self.checkpoints = place, checkpoints
@@ -146,7 +146,7 @@ class Passage:
         self.line: dict[str, float] = {}
         self.scored: tuple[int, dict[str, float]] = (0, {})
         with Metrics(
-            self.place.workdir, first, self.schedule.num_steps, write=hosts.is_first()
+            self.place.workdir, first, self.schedule.num_steps, write=processes.is_first()
         ) as self.metrics:
             for line in [*self._said, *self._opening(state, first), *self.feed.changes]:
                 self.metrics.say(line)

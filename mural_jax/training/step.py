@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mural_jax.distributed.mesh import Rules, constrain
 from mural_jax.models.functional import Params
-from mural_jax.sharding import Rules, constrain
-from mural_jax.tasks import Task
+from mural_jax.tasks.base import Task
 from mural_jax.training.gradients import Loss, in_parts, whole
 from mural_jax.training.optimizers import path_name
 from mural_jax.training.safety import Safety, Usual

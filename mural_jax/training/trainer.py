@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mural_jax.sharding import batch_sharding, check_batch, global_batch, tree_sharding
-from mural_jax.tasks import Task
+from mural_jax.distributed.mesh import batch_sharding, check_batch, global_batch, tree_sharding
+from mural_jax.tasks.base import Task
 from mural_jax.training import step as training_step
 from mural_jax.training.step import Fixed, State
 from mural_jax.types import Array, Batch, UserError

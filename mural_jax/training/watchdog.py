@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mural_jax import hosts
+from mural_jax.distributed import processes
 from mural_jax.types import UserError
 
 PERIOD = 5.0  # seconds between two publications, at most; ours
@@ -207,9 +207,9 @@ def _one(beat: Mapping[str, Any]) -> str:
 
 def coordination_service() -> Exchange | None:
     """The store that all processes of a run share; None for one alone."""
-    if hosts.count() == 1:
+    if processes.count() == 1:
         return None
     return Exchange(
-        publish=lambda host, text: hosts.publish(f'{FOLDER}/{host}', text),
-        read_all=lambda: {int(host): text for host, text in hosts.read_all(FOLDER).items()},
+        publish=lambda host, text: processes.publish(f'{FOLDER}/{host}', text),
+        read_all=lambda: {int(host): text for host, text in processes.read_all(FOLDER).items()},
     )

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from data.made import Letters, caption_reader, captions, encoded, picture, read
+from data.datasets import Letters, caption_reader, captions, encoded, picture, read
 
-from mural_jax.data import opened as opened_module
-from mural_jax.data import schema
-from mural_jax.data.checks import Limits
-from mural_jax.data.ingest import ingest
-from mural_jax.data.opened import OpenStream
-from mural_jax.data.records import Records
-from mural_jax.data.streams import Captions, Source
+from mural_jax.data.ingest.ingest import ingest
+from mural_jax.data.reading import stream as opened_module
+from mural_jax.data.reading.stream import OpenStream
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.records import Records
+from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.captions import Captions
 from mural_jax.types import Batch, UserError
 
 COUNT, SIZE, STEPS = 80, 16, 10

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mural_jax import config
-from mural_jax.data import bench
+from mural_jax.config.load import load_config
+from mural_jax.data.pages import bench
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 
 
 @pytest.fixture(scope='module')
 def measured(data_dir: Path) -> dict:
-    run = Run.of(config.load('emoji:tiny', []))
+    run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
     return bench.run(run.build_streams(), data_dir, read, run.seed, seconds=0.3)
 
@@ -31,7 +32,7 @@ def test_streams_with_pictures_have_a_limit(measured: dict) -> None:
 
 
 def test_tokens_are_those_of_the_texts(data_dir: Path, measured: dict) -> None:
-    run = Run.of(config.load('emoji:tiny', []))
+    run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
     for name, spec in run.build_streams().items():
         stream = spec.open(data_dir, read, run.seed)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from data.datasets import encoded, picture
 from data.fuzz import FUZZ_ROUNDS, mutated
-from data.made import encoded, picture
 
-from mural_jax.data import checks, schema
-from mural_jax.data.checks import BadRecord, Limits
+from mural_jax.data.sets import checks, schema
+from mural_jax.data.sets.checks import BadRecord, Limits
 from mural_jax.data.sources.reader import Example
-from mural_jax.data.streams import Captions, Source
+from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.captions import Captions
 
 PICTURE = picture(1, (61, 43))
 PALETTE = PICTURE.quantize(64)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from data.made import encoded, picture
+from data.datasets import encoded, picture
 from PIL import Image, ImageFile
 
-from mural_jax.data import checks
-from mural_jax.data.checks import BadRecord, Limits
+from mural_jax.data.sets import checks
+from mural_jax.data.sets.checks import BadRecord, Limits
 from mural_jax.data.sources.reader import Example
 
 PICTURE = picture(1, (61, 43))

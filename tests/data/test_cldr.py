@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mural_jax.data import cldr
-from mural_jax.data.emoji_cldr import split_of
+from mural_jax.data.ingest.emoji import split_of
+from mural_jax.data.sources import cldr
 from mural_jax.types import UserError
 
 EMOJI_TEST = """# group: People & Body

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from data.test_hidden import opened
 
-from mural_jax.data import codebook
-from mural_jax.data.codebook import Codebook
-from mural_jax.data.region_settings import Regions
-from mural_jax.data.region_streams import HiddenCaptions
+from mural_jax.data.fields.region_settings import Regions
+from mural_jax.data.fitted import codebook
+from mural_jax.data.fitted.codebook import Codebook
+from mural_jax.data.streams.hidden import HiddenCaptions
 from mural_jax.types import UserError
 
 PATCHES = Regions(by='patches', most=36, side=16, codebook=8)

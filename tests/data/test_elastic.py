@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from data.made import Letters, captions, encoded, picture, read, translations
+from data.datasets import Letters, captions, encoded, picture, read, translations
 
-from mural_jax.data.opened import OpenStream
-from mural_jax.data.order import BLOCK
-from mural_jax.data.streams import Captions, Source, Stream, Translations
+from mural_jax.data.reading.order import BLOCK
+from mural_jax.data.reading.stream import OpenStream
+from mural_jax.data.streams.base import Source, Stream
+from mural_jax.data.streams.captions import Captions
+from mural_jax.data.streams.translations import Translations
 from mural_jax.training.feed import Feed
 from mural_jax.types import Batch, UserError
 

@@ -10,14 +10,18 @@ import tensorflow as tf
 from conftest import mural
 from PIL import Image
 
-from mural_jax import config
-from mural_jax.data import hidden, inspect, regions, schema
-from mural_jax.data.order import uniform
-from mural_jax.data.region_settings import Regions
-from mural_jax.data.region_streams import HiddenCaptions, RegionCaptions
-from mural_jax.data.streams import Source
+from mural_jax.config.load import load_config
+from mural_jax.data.fields import crops, masking
+from mural_jax.data.fields.region_settings import Regions
+from mural_jax.data.pages import inspect
+from mural_jax.data.reading.order import uniform
+from mural_jax.data.sets import schema
+from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.hidden import HiddenCaptions
+from mural_jax.data.streams.regions import RegionCaptions
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 MARKS, VOCABULARY, MASK = (0, 2, 3), 50, 50
@@ -32,8 +36,8 @@ def texts(count: int, length: int = 12) -> np.ndarray:
 
 
 def hide(text_BL: np.ndarray, share: float = 0.15) -> dict[str, np.ndarray]:
-    random_BU = uniform(0, np.arange(len(text_BL)), hidden.random_words(text_BL.shape[1], share))
-    fields = hidden.words(tf.constant(text_BL), MARKS, VOCABULARY, share, tf.constant(random_BU))
+    random_BU = uniform(0, np.arange(len(text_BL)), masking.random_words(text_BL.shape[1], share))
+    fields = masking.words(tf.constant(text_BL), MARKS, VOCABULARY, share, tf.constant(random_BU))
     return {name: value.numpy() for name, value in fields.items()}
 
 
@@ -43,7 +47,7 @@ def test_a_share_of_the_words_is_hidden_and_nothing_else_changes() -> None:
     hidden_BL = np.zeros(text_BL.shape, bool)
     for row, (place_M, target_M) in enumerate(zip(found['word_place'], found['word_target'])):
         for place, target in zip(place_M, target_M):
-            if target != hidden.NONE:
+            if target != masking.NONE:
                 assert target == text_BL[row, place] and target not in MARKS
                 assert not hidden_BL[row, place]
                 hidden_BL[row, place] = True
@@ -62,14 +66,14 @@ def test_a_text_without_words_hides_nothing() -> None:
     text_BL = np.array([[2, 3, 0, 0, 0, 0]], np.int32)
     found = hide(text_BL)
     np.testing.assert_array_equal(found['text'], text_BL)
-    assert (found['word_target'] == hidden.NONE).all()
+    assert (found['word_target'] == masking.NONE).all()
 
 
 def test_a_share_of_zero_hides_nothing() -> None:
     text_BL = texts(20)
     found = hide(text_BL, share=0.0)
     np.testing.assert_array_equal(found['text'], text_BL)
-    assert (found['word_target'] == hidden.NONE).all()
+    assert (found['word_target'] == masking.NONE).all()
 
 
 def test_what_is_hidden_of_a_region_is_gone_and_its_place_is_not() -> None:
@@ -77,16 +81,16 @@ def test_what_is_hidden_of_a_region_is_gone_and_its_place_is_not() -> None:
     rng = np.random.default_rng(0)
     region_BRF = rng.uniform(0.1, 1, (3000, 5, 12 + 5)).astype(np.float32)
     class_BR = rng.integers(0, 9, (3000, 5)).astype(np.int32)
-    class_BR[:, 3:] = hidden.NONE
-    random_BU = uniform(1, np.arange(3000), hidden.random_regions(5, 0.4))
-    found = hidden.regions(
+    class_BR[:, 3:] = masking.NONE
+    random_BU = uniform(1, np.arange(3000), masking.random_regions(5, 0.4))
+    found = masking.regions(
         tf.constant(region_BRF), tf.constant(class_BR), settings.feature_size, 0.4, random_BU
     )
     shown_BRF, place_BM, target_BM = (
         found[name].numpy() for name in ('regions', 'region_place', 'region_target')
     )
     np.testing.assert_array_equal(shown_BRF[..., 12:], region_BRF[..., 12:])
-    assert (target_BM != hidden.NONE).sum(1).tolist() == [1] * 3000
+    assert (target_BM != masking.NONE).sum(1).tolist() == [1] * 3000
     rows = np.arange(3000)
     np.testing.assert_array_equal(target_BM[:, 0], class_BR[rows, place_BM[:, 0]])
     zero_BR = (shown_BRF[..., :12] == 0).all(-1)
@@ -100,10 +104,10 @@ def test_a_masked_place_never_leaks() -> None:
     rng = np.random.default_rng(0)
     region_BRF = tf.constant(rng.uniform(0.1, 1, (64, 8, 6 + 5)), tf.float32)
     class_BR = tf.constant(rng.integers(0, 9, (64, 8)), tf.int32)
-    random_BU = tf.constant(uniform(0, np.arange(64), hidden.random_regions(8, 0.3)))
+    random_BU = tf.constant(uniform(0, np.arange(64), masking.random_regions(8, 0.3)))
     with tf.GradientTape() as tape:
         tape.watch(region_BRF)
-        found = hidden.regions(region_BRF, class_BR, 6, 0.3, random_BU)
+        found = masking.regions(region_BRF, class_BR, 6, 0.3, random_BU)
         # Whatever a model makes of it: every number counts, each in its own way.
         weights = tf.constant(rng.normal(size=region_BRF.shape), tf.float32)
         total = tf.reduce_sum(weights * found['regions'])
@@ -129,17 +133,17 @@ def test_regions_are_the_pixels_in_their_boxes() -> None:
         'classes': tf.ragged.constant([[7]], tf.int64),
     }
     settings = Regions(most=2, side=4, geometry=6)
-    found = regions.regions(settings, tf.constant(image_BHWC), parsed).numpy()
+    found = crops.regions(settings, tf.constant(image_BHWC), parsed).numpy()
     wanted = image_BHWC[0, 4:8, 0:4].reshape(-1) / 127.5 - 1
     np.testing.assert_allclose(found[0, 0, :48], wanted, atol=1e-5)
     np.testing.assert_allclose(found[0, 0, 48:], [0, 0.5, 0.5, 1, 0.5, 0.5])
     assert not found[0, 1].any()
-    assert regions.classes(settings, parsed).numpy().tolist() == [[7, -1]]
+    assert crops.classes(settings, parsed).numpy().tolist() == [[7, -1]]
 
 
 def test_patches_cover_the_picture() -> None:
     image_BHWC = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    found = regions.regions(
+    found = crops.regions(
         Regions(by='patches', most=4, side=4), tf.constant(image_BHWC), {}
     ).numpy()
     wanted = image_BHWC[:, 4:8, 0:4].reshape(2, -1) / 127.5 - 1
@@ -153,7 +157,7 @@ def test_stored_features_are_taken_as_they_are() -> None:
         'features': tf.ragged.constant([[1.0, 2, 3], []], tf.float32),
     }
     settings = Regions(by='features', most=2, side=0, size=3)
-    found = regions.regions(settings, tf.zeros((2, 8, 8, 3), tf.uint8), parsed).numpy()
+    found = crops.regions(settings, tf.zeros((2, 8, 8, 3), tf.uint8), parsed).numpy()
     np.testing.assert_array_equal(found[0, 0], [1, 2, 3, 0, 0, 1, 1, 1])
     assert not found[1].any() and not found[0, 1].any()
 
@@ -175,7 +179,7 @@ def test_a_stream_that_would_move_boxes_is_refused(wrong: dict) -> None:
 
 
 def opened(folder: Path, kind: type = HiddenCaptions, max_length: int = 20, **more):
-    run = Run.of(config.load('unicoder_vl:tiny', []))
+    run = Run.of(load_config('unicoder_vl:tiny', []))
     tokenizer = Tokenizer.load(vocabulary_path(folder, run), run.tokenizer)
     spec = kind(
         sources={'main': Source('captions/scenes')}, languages=('en',), batch_size=64,
@@ -195,7 +199,7 @@ def test_features_are_of_the_size_that_is_asked_for(scenes_dir: Path, tmp_path: 
         f'--images={tmp_path}', '--language=en', f'--data_dir={tmp_path / "data"}',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    run = Run.of(config.load('unicoder_vl:tiny', []))
+    run = Run.of(load_config('unicoder_vl:tiny', []))
     tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
     spec = RegionCaptions(
         sources={'main': Source('captions/a')}, languages=('en',), batch_size=1, image_size=96,
@@ -221,8 +225,8 @@ def test_pairs_that_do_not_belong_together_have_anothers_text(scenes_dir: Path) 
         same_text = batch['ids'][:, 1] == full['ids'][:, 1]
         np.testing.assert_array_equal(same_text, matched)
         for name in ('word_target', 'region_target'):
-            assert (batch[name][~matched] == hidden.NONE).all()
-            assert ((batch[name][matched] != hidden.NONE).sum(1) > 0).all()
+            assert (batch[name][~matched] == masking.NONE).all()
+            assert ((batch[name][matched] != masking.NONE).sum(1) > 0).all()
         # What is hidden is what was there.
         place, target = batch['word_place'][matched], batch['word_target'][matched]
         there = np.take_along_axis(full['text'][matched], place, axis=1)
@@ -241,7 +245,7 @@ def test_a_batch_does_not_depend_on_the_hosts_and_comes_again(scenes_dir: Path) 
 
 @pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny'])
 def test_a_page_shows_what_the_model_gets(scenes_dir: Path, tmp_path: Path, name: str) -> None:
-    run = Run.of(config.load(name, []))
+    run = Run.of(load_config(name, []))
     tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
     page = inspect.write(run.build_streams(), scenes_dir, tokenizer, 0, tmp_path / 'page.html')
     text = page.read_text(encoding='utf-8')
@@ -317,7 +321,7 @@ TAGGED = ['unicoder_vl:tiny,tags', 'vldeformer:tiny,tags']
     'name', ['unicoder_vl:tiny', 'vldeformer:tiny', 'vldeformer:tiny,plain', *TAGGED]
 )
 def test_shapes_are_what_a_run_says(scenes_dir: Path, name: str) -> None:
-    run = Run.of(config.load(name, []))
+    run = Run.of(load_config(name, []))
     tokenizer = Tokenizer.load(vocabulary_path(scenes_dir, run), run.tokenizer)
     batch = next(run.build_streams()['pairs'].open(scenes_dir, tokenizer, seed=0).batches(0, 1))
     shapes = run.batch_shapes()['pairs']

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mural_jax.data import images
-from mural_jax.data.images import Augment
-from mural_jax.data.streams import Captions, Source
+from mural_jax.data.fields import images
+from mural_jax.data.fields.images import Augment
+from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.captions import Captions
 from mural_jax.types import UserError
 
 SIDE, SIZE = 9, 4

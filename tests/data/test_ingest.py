@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data.made import caption_reader, captions, encoded, picture, write_rows
+from data.datasets import caption_reader, captions, encoded, picture, write_rows
 
-from mural_jax.data.checks import Limits
-from mural_jax.data.ingest import ingest
-from mural_jax.data.records import Records, splits
+from mural_jax.data.ingest.ingest import ingest
+from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.records import Records, splits
 from mural_jax.data.sources.pairs import PairTable
 from mural_jax.types import UserError
 

@@ -6,23 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.made import caption_reader, encoded, picture
+from data.datasets import caption_reader, encoded, picture
 
-from mural_jax import config
-from mural_jax.data import contents, histograms, inspect, tokenizer
-from mural_jax.data.checks import Limits
-from mural_jax.data.ingest import ingest
-from mural_jax.data.records import Records
-from mural_jax.data.selection import Filters
-from mural_jax.data.streams import Captions, Source, Stream
+from mural_jax.config.load import load_config
+from mural_jax.data import tokenizer
+from mural_jax.data.ingest.ingest import ingest
+from mural_jax.data.pages import contents, histograms, inspect
+from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.filters import Filters
+from mural_jax.data.sets.records import Records
+from mural_jax.data.streams.base import Source, Stream
+from mural_jax.data.streams.captions import Captions
 from mural_jax.data.tokenizer import Tokenizer, Vocabulary
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 
 TEXTS = ['a red fruit', 'ein roter Apfel', 'une pomme rouge', 'un fruto rojo', 'red apple'] * 9
 
 
 def opened(data_dir: Path) -> tuple[Run, Tokenizer, dict[str, Stream]]:
-    run = Run.of(config.load('emoji:tiny', []))
+    run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
     return run, read, run.build_streams()
 

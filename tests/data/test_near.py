@@ -6,10 +6,10 @@ import tarfile
 import numpy as np
 import pytest
 from conftest import REAL_DATA as SHARED
-from data.made import encoded, picture
+from data.datasets import encoded, picture
 from PIL import Image, ImageEnhance
 
-from mural_jax.data import near
+from mural_jax.data.sets import hashes as near
 
 
 def hashed(image: Image.Image) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mural_jax.data.order import BLOCK, Mixture, quotas, shares, uniform
+from mural_jax.data.reading.order import BLOCK, Mixture, quotas, shares, uniform
 
 SIZES, WEIGHTS = np.array([5, 1000, 30]), np.array([1.0, 2.0, 0.5])
 

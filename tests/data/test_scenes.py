@@ -8,9 +8,9 @@ import pytest
 from conftest import mural
 from PIL import Image
 
-from mural_jax.data import schema
-from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
-from mural_jax.data.records import Records
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.records import Records
+from mural_jax.data.sources.cldr import DEFAULT_SOURCES
 from mural_jax.data.sources.reader import Example
 from mural_jax.data.sources.scenes import Scenes
 from mural_jax.types import UserError

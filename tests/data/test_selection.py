@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.made import Letters, captions, encoded, picture, read, translations
+from data.datasets import Letters, captions, encoded, picture, read, translations
 from PIL import Image, ImageEnhance
 
-from mural_jax.data import schema
-from mural_jax.data.records import Records, named
-from mural_jax.data.selection import Filters, select
-from mural_jax.data.streams import Captions, Source
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.filters import Filters, select
+from mural_jax.data.sets.records import Records, named
+from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.captions import Captions
 from mural_jax.types import UserError
 
 # What makes each picture and its texts special.

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mural_jax import config
-from mural_jax.data.opened import OpenStream
-from mural_jax.data.records import Records
+from mural_jax.config.load import load_config
+from mural_jax.data.reading.stream import OpenStream
+from mural_jax.data.sets.records import Records
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.run import Run, vocabulary_path
+from mural_jax.runs.prepare import vocabulary_path
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 
 def open_stream(data_dir: Path, name: str, *overrides: str, arg: str = 'tiny') -> OpenStream:
-    run = Run.of(config.load(f'emoji:{arg}', list(overrides)))
-    tiny = Run.of(config.load('emoji:tiny', []))
+    run = Run.of(load_config(f'emoji:{arg}', list(overrides)))
+    tiny = Run.of(load_config('emoji:tiny', []))
     tokenizer = Tokenizer.load(vocabulary_path(data_dir, tiny), tiny.tokenizer)
     return run.build_streams()[name].open(data_dir, tokenizer, seed=5)
 

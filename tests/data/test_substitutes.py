@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mural_jax.data.substitutes import Substitutes
+from mural_jax.data.reading.substitutes import Substitutes
 
 TEXTS = [
     'cat left of dog',

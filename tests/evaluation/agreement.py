@@ -54,7 +54,7 @@ def unit(vector_ND: np.ndarray) -> np.ndarray:
 
 def embedded(workdir: Path, data_dir: Path) -> Arrays:
     """Held-out emoji and their names in several languages, float16."""
-    from mural_jax.restored import restore, sources
+    from mural_jax.runs.restore import restore, sources
 
     sources_ = sources(restore(workdir), data_dir)
     items = sources_.items('emoji_cldr/pictures', 'test', 'name', images=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from evaluation.agreement import RANKS, SCORES, Arrays, pairs, sets
 
-from mural_jax.evaluation.ranking import ranks
-from mural_jax.evaluation.retrieval import both_ways
-from mural_jax.evaluation.samples import means
+from mural_jax.evaluation.metrics.bootstrap import means
+from mural_jax.evaluation.metrics.ranking import ranks
+from mural_jax.evaluation.metrics.recall import both_ways
 
 THEIRS = json.loads(SCORES.read_text(encoding='utf-8'))['scores']
 

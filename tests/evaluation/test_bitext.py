@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from evaluation.test_margin import DIM, margin_by_force, mined_by_force, units
 
-from mural_jax import config
-from mural_jax.evaluation import margin
-from mural_jax.evaluation.bitext import Bitext, Mining
-from mural_jax.evaluation.evaluators import with_means
-from mural_jax.evaluation.samples import means
+from mural_jax.config import build
+from mural_jax.config.load import load_config
+from mural_jax.evaluation.evaluators.base import with_means
+from mural_jax.evaluation.evaluators.bitext import Bitext, Mining
+from mural_jax.evaluation.metrics import margin
+from mural_jax.evaluation.metrics.bootstrap import means
 from mural_jax.evaluation.scores import groups_of, intervals, read_file, score
-from mural_jax.evaluation.sources import Items, Sources
-from mural_jax.run import EVALUATORS
+from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.runs.run import EVALUATORS
 from mural_jax.types import UserError
 
 
@@ -273,10 +274,10 @@ def test_protocols_say_what_was_done() -> None:
 @pytest.mark.parametrize('suite', ['flores', 'tatoeba'])
 def test_suites_build(suite: str) -> None:
     flags = [f'--config.evaluators.{suite}.{x}' for x in ('task=image_text', 'score=ratio')]
-    loaded = config.load(f'evaluation:{suite}', flags)
+    loaded = load_config(f'evaluation:{suite}', flags)
     assert set(loaded) == {'evaluators', 'languages'}
     (node,) = loaded['evaluators'].values()
-    evaluator = config.build(EVALUATORS, node, 'evaluators')
+    evaluator = build.build(EVALUATORS, node, 'evaluators')
     assert evaluator.languages == ('*',) and evaluator.needs() == {'tasks': 'image_text'}
     assert evaluator.score == 'ratio'
     every = {field for group in loaded['languages'].values() for field in group}
@@ -285,4 +286,4 @@ def test_suites_build(suite: str) -> None:
 
 def test_a_suite_that_is_not_there() -> None:
     with pytest.raises(UserError, match='flores, tatoeba'):
-        config.load('evaluation:bucc', [])
+        load_config('evaluation:bucc', [])

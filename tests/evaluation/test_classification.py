@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mural_jax.evaluation import class_names, classification
-from mural_jax.evaluation.classification import Classification
-from mural_jax.evaluation.samples import means
-from mural_jax.evaluation.sources import Items
+from mural_jax.evaluation.evaluators import class_names, classification
+from mural_jax.evaluation.evaluators.classification import Classification
+from mural_jax.evaluation.metrics.bootstrap import means
+from mural_jax.evaluation.split_data import Items
 from mural_jax.types import UserError
 
 CLASSES, EACH, DIM = 12, 4, 8

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from evaluation.made_up import measured
+from evaluation.galleries import measured
 from scipy import stats
 
-from mural_jax.evaluation import samples as bootstrap
 from mural_jax.evaluation import scores
-from mural_jax.evaluation.comparison import (
+from mural_jax.evaluation.metrics import bootstrap
+from mural_jax.evaluation.metrics.bootstrap import Samples
+from mural_jax.evaluation.report.comparison import (
     Measured,
     comparable,
     compare,
@@ -16,7 +17,6 @@ from mural_jax.evaluation.comparison import (
     holm,
     paired,
 )
-from mural_jax.evaluation.samples import Samples
 from mural_jax.evaluation.scores import Found
 
 GROUPS = {'few': ('be', 'ga'), 'many': ('en', 'de', 'fr')}

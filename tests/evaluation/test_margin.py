@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mural_jax.evaluation import margin
+from mural_jax.evaluation.metrics import margin
 from mural_jax.types import UserError
 
 DIM = 12

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from data.made import captions, encoded, picture
+from data.datasets import captions, encoded, picture
 from pyarrow import parquet
 
 from mural_jax.__main__ import main
-from mural_jax.evaluation import others, scores, stored
-from mural_jax.evaluation.sources import Items
+from mural_jax.evaluation import scores
+from mural_jax.evaluation.external import files, libraries
+from mural_jax.evaluation.split_data import Items
 from mural_jax.types import UserError
 
 IMAGE_SIZE = 32
@@ -107,7 +108,7 @@ def saved(model: Any, folder: Path) -> Path:
 def test_vectors_are_those_of_transformers(clip: Path, torch: Any) -> None:
     import transformers
 
-    found = others.load(f'transformers:{clip}')
+    found = libraries.load(f'transformers:{clip}')
     model = transformers.CLIPModel.from_pretrained(clip).eval()
     wanted = []
     for text in TEXTS:  # One by one: padding changes nothing.
@@ -124,9 +125,9 @@ def test_vectors_are_those_of_transformers(clip: Path, torch: Any) -> None:
 
 
 def test_batches_change_nothing(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = others.load(f'transformers:{clip}')
+    found = libraries.load(f'transformers:{clip}')
     whole = found.texts('', TEXTS), found.images('', items(4))
-    monkeypatch.setattr(others, 'BATCH', 3)
+    monkeypatch.setattr(libraries, 'BATCH', 3)
     for ours, theirs in zip((found.texts('', TEXTS), found.images('', items(4))), whole):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -139,7 +140,7 @@ def test_siglip_takes_full_lengths(siglip: Path, torch: Any) -> None:
     tokens = [[WORDS.index(word) for word in text.split()] + [2] for text in TEXTS]
     filled = torch.tensor([row + [0] * (16 - len(row)) for row in tokens])
     theirs = unit(model.get_text_features(filled).pooler_output)
-    ours = others.load(f'transformers:{siglip}').texts('', TEXTS)
+    ours = libraries.load(f'transformers:{siglip}').texts('', TEXTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -173,7 +174,7 @@ def test_vectors_are_those_of_open_clip(open_clip_folder: Path, torch: Any) -> N
     text = unit(model.encode_text(open_clip.get_tokenizer('tiny-of-test')(TEXTS)))
     image = unit(model.encode_image(torch.stack([process(picture(n)) for n in range(5)])))
     for name in (f'tiny-of-test:{path}', f'local-dir:{open_clip_folder}'):
-        found = others.load(f'open_clip:{name}')
+        found = libraries.load(f'open_clip:{name}')
         np.testing.assert_allclose(found.texts('any', TEXTS), text, atol=1e-5)
         np.testing.assert_allclose(found.images('any', items(5)), image, atol=1e-5)
 
@@ -195,11 +196,11 @@ def test_pickles_are_not_opened(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for name in ('w.pt', 'w.bin', 'w.npz', 'missing.pt'):
         with pytest.raises(UserError, match='may be a pickle'):
-            others.load(f'open_clip:tiny-of-test:{tmp_path / name}')
+            libraries.load(f'open_clip:tiny-of-test:{tmp_path / name}')
     with pytest.raises(UserError, match=r'open_clip_model\.safetensors'):
-        others.load(f'open_clip:local-dir:{tmp_path}')
+        libraries.load(f'open_clip:local-dir:{tmp_path}')
     with pytest.raises(UserError, match='transformers cannot read the model'):
-        others.load(f'transformers:{tmp_path}')
+        libraries.load(f'transformers:{tmp_path}')
     assert not (tmp_path / 'sprung').exists()
 
 
@@ -216,7 +217,7 @@ def test_published_weights_have_to_be_safe(
     monkeypatch.setattr(open_clip.pretrained, 'download_pretrained_from_hf', pickled)
     for name in ('ViT-B-32:laion2b_s34b_b79k', 'hf-hub:somebody/something'):
         with pytest.raises(UserError, match='may be a pickle'):
-            others.load(f'open_clip:{name}')
+            libraries.load(f'open_clip:{name}')
 
 
 def test_models_that_cannot_be(
@@ -232,7 +233,7 @@ def test_models_that_cannot_be(
         (f'transformers:{tmp_path}', 'transformers cannot read'),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            others.load(name)
+            libraries.load(name)
 
 
 def test_a_model_of_texts_alone_is_refused(clip: Path, torch: Any, tmp_path: Path) -> None:
@@ -242,13 +243,13 @@ def test_a_model_of_texts_alone_is_refused(clip: Path, torch: Any, tmp_path: Pat
     made = transformers.BertConfig(vocab_size=9, **small)
     transformers.BertModel(made).save_pretrained(tmp_path)
     with pytest.raises(UserError, match='BertModel: it does not embed pictures'):
-        others.load(f'transformers:{tmp_path}')
+        libraries.load(f'transformers:{tmp_path}')
 
 
 def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'open_clip', None)
     with pytest.raises(UserError, match=r'open_clip cannot be imported.*mural-jax\[parity\]'):
-        others.load('open_clip:ViT-B-32:x.safetensors')
+        libraries.load('open_clip:ViT-B-32:x.safetensors')
 
 
 @pytest.fixture
@@ -441,7 +442,7 @@ def test_arrays_that_cannot_be_scored(kind: str, tmp_path: Path) -> None:
     np.save(tmp_path / 'i.npy', units(np.random.default_rng(4), 6, 4))
     np.save(tmp_path / 't.npy', array, allow_pickle=True)
     with pytest.raises(UserError, match=message):
-        stored.evaluators(tmp_path / 'i.npy', tmp_path / 't.npy', '')
+        files.evaluators(tmp_path / 'i.npy', tmp_path / 't.npy', '')
 
 
 def lists(values: list, kind: Any = None) -> Callable[[], pa.Array]:
@@ -467,7 +468,7 @@ def test_tables_that_cannot_be_scored(kind: str, tmp_path: Path) -> None:
     columns = {'id': pa.array(ids, pa.string()), 'language': ['en'] * len(ids)}
     parquet.write_table(pa.table(columns | {'embedding': column()}), texts)
     with pytest.raises(UserError, match=message):
-        stored.evaluators(images, texts, '')
+        files.evaluators(images, texts, '')
 
 
 def test_other_mistakes_in_tables(tmp_path: Path) -> None:
@@ -475,18 +476,18 @@ def test_other_mistakes_in_tables(tmp_path: Path) -> None:
     twice = table(tmp_path / 'twice.parquet', vector, id=['a', 'a'])
     texts = table(tmp_path / 't.parquet', vector, id=['a', 'a'], language=['en', 'en'])
     with pytest.raises(UserError, match='1 ids more than once'):
-        stored.evaluators(twice, texts, '')
+        files.evaluators(twice, texts, '')
     with pytest.raises(UserError, match='no column language'):
-        stored.evaluators(twice, twice, '')
+        files.evaluators(twice, twice, '')
     with pytest.raises(UserError, match='--language is for'):
-        stored.evaluators(twice, texts, 'de')
+        files.evaluators(twice, texts, 'de')
     with pytest.raises(UserError, match='two tables .parquet, or two arrays .npy'):
-        stored.evaluators(twice, tmp_path / 't.npy', '')
+        files.evaluators(twice, tmp_path / 't.npy', '')
     (tmp_path / 'broken.parquet').write_bytes(b'PAR1 no')
     with pytest.raises(UserError, match='not a readable Parquet file'):
-        stored.evaluators(tmp_path / 'broken.parquet', texts, '')
+        files.evaluators(tmp_path / 'broken.parquet', texts, '')
     with pytest.raises(UserError, match='not a readable Parquet file'):
-        stored.evaluators(tmp_path / 'missing.parquet', texts, '')
+        files.evaluators(tmp_path / 'missing.parquet', texts, '')
 
 
 @pytest.mark.parametrize(

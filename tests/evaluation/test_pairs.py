@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from models.test_fusion import one_stream
 
-from mural_jax.data.region_settings import Regions
-from mural_jax.evaluation import pairs
+from mural_jax.data.fields.region_settings import Regions
 from mural_jax.evaluation.embed import Embedder
-from mural_jax.evaluation.pairs import CrossEncoder, Hidden, Rerank
-from mural_jax.evaluation.sources import Items, Sources
+from mural_jax.evaluation.evaluators.cross_encoder import CrossEncoder, Rerank
+from mural_jax.evaluation.evaluators.hidden import Hidden, auc
+from mural_jax.evaluation.split_data import Items, Sources
 from mural_jax.models import functional
 from mural_jax.objectives.prediction import NONE
 from mural_jax.types import UserError
@@ -157,5 +157,5 @@ def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
     positive, negative = rng.integers(0, 6, 40), rng.integers(0, 4, 30)
     above = (positive[:, None] > negative[None]).mean()
     tied = (positive[:, None] == negative[None]).mean()
-    np.testing.assert_allclose(pairs.auc(positive, negative), above + tied / 2)
-    assert np.isnan(pairs.auc(positive, negative[:0]))
+    np.testing.assert_allclose(auc(positive, negative), above + tied / 2)
+    assert np.isnan(auc(positive, negative[:0]))

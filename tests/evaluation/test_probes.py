@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from mural_jax.evaluation import probes
-from mural_jax.evaluation.probes import Knn, LinearProbe, best_c, held_out
-from mural_jax.evaluation.sources import Items
+from mural_jax.evaluation.evaluators import probes
+from mural_jax.evaluation.evaluators.probes import Knn, LinearProbe, best_c, held_out
+from mural_jax.evaluation.split_data import Items
 from mural_jax.types import UserError
 
 CLASSES, DIM = 7, 6

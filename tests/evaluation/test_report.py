@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import mural
-from evaluation.made_up import Embedder, Index, run
+from evaluation.galleries import Embedder, Index, run
 
-from mural_jax.evaluation import blocks, examples, figures, language_map, report, writing
-from mural_jax.evaluation.report import Looked, Reported
+from mural_jax.evaluation.report import (
+    blocks,
+    examples,
+    figures,
+    language_map,
+    scripts,
+)
+from mural_jax.evaluation.report import (
+    page as report,
+)
+from mural_jax.evaluation.report.page import Looked, Reported
 from mural_jax.types import UserError
 
 EIGHT = {'few': ('ar', 'he', 'hi'), 'many': ('en', 'zh', 'ru', 'th', 'am')}
@@ -168,8 +177,8 @@ def test_languages_stand_in_one_group() -> None:
     ],
 )
 def test_scripts(text: str, language: str, direction: str, font: str) -> None:
-    assert writing.direction(text) == direction
-    assert writing.fonts(text, language).startswith(f'"{font}", ')
+    assert scripts.direction(text) == direction
+    assert scripts.fonts(text, language).startswith(f'"{font}", ')
 
 
 def test_failures_are_the_worst() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.made_up import run
+from evaluation.galleries import run
 from evaluation.test_report import EIGHT, looked
 from PIL import Image
 
-from mural_jax.evaluation import report
+from mural_jax.evaluation.report import page as report
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='there is no chromium; apt-get install it')

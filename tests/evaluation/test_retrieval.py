@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from mural_jax.evaluation import ranking
-from mural_jax.evaluation.ranking import Ranks, ranks, ranks_of_scores
-from mural_jax.evaluation.retrieval import (
+from mural_jax.evaluation.metrics import ranking
+from mural_jax.evaluation.metrics.bootstrap import means
+from mural_jax.evaluation.metrics.ranking import Ranks, ranks, ranks_of_scores
+from mural_jax.evaluation.metrics.recall import (
     both_ways,
     chance,
     combined,
@@ -13,7 +14,6 @@ from mural_jax.evaluation.retrieval import (
     medians,
     owned,
 )
-from mural_jax.evaluation.samples import means
 from mural_jax.types import UserError
 
 

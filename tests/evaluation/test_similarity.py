@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.made import encoded, picture
+from data.datasets import encoded, picture
 from scipy import stats
 
-from mural_jax import config
-from mural_jax.data.checks import Limits
-from mural_jax.data.ingest import ingest
+from mural_jax.config import build
+from mural_jax.config.load import load_config
+from mural_jax.data.ingest.ingest import ingest
+from mural_jax.data.sets.checks import Limits
 from mural_jax.data.sources.crisscrossed import CrissCrossed
 from mural_jax.data.sources.published import Karpathy
-from mural_jax.evaluation import correlation, scores
-from mural_jax.evaluation.correlation import Rated, agreement, numbered, sampled, spearman
-from mural_jax.evaluation.similarity import Similarity, read_ratings
-from mural_jax.evaluation.sources import Items, Sources
-from mural_jax.run import EVALUATORS
+from mural_jax.evaluation import scores
+from mural_jax.evaluation.evaluators.ratings import Similarity, read_ratings
+from mural_jax.evaluation.metrics import correlation
+from mural_jax.evaluation.metrics.correlation import Rated, agreement, numbered, sampled, spearman
+from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.runs.run import EVALUATORS
 from mural_jax.types import UserError
 
 COUNT = 8  # pictures, two captions each
@@ -169,9 +171,9 @@ def test_two_texts_of_a_table(tmp_path: Path) -> None:
 
 
 def test_scores_are_written(folder: Path, tmp_path: Path) -> None:
-    suite = config.load('evaluation:crisscrossed', [])
+    suite = load_config('evaluation:crisscrossed', [])
     evaluators = {
-        name: config.build(EVALUATORS, node, name) for name, node in suite['evaluators'].items()
+        name: build.build(EVALUATORS, node, name) for name, node in suite['evaluators'].items()
     }
     evaluators['similarity_sis'] = pictures(folder)
     found, _ = scores.score(

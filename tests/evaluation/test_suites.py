@@ -6,25 +6,25 @@ import pytest
 from mural_jax.configs import evaluation
 from mural_jax.configs.flickr8k import IMAGE_TEXT, TRANSLATION_ONLY
 
-from mural_jax import config
-from mural_jax.evaluation.kinds import EVALUATORS
-from mural_jax.run import Run
+from mural_jax.config.load import load_config
+from mural_jax.evaluation.evaluators.catalog import EVALUATORS
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 
 @pytest.mark.parametrize('suite', evaluation.SUITES)
 def test_every_field_of_a_suite_can_be_set(suite: str) -> None:
-    loaded = config.load(f'evaluation:{suite}', [])
+    loaded = load_config(f'evaluation:{suite}', [])
     assert set(loaded) == {'evaluators', 'languages'}
-    Run.of(config.load('emoji:tiny', []) | loaded)
+    Run.of(load_config('emoji:tiny', []) | loaded)
     for node in loaded['evaluators'].values():
         fields = {field.name for field in dataclasses.fields(EVALUATORS[node['kind']])}
         assert set(node) == fields | {'kind'}
 
 
 def test_suites_are_joined() -> None:
-    joined = config.load(f'evaluation:{",".join(evaluation.SUITES)}', [])
-    alone = [config.load(f'evaluation:{suite}', []) for suite in evaluation.SUITES]
+    joined = load_config(f'evaluation:{",".join(evaluation.SUITES)}', [])
+    alone = [load_config(f'evaluation:{suite}', []) for suite in evaluation.SUITES]
     assert joined['evaluators'] == {k: v for one in alone for k, v in one['evaluators'].items()}
     for one in alone:
         for group, members in one['languages'].items():
@@ -35,4 +35,4 @@ def test_suites_are_joined() -> None:
         *TRANSLATION_ONLY,
     }
     with pytest.raises(UserError, match=r'evaluation:nothing is no suite'):
-        config.load('evaluation:nothing', [])
+        load_config('evaluation:nothing', [])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import mural
 
-from mural_jax.config import load
+from mural_jax.config.load import load_config
 from mural_jax.evaluation import scores
-from mural_jax.run import Run
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 SEEN = 'image_text_seen'
@@ -104,7 +104,7 @@ def test_samples_stay_beside_the_scores(scored: Path) -> None:
 )
 def test_what_cannot_be_is_refused(flags: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Run.of(load('emoji:tiny', flags))
+        Run.of(load_config('emoji:tiny', flags))
 
 
 def test_unknown_names_are_refused(scored: Path, data_dir: Path) -> None:

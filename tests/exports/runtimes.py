@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import mural_jax
-from mural_jax.serving.index import Index
-from mural_jax.serving.pictures import squares
+from mural_jax.inference.pictures import squares
+from mural_jax.search.run_index import Index
 
 COUNT, LEAST = 16, 0.9999
 PARITY = ['torch==2.13.0', 'transformers', 'pillow', 'safetensors']

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports.runs import assert_same, bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
+from exports.trained_runs import assert_same, bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
 from pretrained.reference import torch  # noqa: F401, puts operators where torchvision looks
 
-from mural_jax import export_commands
-from mural_jax.config import load, plain
-from mural_jax.evaluation import others
+from mural_jax.cli import export
+from mural_jax.config.build import plain
+from mural_jax.config.load import load_config
+from mural_jax.evaluation.external import libraries
 from mural_jax.exports import counterparts
 from mural_jax.exports.counterparts import CLIP, CLIP_BERT, SIGLIP
-from mural_jax.exports.subject import Subject, about
+from mural_jax.exports.trained import Subject, about
 from mural_jax.pretrained.files import read
-from mural_jax.restored import restore
-from mural_jax.run import Run
+from mural_jax.runs.restore import restore
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 for _name in ('transformers', 'open_clip'):
@@ -38,7 +39,7 @@ def test_they_give_the_same_vectors(
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     workdir, out = request.getfixturevalue(which), tmp_path / 'out'
-    assert export_commands.export(workdir, None, kind, out, dtype, None) == 0
+    assert export.export(workdir, None, kind, out, dtype, None) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if 'cosine' in line]
     least = 0.9999 if dtype == 'float32' else 0.999
     assert all(float(line.split('at least ')[1].split(',')[0]) > least for line in said)
@@ -46,20 +47,20 @@ def test_they_give_the_same_vectors(
     # Texts that are not among the examples, and of another length.
     texts = ['paka', 'ein sehr langer Text ' * 10, '🐕 犬', '']
     name = f'transformers:{out}' if kind == 'transformers' else f'open_clip:local-dir:{out}'
-    found_ND = others.load(name).texts('', texts)
+    found_ND = libraries.load(name).texts('', texts)
     wanted_ND = restore(workdir).embedder.texts('image_text', texts)
     assert (found_ND * wanted_ND).sum(1).min() > least
     weights = read(next(out.glob('*.safetensors')))
     assert all(np.isfinite(array).all() for array in weights.values())
     if which == 'clip' and dtype == 'float32':
         again = tmp_path / 'again' / 'out'
-        assert export_commands.export(workdir, None, kind, again, dtype, None) == 0
+        assert export.export(workdir, None, kind, again, dtype, None) == 0
         assert_same(out, again)
 
 
 def test_temperature_and_bias_leave_too(siglip: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / 'out'
-    assert export_commands.export(siglip, None, 'transformers', out, 'float32', None) == 0
+    assert export.export(siglip, None, 'transformers', out, 'float32', None) == 0
     weights = read(out / 'model.safetensors')
     _, params, _ = restore(siglip).embedder.model
     log = np.asarray(params['log_temperature']['image_text'])
@@ -71,7 +72,7 @@ def test_temperature_and_bias_leave_too(siglip: Path, tmp_path: Path) -> None:  
 
 def subject(config: str) -> Subject:
     """A model that is described and has no weights."""
-    run = Run.of(plain(load(config, [])))
+    run = Run.of(plain(load_config(config, [])))
     return Subject(about(run, 100, None), {}, {}, None, None, '', 0, {}, {})  # type: ignore[arg-type]
 
 

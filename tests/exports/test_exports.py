@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import mural
-from exports.runs import assert_same, clip  # noqa: F401, a fixture
+from exports.trained_runs import assert_same, clip  # noqa: F401, a fixture
 from safetensors.numpy import load_file, save_file
 
 import mural_jax
-from mural_jax import export_commands
-from mural_jax.config import load, plain
-from mural_jax.exported import ABOUT, WEIGHTS, Model, full
+from mural_jax.cli import export as export_commands
+from mural_jax.config.build import plain
+from mural_jax.config.load import load_config
 from mural_jax.exports import native
-from mural_jax.exports.formats import FORMATS
-from mural_jax.exports.subject import about
-from mural_jax.restored import restore
-from mural_jax.run import Run
-from mural_jax.serving.index import Index
+from mural_jax.exports.catalog import FORMATS
+from mural_jax.exports.trained import about
+from mural_jax.inference.model import ABOUT, WEIGHTS, Model, full
+from mural_jax.runs.restore import restore
+from mural_jax.runs.run import Run
+from mural_jax.search.run_index import Index
 from mural_jax.types import UserError
 
 NEEDS = {'onnx': 'jax2onnx', 'savedmodel': 'tensorflow_text'}
@@ -129,7 +130,7 @@ def test_it_says_what_it_cannot_encode(folder: Path) -> None:
 def test_it_needs_neither_tensorflow_nor_the_trainer(folder: Path) -> None:
     code = (
         f'import mural_jax, sys; mural_jax.load({str(folder)!r}).encode_text("paka"); print([name '
-        "for name in ('tensorflow', 'orbax', 'mural_jax.training', 'mural_jax.run') "
+        "for name in ('tensorflow', 'orbax', 'mural_jax.training', 'mural_jax.runs.run') "
         'if name in sys.modules])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
@@ -189,7 +190,7 @@ def test_what_cannot_be_exported(workdir: Path, tmp_path: Path) -> None:
     [('unicoder_vl:tiny', 'a picture alone does not have'), ('unicoder_vl:photos', 'No task')],
 )
 def test_models_that_do_not_stand_alone(config: str, said: str) -> None:
-    run = Run.of(plain(load(config, [])))
+    run = Run.of(plain(load_config(config, [])))
     with pytest.raises(UserError, match=said):
         about(run, 100, None)
 
@@ -216,9 +217,9 @@ def test_folders_that_are_not_whole(change: str, folder: Path, tmp_path: Path) -
 def test_patches_are_those_of_the_streams() -> None:
     import tensorflow as tf
 
-    from mural_jax.data.region_settings import Regions
-    from mural_jax.data.regions import regions
-    from mural_jax.exported import patches
+    from mural_jax.data.fields.crops import regions
+    from mural_jax.data.fields.region_settings import Regions
+    from mural_jax.inference.model import patches
 
     image_BHWC = np.random.default_rng(0).integers(0, 255, (3, 48, 48, 3), dtype=np.uint8)
     for settings in (

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from mural_jax.assembly import abstract, constructor
 from mural_jax.data.tokenizer import Vocabulary
-from mural_jax.exported import About, Space, encoders
 from mural_jax.exports import native, onnx
-from mural_jax.exports.check import Mismatch
-from mural_jax.exports.subject import Subject
+from mural_jax.exports.parity import Mismatch
+from mural_jax.exports.trained import Subject
+from mural_jax.inference.model import About, Space, encoders
 from mural_jax.models import functional
+from mural_jax.models.build import abstract, constructor
 from mural_jax.types import UserError
 
 pytest.importorskip('jax2onnx', reason='docs/export.md says how it is installed')

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import Linear
 from mural_jax.models.fusion import POOLINGS, Fusion
+from mural_jax.models.heads import Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.one_stream import OneStream
 from mural_jax.types import Array, UserError

@@ -8,14 +8,14 @@ import jax
 import pytest
 from flax import nnx
 
-from mural_jax import config
+from mural_jax.config.load import load_config
 from mural_jax.models import functional
 from mural_jax.models.convnets import EfficientNet, ResNet
 from mural_jax.models.layers import Layers
 from mural_jax.models.sizes import BERT, EFFICIENTNET, VIT, XLM_R
 from mural_jax.models.text import Bert
 from mural_jax.models.vision import ViT
-from mural_jax.run import Run
+from mural_jax.runs.run import Run
 
 
 def count(build: Callable[[nnx.Rngs], nnx.Module]) -> int:
@@ -109,7 +109,7 @@ def test_bert(layers: dict, vocab_size: int, more: dict, published: int) -> None
     ],
 )  # fmt: skip
 def test_whole_models(name: str, published: int) -> None:
-    run = Run.of(config.load(name, []))
+    run = Run.of(load_config(name, []))
     _, params, _ = run.build_model(run.tokenizer.vocab_size, abstract=True)
     assert sum(math.prod(value.shape) for value in jax.tree.leaves(params)) == published
     assert in_the_docs(published)

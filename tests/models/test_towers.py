@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.heads import Identity, Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import PatchLevel, ViT

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from objectives import loops
-from objectives.loops import example
+from objectives import oracles
+from objectives.oracles import example
 
-from mural_jax.objectives.contrastive import Hard, Sigmoid, Softmax
+from mural_jax.objectives.sigmoid import Sigmoid
+from mural_jax.objectives.softmax import Hard, Softmax
 
 SETTINGS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)]
 
@@ -18,7 +19,7 @@ def test_equals_a_double_loop(margin: float, smoothing: float) -> None:
     x, y, ids = example()
     loss, _ = Softmax(margin, smoothing)(x, y, ids, jnp.float32(0.1))
     assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, loops.softmax(x, y, ids, margin, smoothing, 0.1), rtol=2e-6)
+    np.testing.assert_allclose(loss, oracles.softmax(x, y, ids, margin, smoothing, 0.1), rtol=2e-6)
 
 
 def test_ignored_pairs_change_nothing() -> None:
@@ -95,7 +96,7 @@ def test_sigmoid_equals_a_double_loop() -> None:
     x, y, ids = example()
     loss, logs = Sigmoid()(x, y, ids, temperature=jnp.float32(0.1), bias=jnp.float32(-3.0))
     assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, loops.sigmoid(x, y, ids, 0.1, -3.0), rtol=2e-6)
+    np.testing.assert_allclose(loss, oracles.sigmoid(x, y, ids, 0.1, -3.0), rtol=2e-6)
     _, of_softmax = Softmax()(x, y, ids, jnp.float32(0.1))
     np.testing.assert_allclose(logs['accuracy'], of_softmax['accuracy'])
 

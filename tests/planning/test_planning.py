@@ -14,10 +14,10 @@ import pytest
 from conftest import mural
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mural_jax import config
+from mural_jax.config.load import load_config
 from mural_jax.planning import chips
 from mural_jax.planning.program import work_of
-from mural_jax.run import Run
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 
@@ -52,7 +52,7 @@ def test_a_plan_for_devices_that_are_not_there(tmp_path: Path) -> None:
     done = mural('plan', '--config=emoji:tiny', '--topology=cpu:8', f'--json={out}')
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(out.read_text())['tried']
-    run = Run.of(config.load('emoji:tiny', []))
+    run = Run.of(load_config('emoji:tiny', []))
     _, params, _ = run.build_model(run.tokenizer.vocab_size, abstract=True)
     size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert plan['parts']['parameters'] == size

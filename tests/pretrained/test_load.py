@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from conftest import mural
 
-from mural_jax import config
-from mural_jax.checkpoints import Checkpoints
+from mural_jax.config.load import load_config
 from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.pretrained.load import load
-from mural_jax.run import Run
+from mural_jax.runs.run import Run
 from mural_jax.types import UserError
+from mural_jax.workdir.checkpoints import Checkpoints
 
 
 def start(name: str, workdir: Path, *overrides: str) -> tuple[Run, dict, dict, str]:
-    run = Run.of(config.load(name, list(overrides)))
+    run = Run.of(load_config(name, list(overrides)))
     tokenizer = Tokenizer.load(workdir / 'vocabulary.model', run.tokenizer)
     _, params, statistics = run.build_model(tokenizer.vocab_size)
     return run, params, statistics, tokenizer.hash

@@ -10,7 +10,8 @@ from flax import nnx
 from pretrained.reference import agree, brought_over, pictures, scramble, torch
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.heads import Identity, Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import ViT

@@ -13,7 +13,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder, Identity, Linear
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.heads import Identity, Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT

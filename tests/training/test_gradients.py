@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mural_jax.distributed.mesh import MeshShape, batch_sharding, tree_sharding
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder, Linear
+from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.models.heads import Linear
 from mural_jax.models.layers import Layers
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import ViT
-from mural_jax.objectives.contrastive import Sigmoid, Softmax
-from mural_jax.sharding import MeshShape, batch_sharding, tree_sharding
-from mural_jax.tasks import Contrast, embed, total_loss
+from mural_jax.objectives.sigmoid import Sigmoid
+from mural_jax.objectives.softmax import Softmax
+from mural_jax.tasks.base import embed, total_loss
+from mural_jax.tasks.contrast import Contrast
 from mural_jax.training.gradients import Loss, in_parts, whole
 
 SIZE = 32
@@ -129,7 +132,7 @@ def test_however_it_is_cut_it_is_the_same(by: str, count: int, microbatches: int
 
 @pytest.mark.parametrize('mesh', [{'data': 1, 'fsdp': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}])
 def test_whatever_the_mesh(mesh: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mural_jax.sharding.SMALLEST_SPLIT', 16)
+    monkeypatch.setattr('mural_jax.distributed.mesh.SMALLEST_SPLIT', 16)
     assert_equal(cut(8, mesh, 4, by='ring', tile=4), plain())
 
 

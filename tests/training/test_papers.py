@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.made import ArrayStream
+from training.batches import ArrayStream
 
-from mural_jax import config
-from mural_jax.run import Run
+from mural_jax.config.load import load_config
+from mural_jax.runs.run import Run
 from mural_jax.training.optimizers import Optimizer, trust_ratio_by_layer
 from mural_jax.training.step import State, locked_towers
 from mural_jax.training.trainer import Trainer
@@ -17,7 +17,7 @@ VOCABULARY = 60
 
 
 def start(name: str, *overrides: str) -> tuple[Trainer, State, dict]:
-    run = Run.of(config.load(name, list(overrides)))
+    run = Run.of(load_config(name, list(overrides)))
     graphdef, params, statistics = run.build_model(VOCABULARY)
     built = run.build_trainer(graphdef, params)
     text = ((run.text_length,), np.int32, VOCABULARY)

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.made import ArrayStream, run_loop, streams, trainer, without_timings
+from training.batches import ArrayStream, run_loop, streams, trainer, without_timings
 
-from mural_jax import metrics
-from mural_jax.checkpoints import Checkpoints
 from mural_jax.training import loop
 from mural_jax.training.safety import FIRST_STEPS, Safety, Usual
 from mural_jax.types import Restart, UserError
+from mural_jax.workdir import metrics
+from mural_jax.workdir.checkpoints import Checkpoints
 
 POISON = 10**6
 OFTEN = ('--config.schedule.log_every=4', '--config.schedule.checkpoint_every=4')

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.made import (
+from training.batches import (
     NO_DROPOUT,
     VOCABULARY,
     close,
@@ -22,13 +22,14 @@ from training.made import (
     without_timings,
 )
 
-from mural_jax import config, metrics
-from mural_jax.checkpoints import Checkpoints
-from mural_jax.run import Run
-from mural_jax.sharding import MeshShape, default_axes, global_batch
+from mural_jax.config.load import load_config
+from mural_jax.distributed.mesh import MeshShape, default_axes, global_batch
+from mural_jax.runs.run import Run
 from mural_jax.training.optimizers import Optimizer, first_match
 from mural_jax.training.step import Clamp, train_step
 from mural_jax.types import Batch, UserError
+from mural_jax.workdir import metrics
+from mural_jax.workdir.checkpoints import Checkpoints
 
 
 def test_eight_devices_equal_one() -> None:
@@ -82,7 +83,7 @@ def test_bfloat16_computes_and_float32_keeps() -> None:
 
 def test_rules_say_where_arrays_live() -> None:
     rules = '--config.mesh.fsdp=4'
-    run_config = config.load('emoji:tiny', [rules, *NO_DROPOUT])
+    run_config = load_config('emoji:tiny', [rules, *NO_DROPOUT])
     run_config['sharding'] = (('token_VD', (None, 'fsdp')), ('up/kernel', (None, None, 'fsdp')))
     run = Run.of(run_config)
     graphdef, params, statistics = run.build_model(VOCABULARY)
@@ -97,7 +98,7 @@ def test_one_number_splits_parameters_and_moments(monkeypatch: pytest.MonkeyPatc
     """FSDP and tensor parallelism by the mesh alone; a step gives what it gives without, and
     leaves every array where it was."""
     whole, logs = one_step('--config.tasks.image_text.objective.label_smoothing=0.0')
-    monkeypatch.setattr('mural_jax.sharding.SMALLEST_SPLIT', 64)
+    monkeypatch.setattr('mural_jax.distributed.mesh.SMALLEST_SPLIT', 64)
     for mesh in (('fsdp=8', 'data=1'), ('fsdp=2', 'tensor=2')):
         flags = [f'--config.mesh.{axis}' for axis in mesh]
         built, state = trainer(*flags, '--config.tasks.image_text.objective.label_smoothing=0.0')
@@ -271,7 +272,7 @@ def test_a_half_written_line_is_dropped(tmp_path: Path) -> None:
 
 def test_the_clamp_is_what_the_config_says() -> None:
     run = Run.of(
-        config.load('emoji:tiny', ['--config.clamp.lowest=0.02', '--config.clamp.highest=0.5'])
+        load_config('emoji:tiny', ['--config.clamp.lowest=0.02', '--config.clamp.highest=0.5'])
     )
     assert run.clamp == Clamp(0.02, 0.5)
 

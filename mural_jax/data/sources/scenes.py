@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mural_jax.data import cldr
-from mural_jax.data.emoji_cldr import DEFAULT_SOURCES
-from mural_jax.data.pictures import Painter
+from mural_jax.data.sources import cldr
+from mural_jax.data.sources.cldr import DEFAULT_SOURCES
+from mural_jax.data.sources.painter import Painter
 from mural_jax.data.sources.reader import Example, Reader, Regions, Text
 from mural_jax.types import UserError
 

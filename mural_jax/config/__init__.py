@@ -1,0 +1,1 @@
+"""Config files become plain nodes, and nodes become objects."""

@@ -1,0 +1,1 @@
+"""From a stored example to arrays: images, regions, masks, texts."""

@@ -1,0 +1,1 @@
+"""What is fitted to the training data before a run: vocabularies, codebooks."""

@@ -1,0 +1,76 @@
+"""Texts for a vocabulary, balanced over languages, and how well it cuts each language."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from mural_jax.data.reading.draws import Pool
+from mural_jax.data.reading.order import shares
+from mural_jax.data.sets.index import words
+from mural_jax.data.sets.records import Records, parse_text
+from mural_jax.data.tokenizer import Tokenizer
+
+CHUNK = 4096  # records read at a time
+REPORTED = 2000  # texts of a language that the report cuts
+
+
+class Cut(NamedTuple):
+    """How a vocabulary cuts the texts of a language."""
+
+    texts: int
+    tokens_per_word: float
+    unknown_share: float  # of tokens: the unknown, or a byte of a character without a piece
+
+
+def sample(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, list[str]]:
+    """At most `count` texts that the pools can draw, by language, n of one taken as n^alpha.
+
+    All of them where there are no more, or where `count` is 0. The same texts each time.
+    """
+    groups = defaultdict(list)
+    for pool in pools:
+        for (source, language), rows in pool.rows.items():
+            groups[language].append((pool.records[source], *rows))
+    sizes = np.array([sum(len(rows[1]) for rows in held) for held in groups.values()])
+    wanted = sizes
+    if count and sizes.sum() > count:
+        wanted = np.minimum(sizes, np.ceil(shares(sizes, alpha, 1.0) * count)).astype(int)
+    random = np.random.default_rng(0)
+    sampled = {}
+    for (language, held), size, most in zip(groups.items(), sizes, wanted):
+        chosen = np.arange(size) if most == size else random.choice(size, most, replace=False)
+        chosen.sort()
+        found, start = [], 0
+        for records, record_T, number_T in held:
+            here = chosen[(chosen >= start) & (chosen < start + len(record_T))] - start
+            found += _texts(records, record_T[here], number_T[here])
+            start += len(record_T)
+        sampled[language] = found
+    return sampled
+
+
+def report(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, Cut]:
+    """How the vocabulary cuts each language, by up to REPORTED of its texts."""
+    cuts = {}
+    for language, held in texts.items():
+        some = held[:: max(1, len(held) // REPORTED)][:REPORTED]
+        ids = tokenizer.encode(some, 2**16)
+        tokens = sum(map(len, ids))
+        unknown = sum(tokenizer.is_unknown(token) for row in ids for token in row)
+        total = max(sum(len(words(text)) for text in some), 1)
+        cuts[language] = Cut(len(held), tokens / total, unknown / max(tokens, 1))
+    return cuts
+
+
+def _texts(records: Records, record_T: np.ndarray, number_T: np.ndarray) -> list[str]:
+    """The numbered texts of records; `record_T` ascends."""
+    found = []
+    for start in range(0, len(record_T), CHUNK):
+        part_T = record_T[start : start + CHUNK]
+        unique, back_T = np.unique(part_T, return_inverse=True)
+        text = parse_text(records, unique)
+        place_T = text.row_starts().numpy()[back_T] + number_T[start : start + CHUNK]
+        found += [one.decode(errors='replace') for one in text.values.numpy()[place_T]]
+    return found

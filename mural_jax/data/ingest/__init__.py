@@ -1,0 +1,1 @@
+"""From readers of published data to prepared data sets."""

@@ -1,0 +1,1 @@
+"""Reports about data: contents, histograms, leaks, speed."""

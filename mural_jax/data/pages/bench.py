@@ -1,0 +1,208 @@
+"""How fast streams are, where their time goes, and how far they are from what decoding allows."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from mural_jax.data.fields import images
+from mural_jax.data.fields.images import Augment
+from mural_jax.data.reading.stream import PARALLEL, PREFETCH, OpenStream
+from mural_jax.data.sets import schema
+from mural_jax.data.streams.base import Stream
+from mural_jax.data.streams.captions import Captions
+from mural_jax.data.tokenizer import Tokenizer
+
+ROUNDS = 3
+SAMPLE = 256  # examples that the stages and the limit are measured on
+
+
+def run(
+    streams: Mapping[str, Stream], data_dir: Path, tokenizer: Tokenizer, seed: int, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Measures each stream for about `seconds` and prints tables; figures by stream.
+
+    Rates are examples a second: `stream`, and of pictures `limit`, bare decoding, cropping and
+    resizing of the same bytes in memory. Stages, each alone on the same examples, are
+    microseconds an example: on one thread, and in the stream's own parallelism.
+    """
+    figures = {}
+    for name, spec in streams.items():
+        opened = spec.open(data_dir, tokenizer, seed)
+        figures[name] = _measure(opened, spec, seconds / ROUNDS)
+        _print(name, figures[name])
+    return figures
+
+
+def _measure(stream: OpenStream, spec: Stream, seconds: float) -> dict[str, Any]:
+    sample = _Sample(stream, spec)
+    sides: dict[str, Callable[[], float]] = {'stream': lambda: _stream_rate(stream, seconds)}
+    if isinstance(spec, Captions):
+        sides['limit'] = lambda: limit_rate(
+            sample.encoded, sample.side_B2, spec.image_size, spec.area, seconds
+        )
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(ROUNDS):  # In turns, since machines are shared.
+        for side, rate in sides.items():
+            rates[side].append(rate())
+    figures: dict[str, Any] = {side: median(values) for side, values in rates.items()}
+    if 'limit' in rates:
+        shares = [ours / bare for ours, bare in zip(rates['stream'], rates['limit'])]
+        figures['share of the limit'] = median(shares)
+        figures['megapixels'] = sample.pixels / 1e6 * figures['stream']
+    figures['tokens'] = sample.tokens * figures['stream']
+    figures['stages'] = sample.stages(seconds / 3)
+    return figures
+
+
+class _Sample:
+    """Some examples of a stream, and what they cost stage by stage."""
+
+    def __init__(self, stream: OpenStream, spec: Stream):
+        self._stream, self._spec = stream, spec
+        self._position_B = np.arange(SAMPLE)
+        member_B, *others = stream.find(self._position_B)
+        self._member_B, self._others = member_B, others
+        self._arrays = [
+            tf.constant(array) for array in (*stream.read(member_B, self._position_B), *others)
+        ]
+        self.encoded: list[bytes] = []
+        self.pixels = 0.0
+        if isinstance(spec, Captions):
+            parsed = schema.parse(self._arrays[0], 'image', 'width', 'height')
+            self.encoded = list(parsed['image'].numpy())
+            self.side_B2 = np.stack([parsed['height'], parsed['width']], axis=1)
+            self.pixels = float(np.mean(parsed['width'].numpy() * parsed['height'].numpy()))
+        self._strings = {
+            key: value for key, value in stream.strings(self._arrays).items()
+            if value.dtype == tf.string or key == 'id'
+        }  # fmt: skip
+        batch = stream.decoded(self._arrays)
+        texts = [value for key, value in batch.items() if key in self._strings]
+        self.tokens = _tokens(texts)
+
+    def stages(self, seconds: float) -> dict[str, tuple[float, float]]:
+        """Microseconds an example of each stage alone: on one thread, and side by side."""
+        made = {
+            (name, threads): _repeated(stage, threads)
+            for name, stage in self._stages().items() for threads in (1, PARALLEL)
+        }  # fmt: skip
+        costs: dict[tuple[str, int], list[float]] = {key: [] for key in made}
+        for _ in range(ROUNDS):
+            for key, stage in made.items():
+                costs[key].append(1e6 / (SAMPLE * _rate(iter(stage), seconds / ROUNDS)))
+        return {
+            name: (median(costs[name, 1]), median(costs[name, PARALLEL]))
+            for name in self._stages()
+        }  # fmt: skip
+
+    def _stages(self) -> dict[str, Callable[[], Any]]:
+        stream, spec = self._stream, self._spec
+        stages: dict[str, Callable[[], Any]] = {
+            'order and choice of texts': _python(lambda: stream.find(self._position_B)),
+            'reading records': _python(lambda: stream.read(self._member_B, self._position_B)),
+        }
+        if isinstance(spec, Captions):
+            encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]
+            cut_BSSC = spec.cut(encoded_B, self.side_B2, random_BU)
+            stages['decoding pictures whole'] = lambda: images.decoded(encoded_B)
+            stages['decoding and cutting'] = lambda: spec.cut(encoded_B, self.side_B2, random_BU)
+            if spec.augment != Augment():
+                stages['augmentation'] = lambda: spec.augmented(cut_BSSC, random_BU)
+        return stages | {'tokenising': lambda: stream.tokenised(dict(self._strings))}
+
+
+def _python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
+    """A stage in Python as an operation."""
+
+    def called() -> np.ndarray:
+        call()
+        return np.zeros(1, np.int32)
+
+    return lambda: tf.numpy_function(called, [], tf.int32)
+
+
+def _repeated(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
+    """The stage again and again: on one thread, or as many at a time as a stream's batches."""
+    repeated = tf.data.Dataset.from_tensors(0).repeat()
+    if threads > 1:
+        return repeated.map(lambda _: stage(), num_parallel_calls=threads)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    return repeated.map(lambda _: stage()).with_options(options)
+
+
+def _tokens(texts: list[tf.Tensor]) -> float:
+    """Tokens of an example, padding apart."""
+    return float(sum(np.count_nonzero(text.numpy()) for text in texts)) / SAMPLE
+
+
+def limit_rate(
+    encoded: list[bytes], side_B2: np.ndarray, size: int, area: float, seconds: float
+) -> float:
+    """Pictures a second of bare decoding, cropping and resizing, from memory, side by side."""
+    random_B4 = tf.constant(np.random.default_rng(0).random((len(encoded), 4), np.float32))
+    window_B4 = images.windows(tf.constant(side_B2), area or 1.0, random_B4)
+
+    def bare(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
+        return images.bare_part(encoded, window_4, size)
+
+    pictures = tf.data.Dataset.from_tensor_slices((tf.constant(encoded), window_B4)).repeat()
+    decoded = pictures.map(bare, num_parallel_calls=PARALLEL, deterministic=False)
+    return _count(iter(decoded.batch(64).prefetch(PREFETCH)), seconds)
+
+
+def _stream_rate(stream: OpenStream, seconds: float) -> float:
+    return _count(stream.batches(0, 2**31 // stream.batch_size), seconds)
+
+
+def _count(batches: Iterator[Any], seconds: float) -> float:
+    """Examples a second, once what is prefetched has been taken."""
+    for _ in range(PREFETCH + 2):
+        first = next(batches)
+    size = len(first['ids'] if isinstance(first, dict) else first)
+    started, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < seconds:
+        next(batches)
+        count += size
+    return count / spent
+
+
+def _rate(calls: Iterator[Any], seconds: float) -> float:
+    """Calls a second, after one that is not counted."""
+    next(calls)
+    started, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < seconds or not count:
+        next(calls)
+        count += 1
+    return count / spent
+
+
+def _print(name: str, figures: Mapping[str, Any]) -> None:
+    table = Table()
+    table.add_column(name)
+    table.add_column('a second', justify='right')
+    table.add_row('examples', f'{figures["stream"]:,.0f}')
+    table.add_row('tokens', f'{figures["tokens"]:,.0f}')
+    if 'limit' in figures:
+        table.add_row('megapixels decoded', f'{figures["megapixels"]:,.1f}')
+        table.add_row('bare decoding, cutting, resizing: examples', f'{figures["limit"]:,.0f}')
+        table.add_row('share of that limit', f'{figures["share of the limit"]:.2f}')
+    stages = Table()
+    stages.add_column('µs an example, each stage alone')
+    for column in ('one thread', 'share', f'{PARALLEL} at a time'):
+        stages.add_column(column, justify='right')
+    # Decoding whole pictures is no part of a stream, only something to compare with.
+    parts = {stage: cost for stage, cost in figures['stages'].items() if 'whole' not in stage}
+    total = sum(alone for alone, _ in parts.values())
+    for stage, (alone, together) in figures['stages'].items():
+        share = f'{100 * alone / total:.0f}%' if stage in parts else ''
+        stages.add_row(stage, f'{alone:,.1f}', share, f'{together:,.1f}')
+    Console().print(table, stages)

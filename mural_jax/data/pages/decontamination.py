@@ -1,0 +1,75 @@
+"""A page of what training data shares with test sets."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from mural_jax.data.sets import checks, schema
+from mural_jax.data.sets.records import Records, named
+
+SHOWN = 60  # leaks of each kind and test set that the page shows
+SIDE = 128  # pixels of a picture on the page
+
+
+def write(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
+    """Writes the page of what filters found; `found` is {counts, leaks, of} by source."""
+    sections = [
+        _section(place, about, test, data_dir)
+        for place, about in found.items()
+        for test in about['filters']['exclude']
+    ]
+    page = Path(__file__).with_name('decontamination.html').read_text(encoding='utf-8')
+    environment = jinja2.Environment(autoescape=True)
+    html = environment.from_string(page).render(sections=sections, shown=SHOWN)
+    part = path.with_suffix('.part')
+    part.write_text(html, encoding='utf-8')
+    part.replace(path)
+    return path
+
+
+def _section(place: str, about: Mapping[str, Any], test: str, data_dir: Path) -> dict[str, Any]:
+    leaks = [leak for leak in about['leaks'] if leak['test'] == test]
+    train, tested = named(about['of'], data_dir), named(test, data_dir)
+    pictures = [leak for leak in leaks if leak['what'] == 'picture']
+    texts = [leak for leak in leaks if leak['what'] == 'text']
+    return {
+        'place': place, 'of': about['of'], 'test': test, 'num_test': len(tested),
+        'num_pictures': len({leak['index'] for leak in pictures}), 'num_texts': len(texts),
+        'num_tested': len({leak['in test'] for leak in pictures}),
+        'distances': sorted(Counter(leak['distance'] for leak in pictures).items()),
+        'pictures': [
+            {'distance': leak['distance'], 'ours': _picture(train, leak['index']),
+             'theirs': _picture(tested, leak['in test'])}
+            for leak in sorted(pictures, key=lambda leak: -leak['distance'])[:SHOWN]
+        ],
+        'texts': [_text(train, leak) for leak in texts[:SHOWN]],
+    }  # fmt: skip
+
+
+def _picture(records: Records, index: int) -> dict[str, str]:
+    parsed = schema.parse(tf.constant(list(records.read(np.array([index])))), 'id', 'image')
+    picture = Image.fromarray(checks.decode(parsed['image'].numpy()[0]))
+    picture.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, 'JPEG', quality=85)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return {'id': parsed['id'].numpy()[0].decode(), 'data': data}
+
+
+def _text(records: Records, leak: Mapping[str, Any]) -> dict[str, str]:
+    serialized = tf.constant(list(records.read(np.array([leak['index']]))))
+    parsed = schema.parse(serialized, 'id', 'text', 'language')
+    number = leak['number']
+    return {
+        'id': parsed['id'].numpy()[0].decode(),
+        'language': records.languages[int(parsed['language'][0][number])],
+        'text': parsed['text'][0][number].numpy().decode(),
+    }

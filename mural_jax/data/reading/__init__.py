@@ -1,0 +1,1 @@
+"""A stream over prepared data: order, draws, decoding, repair."""

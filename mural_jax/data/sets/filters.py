@@ -1,0 +1,273 @@
+"""Filters: which texts and pictures of a data set a stream may draw, and why not the others.
+
+A filter is declared in the config, worked out once by `mural prepare` for the whole split, and
+stored beside the data; so the order of a stream stays a function of (seed, position).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mural_jax.data.sets import hashes as near
+from mural_jax.data.sets import index as indices
+from mural_jax.data.sets.index import Index
+from mural_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What is left out; 0, or what is empty, leaves nothing out.
+
+    The order is that of the fields, and each drop counts for the first one that makes it. ALIGN's
+    values (Jia et al. 2021, arXiv:2102.05918, section 3) stand in brackets.
+
+    languages: only texts in these.
+    min_side: the shorter side of a picture is at least so many pixels (201: "larger than 200").
+    max_aspect: the longer side by the shorter is at most this (3.0).
+    max_texts_per_image: pictures with more texts are dropped (1000).
+    image_distance: pictures whose hash differs in at most so many bits from an earlier one's are
+    dropped; 0 takes equal hashes only, -1 keeps all. Of 64 bits, 4 is a near duplicate (ours).
+    min_words, max_words: of a text (3, 20); a character is a word where no spaces are written.
+    max_images_per_text: texts that more records share are dropped (10).
+    max_rare_share: the largest share of a text's words that are rare, 1 for all (0); rare is a
+    word seen fewer than `rare_below` times in the split (ALIGN: outside the 100 M most frequent).
+    max_length_ratio: of the two texts of a pair, in bytes; in rows of more languages, of a text
+    and the row's median.
+    text_distance: texts equal to an earlier one of their language once normalised are dropped
+    (0), or those whose SimHash of 64 bits differs in at most so many; -1 keeps all.
+    exclude: `DATASET:SPLIT` of test sets: pictures within `exclude_distance` bits of one of
+    theirs, and texts equal to one of theirs once normalised, are dropped.
+    """
+
+    languages: tuple[str, ...] = ()
+    min_side: int = 0
+    max_aspect: float = 0.0
+    max_texts_per_image: int = 0
+    image_distance: int = -1
+    min_words: int = 0
+    max_words: int = 0
+    max_images_per_text: int = 0
+    max_rare_share: float = 1.0
+    rare_below: int = 2
+    max_length_ratio: float = 0.0
+    text_distance: int = -1
+    exclude: tuple[str, ...] = ()
+    exclude_distance: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rare_share <= 1:
+            raise UserError(f'filters.max_rare_share={self.max_rare_share} must be in [0, 1].')
+        if max(self.image_distance, self.text_distance, self.exclude_distance) > 16:
+            raise UserError('filters: distances of more than 16 of 64 bits mean nothing any more.')
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may be left out."""
+        return self != Filters()
+
+
+def path_of(
+    data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]
+) -> Path:  # fmt: skip
+    """Where `mural prepare` stores what these filters keep of records."""
+    tests = [others(name).index.fingerprint for name in filters.exclude]
+    about = [records.name, records.index.fingerprint, tests, dataclasses.asdict(filters)]
+    words = json.dumps(about, sort_keys=True)
+    return data_dir / 'selections' / hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def select(
+    records: Any, filters: Filters, others: Callable[[str], Any]
+) -> tuple[np.ndarray, dict[str, int], list[dict[str, Any]]]:
+    """(keep_T, counts, leaks): which texts of the index stay, what was dropped, by reason.
+
+    `others` opens the records of a `DATASET:SPLIT`. Reasons name a filter and pictures or texts;
+    a leak is {test, index, what, distance}.
+    """
+    index: Index = records.index
+    work = _Work(records, index, filters)
+    for step in (_languages, _sizes, _image_copies, _words, _shared_texts, _rare, _ratios,
+                 _text_copies):  # fmt: skip
+        step(work)
+    for name in filters.exclude:
+        _exclude(work, name, others(name))
+    counts = work.counts | {
+        'texts': len(index.record_T), 'texts kept': int(work.keep_T.sum()),
+        'records': len(index.bad_R), 'bad records': int(index.bad_R.sum()),
+        'records kept': len(np.unique(index.record_T[work.keep_T])),
+    }  # fmt: skip
+    return work.keep_T, dict(counts), work.leaks
+
+
+def ensure(
+    records: Any, filters: Filters, data_dir: Path, others: Callable[[str], Any]
+) -> dict[str, Any]:
+    """Works out filters and stores what they keep, if that is not there; {counts, leaks}."""
+    path = path_of(data_dir, records, filters, others)
+    if not path.exists():
+        keep_T, counts, leaks = select(records, filters, others)
+        about = {'filters': dataclasses.asdict(filters), 'of': records.name}
+        about |= {'counts': counts, 'leaks': leaks}
+        indices.save(path, {'keep_T': keep_T}, about)
+    return json.loads((path / 'about.json').read_text(encoding='utf-8'))
+
+
+class _Work:
+    """A selection that is being made."""
+
+    def __init__(self, records: Any, index: Index, filters: Filters):
+        self.records, self.index, self.filters = records, index, filters
+        self.keep_T = ~np.asarray(index.bad_R)[index.record_T]
+        self.counts: Counter[str] = Counter()
+        self.leaks: list[dict[str, Any]] = []
+
+    @property
+    def live_R(self) -> np.ndarray:
+        """Which records still have a text."""
+        live_R = np.zeros(len(self.index.bad_R), bool)
+        live_R[self.index.record_T[self.keep_T]] = True
+        return live_R
+
+    def drop_texts(self, reason: str, drop_T: np.ndarray) -> None:
+        drop_T = drop_T & self.keep_T
+        self.counts[f'{reason}: texts'] += int(drop_T.sum())
+        self.keep_T &= ~drop_T
+
+    def drop_records(self, reason: str, drop_R: np.ndarray) -> None:
+        drop_R = drop_R & self.live_R
+        self.counts[f'{reason}: pictures'] += int(drop_R.sum())
+        self.keep_T &= ~drop_R[self.index.record_T]
+
+    def words(self, name: str) -> np.ndarray:
+        return np.asarray(indices.words_of(self.records, self.index)[name])
+
+
+def _languages(work: _Work) -> None:
+    if work.filters.languages:
+        names = np.array(work.index.languages)
+        allowed_L = np.isin(names, work.filters.languages)
+        work.drop_texts('languages', ~allowed_L[work.index.language_T])
+
+
+def _sizes(work: _Work) -> None:
+    filters, index = work.filters, work.index
+    short_R = np.minimum(index.width_R, index.height_R)
+    long_R = np.maximum(index.width_R, index.height_R)
+    if filters.min_side and work.records.has_image:
+        work.drop_records('min_side', short_R < filters.min_side)
+    if filters.max_aspect:
+        work.drop_records('max_aspect', long_R > filters.max_aspect * short_R)
+    if filters.max_texts_per_image:
+        count_R = np.bincount(index.record_T, minlength=len(index.bad_R))
+        work.drop_records('max_texts_per_image', count_R > filters.max_texts_per_image)
+
+
+def _image_copies(work: _Work) -> None:
+    if work.filters.image_distance < 0 or not work.records.has_image:
+        return
+    live = np.flatnonzero(work.live_R)
+    hashes = np.asarray(work.index.hash_R)[live]
+    drop_R = np.zeros(len(work.index.bad_R), bool)
+    drop_R[live] = near.later_copies(hashes, work.filters.image_distance)
+    work.drop_records('image_distance', drop_R)
+
+
+def _words(work: _Work) -> None:
+    filters = work.filters
+    if filters.min_words:
+        work.drop_texts('min_words', work.words('words') < filters.min_words)
+    if filters.max_words:
+        work.drop_texts('max_words', work.words('words') > filters.max_words)
+
+
+def _shared_texts(work: _Work) -> None:
+    if not work.filters.max_images_per_text:
+        return
+    # A record counts once for a text, whatever languages and kinds it stands under.
+    both_T2 = np.stack([work.words('hash'), work.index.record_T.astype(np.uint64)], axis=1)
+    pairs_P2 = np.unique(both_T2[work.keep_T], axis=0)
+    hashes, counts = np.unique(pairs_P2[:, 0], return_counts=True)
+    common = hashes[counts > work.filters.max_images_per_text]
+    work.drop_texts('max_images_per_text', np.isin(work.words('hash'), common))
+
+
+def _rare(work: _Work) -> None:
+    filters = work.filters
+    if filters.max_rare_share >= 1:
+        return
+    seen: Counter[str] = Counter()
+    for row, text in indices.texts(work.records, work.index):
+        if work.keep_T[row]:
+            seen.update(indices.words(text.casefold()))
+    drop_T = np.zeros_like(work.keep_T)
+    for row, text in indices.texts(work.records, work.index):
+        found = indices.words(text.casefold())
+        rare = sum(seen[word] < filters.rare_below for word in found)
+        drop_T[row] = rare > filters.max_rare_share * len(found)
+    work.drop_texts('max_rare_share', drop_T)
+
+
+def _ratios(work: _Work) -> None:
+    """Each text against the median of its record's texts, of two against each other."""
+    if not work.filters.max_length_ratio:
+        return
+    record_T, bytes_T = np.asarray(work.index.record_T), work.words('bytes').astype(np.float64)
+    order = np.lexsort((bytes_T, record_T))
+    order = order[work.keep_T[order]]
+    count_R = np.bincount(record_T[order], minlength=len(work.index.bad_R))
+    start_R = np.cumsum(count_R) - count_R
+    low_R = start_R + np.maximum(count_R - 1, 0) // 2
+    high_R = start_R + count_R // 2
+    drop_T = np.zeros_like(work.keep_T)
+    sizes = bytes_T[order]
+    row = record_T[order]
+    # Of two texts the one's yardstick is the other; of more, the median.
+    place = np.arange(len(order))
+    other = np.where(count_R[row] == 2, start_R[row] + (1 - (place - start_R[row])), low_R[row])
+    upper = np.where(count_R[row] == 2, other, np.minimum(high_R[row], len(order) - 1))
+    middle = np.maximum((sizes[other] + sizes[upper]) / 2, 1)
+    ratio = np.maximum(sizes / middle, middle / np.maximum(sizes, 1))
+    drop_T[order] = ratio > work.filters.max_length_ratio
+    work.drop_texts('max_length_ratio', drop_T)
+
+
+def _text_copies(work: _Work) -> None:
+    distance = work.filters.text_distance
+    if distance < 0:
+        return
+    hash_T = work.words('hash') if distance == 0 else np.asarray(
+        indices.sketches(work.records, work.index))  # fmt: skip
+    drop_T = np.zeros_like(work.keep_T)
+    for start, end in zip(work.index.offset_L, work.index.offset_L[1:]):
+        rows = start + np.flatnonzero(work.keep_T[start:end])
+        if len(rows):
+            drop_T[rows] = near.later_copies(hash_T[rows], distance)
+    work.drop_texts('text_distance', drop_T)
+
+
+def _exclude(work: _Work, name: str, test: Any) -> None:
+    """Drops what stands in a test set, and lists it."""
+    index, distance = work.index, work.filters.exclude_distance
+    if work.records.has_image and test.has_image:
+        hashes, good = np.asarray(test.index.hash_R), np.flatnonzero(~np.asarray(test.index.bad_R))
+        live = np.flatnonzero(work.live_R)
+        rows, tests = near.pairs(np.asarray(index.hash_R)[live], hashes[good], distance)
+        drop_R = np.zeros(len(index.bad_R), bool)
+        drop_R[live[rows]] = True
+        for row, other in zip(live[rows].tolist(), good[tests].tolist()):
+            bits = int(np.bitwise_count(index.hash_R[row] ^ hashes[other]))
+            leak = {'test': name, 'what': 'picture', 'index': row, 'in test': other}
+            work.leaks.append(leak | {'distance': bits})
+        work.drop_records(f'exclude {name}', drop_R)
+    known = np.unique(np.asarray(indices.words_of(test, test.index)['hash']))
+    drop_T = np.isin(work.words('hash'), known)
+    for row in np.flatnonzero(drop_T & work.keep_T).tolist():
+        leak = {'test': name, 'what': 'text', 'index': int(index.record_T[row])}
+        work.leaks.append(leak | {'number': int(index.number_T[row])})
+    work.drop_texts(f'exclude {name}', drop_T)

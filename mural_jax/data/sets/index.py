@@ -1,0 +1,218 @@
+"""The index of a split: which texts its records have, and what is known of its pictures.
+
+Texts are sorted by language, then record, then kind, so that the texts of one record in one
+language and of one kind stand together. Arrays are mapped from disk, not loaded.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.hashes import text_hash, text_sketch
+from mural_jax.data.tokenizer import normalise
+
+CHUNK = 512  # records parsed at a time
+OF_TEXTS = ('record', 'number', 'kind')
+OF_RECORDS = ('bad', 'width', 'height', 'hash')
+OF_WORDS = ('words', 'bytes', 'hash')
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """T texts of R records; `offset_L` [languages + 1] says where a language's texts begin.
+
+    record_T: whose text it is. number_T: its place among the record's texts. kind_T: its kind.
+    bad_R: must not be used. width_R, height_R: pixels. hash_R: perceptual hash, unsigned.
+    """
+
+    languages: list[str]
+    kinds: list[str]
+    offset_L: np.ndarray
+    record_T: np.ndarray
+    number_T: np.ndarray
+    kind_T: np.ndarray
+    bad_R: np.ndarray
+    width_R: np.ndarray
+    height_R: np.ndarray
+    hash_R: np.ndarray
+    folder: Path
+
+    @property
+    def language_T(self) -> np.ndarray:
+        """The language of each text, a number."""
+        return np.repeat(np.arange(len(self.languages)), np.diff(self.offset_L))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what is indexed: another data set or another build of it has another one."""
+        return json.loads((self.folder / 'about.json').read_text(encoding='utf-8'))['fingerprint']
+
+
+def read(folder: Path, languages: list[str], kinds: list[str]) -> Index:
+    """The index that `write` made. Raises FileNotFoundError where there is none."""
+    arrays = {}
+    for name in (*(f'{key}_T' for key in OF_TEXTS), *(f'{key}_R' for key in OF_RECORDS)):
+        arrays[name] = np.load(folder / f'{name}.npy', mmap_mode='r')
+    offset_L = np.load(folder / 'offset_L.npy')
+    return Index(languages, kinds, offset_L, folder=folder, **arrays)
+
+
+def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]:
+    """Makes the index of records, whole or not at all, and gives the bad ones.
+
+    Each bad record is {index, id, reason, where}.
+    """
+    names = ['bad', 'id', 'where', 'language', 'kind', 'text']
+    names += ['width', 'height', 'hash'] if pictures else []
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in ('language', *OF_TEXTS)}
+    about: dict[str, list[np.ndarray]] = {name: [] for name in OF_RECORDS}
+    bad, digest = [], hashlib.sha256()
+    for start, parsed in parse_all(records, *names):
+        rows = parsed['language'].value_rowids().numpy()
+        starts = parsed['language'].row_starts().numpy()
+        chunks['language'].append(parsed['language'].values.numpy().astype(np.uint16))
+        chunks['record'].append((rows + start).astype(np.uint32))
+        chunks['number'].append((np.arange(len(rows)) - starts[rows]).astype(np.uint16))
+        chunks['kind'].append(parsed['kind'].values.numpy().astype(np.uint8))
+        digest.update(b'\0'.join([*parsed['id'].numpy(), *parsed['text'].values.numpy()]))
+        reason_B = parsed['bad'].numpy()
+        about['bad'].append(reason_B != b'')
+        for name, kind in (('width', np.uint32), ('height', np.uint32), ('hash', np.uint64)):
+            given = parsed[name].numpy() if pictures else np.zeros(len(reason_B), np.int64)
+            about[name].append(given.astype(kind))
+        for row in np.flatnonzero(reason_B != b''):
+            words = {key: parsed[key][row].numpy().decode() for key in ('id', 'where')}
+            bad.append({'index': int(start + row), 'reason': reason_B[row].decode(), **words})
+    text = {name: np.concatenate(parts or [np.zeros(0, int)]) for name, parts in chunks.items()}
+    order = np.lexsort((text['number'], text['kind'], text['record'], text['language']))
+    counts = np.bincount(text.pop('language'), minlength=len(records.languages))
+    arrays = {f'{name}_T': array[order] for name, array in text.items()}
+    arrays |= {f'{name}_R': np.concatenate(parts) for name, parts in about.items()}
+    arrays['offset_L'] = np.concatenate([[0], np.cumsum(counts)])
+    of_all = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
+    save(folder, arrays, {'fingerprint': fingerprint(of_all)})
+    return bad
+
+
+def fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """A short name of what arrays hold."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def words_of(records: Any, index: Index) -> dict[str, np.ndarray]:
+    """What filters ask of texts, in the order of the index, made once: words, bytes, hash [T].
+
+    words: as `count_words` counts. bytes: of UTF-8, at most 65,535. hash: of the normalised text.
+    """
+    folder = index.folder.with_name(index.folder.name + '-words')
+    if not folder.exists():
+        arrays: dict[str, np.ndarray] = {
+            'words_T': np.zeros(len(index.record_T), np.uint16),
+            'bytes_T': np.zeros(len(index.record_T), np.uint16),
+            'hash_T': np.zeros(len(index.record_T), np.uint64),
+        }
+        for row, text in texts(records, index):
+            arrays['words_T'][row] = min(len(words(text)), 2**16 - 1)
+            arrays['bytes_T'][row] = min(len(text.encode()), 2**16 - 1)
+            arrays['hash_T'][row] = text_hash(normalise(text))
+        save(folder, arrays, {})
+    return {name: np.load(folder / f'{name}_T.npy', mmap_mode='r') for name in OF_WORDS}
+
+
+def sketches(records: Any, index: Index) -> np.ndarray:
+    """The SimHash of each normalised text, uint64 [T], made once."""
+    folder = index.folder.with_name(index.folder.name + '-sketches')
+    if not folder.exists():
+        sketch_T = np.zeros(len(index.record_T), np.uint64)
+        for row, text in texts(records, index):
+            sketch_T[row] = text_sketch(normalise(text))
+        save(folder, {'sketch_T': sketch_T}, {})
+    return np.load(folder / 'sketch_T.npy', mmap_mode='r')
+
+
+def regions(records: Any, index: Index) -> dict[str, Any]:
+    """What is known of the regions of good records, found once.
+
+    {num_classes: one more than their highest class, 0 where none has one; sizes: of their features,
+    in numbers of a region, all that there are}
+    """
+    path = index.folder.with_name(index.folder.name + '-regions.json')
+    if path.exists():
+        return json.loads(path.read_text(encoding='utf-8'))
+    highest, sizes = -1, set()
+    for _, parsed in parse_all(records, 'bad', 'boxes', 'classes', 'features'):
+        good_B = parsed['bad'] == b''
+        class_N = tf.ragged.boolean_mask(parsed['classes'], good_B).values.numpy()
+        highest = max(highest, int(class_N.max(initial=-1)))
+        boxes_B = parsed['boxes'].row_lengths().numpy() // 4
+        there_B = good_B.numpy() & (boxes_B > 0)
+        features_B = parsed['features'].row_lengths().numpy()
+        sizes |= set((features_B[there_B] // boxes_B[there_B]).tolist())
+    found = {'num_classes': highest + 1, 'sizes': sorted(sizes)}
+    # As a file of its own: processes that find it at once write the same, each in one piece.
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    with contextlib.suppress(OSError):  # Hosts may only read the data; then it is found each time.
+        part.write_text(json.dumps(found), encoding='utf-8')
+        part.replace(path)
+    return found
+
+
+def texts(records: Any, index: Index) -> Iterator[tuple[int, str]]:
+    """(row of the index, text) of all texts, record by record."""
+    order = np.lexsort((index.number_T, index.record_T))
+    place = 0
+    for _, parsed in parse_all(records, 'text'):
+        for text in parsed['text'].values.numpy():
+            yield int(order[place]), text.decode(errors='replace')
+            place += 1
+
+
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: a character counts
+# as one there (ours).
+_UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF),
+    (0x20000, 0x3134F),
+)  # fmt: skip
+
+
+def words(text: str) -> list[str]:
+    """The words of a text: what stands between spaces, and characters where none are written."""
+    if text.isascii():
+        return text.split()
+    spaced = ''.join(
+        f' {c} ' if any(low <= ord(c) <= high for low, high in _UNSPACED) else c for c in text
+    )
+    return spaced.split()
+
+
+def parse_all(records: Any, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the first record, the named fields) of all records, CHUNK at a time."""
+    for start in range(0, len(records), CHUNK):
+        index_B = np.arange(start, min(start + CHUNK, len(records)))
+        yield start, schema.parse(tf.constant(list(records.read(index_B))), *names)
+
+
+def save(folder: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Writes a folder of arrays, whole or not at all."""
+    part = folder.with_name(f'{folder.name}.{os.getpid()}.part')
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(part / f'{name}.npy', array)
+    (part / 'about.json').write_text(json.dumps(about), encoding='utf-8')
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

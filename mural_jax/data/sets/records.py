@@ -1,0 +1,191 @@
+"""Prepared data sets, read by index."""
+
+import functools
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+
+from mural_jax.data.sets import index as indices
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.index import Index
+from mural_jax.types import UserError
+
+MAX_THREADS = 16  # shards that are read at a time
+
+
+class Records:
+    """The examples of one split of a prepared data set."""
+
+    def __init__(self, dataset: str, split: str, data_dir: Path):
+        """`dataset` is `NAME/CONFIG`. Raises UserError where it is not prepared."""
+        builder = _prepared(dataset, data_dir)
+        if split not in builder.info.splits:
+            known = sorted(builder.info.splits)
+            raise UserError(f'{dataset} has no split {split!r}; it has {known}.')
+        self._lengths = np.array(builder.info.splits[split].shard_lengths)
+        self._ends = np.cumsum(self._lengths)
+        self._paths = [str(path) for path in builder.info.splits[split].filepaths]
+        self._readers: list[Any] = [None] * len(self._paths)
+        self._threads = ThreadPoolExecutor(MAX_THREADS)
+        features = builder.info.features
+        self.languages: list[str] = features['texts']['language'].feature.names
+        self.kinds: list[str] = features['texts']['kind'].feature.names
+        self.has_image = 'image' in features
+        self.name = f'{dataset}:{split}'
+        self.folder = Path(builder.data_path)
+        self._split, self._data_dir = split, data_dir
+
+    def __len__(self) -> int:
+        return int(self._lengths.sum())
+
+    @functools.cached_property
+    def index(self) -> Index:
+        """Which texts there are. Raises UserError where `prepare` or `ingest` did not finish."""
+        try:
+            return indices.read(self._index_folder, self.languages, self.kinds)
+        except FileNotFoundError as error:
+            raise _not_prepared(self.name.split(':')[0], self._data_dir) from error
+
+    @functools.cached_property
+    def regions(self) -> dict[str, Any]:
+        """What is known of the regions of all examples, see `index.regions`."""
+        return indices.regions(self, self.index)
+
+    def check_features(self, size: int) -> None:
+        """Raises UserError where the features of regions have not `size` numbers."""
+        if (sizes := self.regions['sizes']) != [size]:
+            there = ', '.join(map(str, sizes)) if any(sizes) else 'no'
+            raise UserError(
+                f'regions.size={size}: the regions of {self.name} have features of {there} numbers.'
+            )
+
+    @property
+    def default_kinds(self) -> list[str]:
+        """The kinds of texts that are drawn where a config names none."""
+        about = self.folder / 'ingest.json'
+        if not about.exists():
+            return self.kinds
+        return json.loads(about.read_text(encoding='utf-8'))['default_kinds'] or self.kinds
+
+    def make_index(self) -> list[dict[str, Any]]:
+        """Makes the index, if it is not there, and gives the bad records with their shards."""
+        found = self.folder / f'quarantine-{self._split}.jsonl'
+        if not self._index_folder.exists() or not found.exists():
+            bad = indices.write(self, self._index_folder, pictures=self.has_image)
+            lines = [
+                json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad
+            ]
+            part = found.with_suffix('.part')
+            part.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+            part.replace(found)
+        # By line feeds only: names may hold other characters that end lines.
+        with found.open(encoding='utf-8') as file:
+            return [json.loads(line) for line in file]
+
+    def place(self, number: int) -> dict[str, Any]:
+        """{shard, index in shard} of a record, for people."""
+        shard = int(np.searchsorted(self._ends, number, side='right'))
+        first = self._ends[shard] - self._lengths[shard]
+        return {'shard': Path(self._paths[shard]).name, 'index': int(number - first)}
+
+    def read(self, index_B: np.ndarray) -> np.ndarray:
+        """Serialized examples, an object array [B] of bytes."""
+        wanted, back_B = np.unique(index_B, return_inverse=True)
+        shards = np.searchsorted(self._ends, wanted, side='right')
+        firsts = self._ends - self._lengths
+        records = np.empty(len(wanted), object)
+
+        def read(shard: int) -> None:
+            here = shards == shard
+            places = (wanted[here] - firsts[shard]).tolist()
+            records[here] = [*self._reader(shard).read(places)]
+
+        found = np.unique(shards).tolist()
+        if len(found) == 1:
+            read(found[0])
+        else:  # Of files far away each takes its time.
+            list(self._threads.map(read, found))
+        return records[back_B]
+
+    def _reader(self, shard: int) -> Any:
+        """ArrayRecord's own reader: TFDS's takes as long again for a record."""
+        if self._readers[shard] is None:
+            options = 'readahead_buffer_size:0'
+            self._readers[shard] = ArrayRecordReader(self._paths[shard], options=options)
+        return self._readers[shard]
+
+    def examples(self, *, image: bool) -> Iterator[dict[str, Any]]:
+        """All good examples, parsed: {id, score, texts: {language: {kind: [...]}}}, with `image`
+        the encoded picture and its class `label` too, and of its regions `boxes`, `classes` and
+        `features`, flat lists."""
+        texts = ('language', 'kind', 'text')
+        regions = ('boxes', 'classes', 'features') if image else ()
+        names = ('id', 'bad', 'score', *(['image', 'label'] if image else []))
+        for _, parsed in indices.parse_all(self, *names, *texts, *regions):
+            columns = [parsed[key].to_list() for key in texts]
+            flat = {key: parsed[key].numpy() for key in names}
+            parts = {key: parsed[key].to_list() for key in regions}
+            for row in np.flatnonzero(flat['bad'] == b''):
+                named: dict[str, dict[str, list[str]]] = {}
+                for language, kind, text in zip(*(column[row] for column in columns)):
+                    kinds = named.setdefault(self.languages[language], {})
+                    kinds.setdefault(self.kinds[kind], []).append(text.decode())
+                example: dict[str, Any] = {key: flat[key][row] for key in names}
+                example |= {key: part[row] for key, part in parts.items()}
+                yield example | {'id': example['id'].decode(), 'texts': named}
+
+    @property
+    def _index_folder(self) -> Path:
+        return self.folder / f'index-{self._split}'
+
+
+def named(name: str, data_dir: Path) -> Records:
+    """The records of a `DATASET:SPLIT`, indexed."""
+    dataset, colon, split = name.partition(':')
+    if not colon:
+        raise UserError(f'{name!r} names no split; write it like captions/flickr8k:test.')
+    records = Records(dataset, split, data_dir)
+    records.make_index()
+    return records
+
+
+def parse_text(records: Records, index_B: np.ndarray) -> Any:
+    """The texts of some records, ragged [B, ?]."""
+    return schema.parse(records.read(index_B), 'text')['text']
+
+
+def splits(dataset: str, data_dir: Path) -> list[str]:
+    """The splits of a prepared data set."""
+    return sorted(_prepared(dataset, data_dir).info.splits)
+
+
+def _prepared(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
+    name = Path(dataset)
+    if len(name.parts) != 2 or name.is_absolute() or '..' in name.parts:
+        raise UserError(f'{dataset!r} is no data set; their names are like captions/flickr8k.')
+    folders = sorted((data_dir / dataset).glob('*.*.*')) if data_dir.exists() else []
+    folders = [folder for folder in folders if not folder.name.startswith('incomplete')]
+    if not folders:
+        raise _not_prepared(dataset, data_dir)
+    return tfds.builder_from_directory(str(folders[-1]))
+
+
+def _not_prepared(dataset: str, data_dir: Path) -> UserError:
+    known = sorted(
+        path.parent.relative_to(data_dir).as_posix()
+        for path in data_dir.glob('*/*/*.*.*') if not path.name.startswith('incomplete')
+    )  # fmt: skip
+    there = f' There are: {", ".join(known)}.' if known else ''
+    how = 'Run `mural prepare` with the same --config and --data_dir first.'
+    if not dataset.startswith('emoji_cldr'):
+        how = (
+            f'Make it with `mural data ingest FORMAT --name={dataset.partition("/")[2]} '
+            '--data_dir=...`, then run `mural prepare`.'
+        )
+    return UserError(f'The data set {dataset} is not prepared in {data_dir}. {how}{there}')

@@ -1,0 +1,1 @@
+"""Settings of streams, and the fields that each kind gives."""

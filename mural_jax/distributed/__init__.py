@@ -1,0 +1,1 @@
+"""Meshes of devices and groups of processes."""

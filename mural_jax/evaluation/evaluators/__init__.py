@@ -1,0 +1,1 @@
+"""What is scored: one kind of evaluator, one file."""

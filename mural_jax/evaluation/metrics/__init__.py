@@ -1,0 +1,1 @@
+"""Ranks, recalls, correlations and their intervals, from arrays alone."""

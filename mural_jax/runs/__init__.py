@@ -1,0 +1,1 @@
+"""A config made real: checked, prepared, started, restored."""

@@ -1,0 +1,110 @@
+"""Preparing data: data sets, filters, fitted artefacts, the vocabulary."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mural_jax.config.load import Config
+from mural_jax.data import tokenizer
+from mural_jax.data.tokenizer import Tokenizer
+from mural_jax.runs.run import Run
+from mural_jax.types import UserError
+from mural_jax.workdir.files import create_folder
+
+
+def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
+    """Builds the data of all streams and evaluators, filters it, trains the vocabulary."""
+    run = Run.of(config)
+    create_folder(data_dir, '--data_dir')
+    from mural_jax.data.ingest import ingest
+
+    streams = run.build_streams()
+    drawn = {s.dataset for stream in streams.values() for s in stream.sources.values()}
+    evaluated = {evaluator.dataset for evaluator in run.build_evaluators().values()}
+    for dataset in sorted(drawn | evaluated):
+        ingest.prepare(dataset, data_dir, sources)
+        print(f'{dataset} is ready in {data_dir}')
+    for name, stream in streams.items():
+        for source, about in stream.filter(data_dir).items():
+            print(f'{name}: of {source} the filters keep {counted(about["counts"])}')
+    for name, stream in streams.items():
+        for line in stream.complete(data_dir):
+            print(f'{name}: {line}')
+    path = vocabulary_path(data_dir, run)
+    if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
+        raise UserError(
+            f'config.tokenizer.kind={run.tokenizer.kind!r} is a published vocabulary: give its '
+            'file with --config.tokenizer.path=FILE.'
+        )
+    if path.exists() and not run.tokenizer.path:
+        print(f'the vocabulary is {path}')
+        return
+    from mural_jax.data.fitted import vocabulary
+
+    settings = run.tokenizer
+    pools = [stream.pool(data_dir) for stream in streams.values()]
+    texts = vocabulary.sample(pools, settings.sample, settings.sample_alpha)
+    made = _vocabulary(run, {text for held in texts.values() for text in held})
+    made.save(path)
+    Console().print(_cuts(vocabulary.report(made, texts)))
+    print(f'the vocabulary is {path}')
+
+
+def counted(counts: dict[str, int]) -> str:
+    """What filters did, in words."""
+    kept = f'{counts["records kept"]} of {counts["records"]} records, {counts["texts kept"]} of '
+    kept += f'{counts["texts"]} texts'
+    dropped = [
+        f'{count} by {reason}' for reason, count in counts.items() if ': ' in reason and count
+    ]
+    bad = [f'{counts["bad records"]} bad records'] if counts['bad records'] else []
+    return kept + (f'; left out: {", ".join(dropped + bad)}' if dropped or bad else '')
+
+
+def _vocabulary(run: Run, texts: set[str]) -> Tokenizer:
+    """The published vocabulary of a run, or one that is trained on texts."""
+    if run.tokenizer.path:
+        made = Tokenizer.load(Path(run.tokenizer.path).expanduser(), run.tokenizer)
+        if made.vocab_size > run.tokenizer.vocab_size:
+            raise UserError(
+                f'{run.tokenizer.path} has {made.vocab_size} ids, more than '
+                f'config.tokenizer.vocab_size={run.tokenizer.vocab_size}. Set it to that number.'
+            )
+        return made
+    made = tokenizer.train(sorted(texts), run.tokenizer)
+    print(f'{made.vocab_size} pieces from {len(texts)} texts')
+    return made
+
+
+def _cuts(cuts: dict[str, Any]) -> Table:
+    """Tokens per word and the share of unknown ones, by language."""
+    table = Table(title='how the vocabulary cuts words')
+    for name in ('language', 'texts', 'tokens per word', 'unknown'):
+        table.add_column(name, justify='left' if name == 'language' else 'right')
+    for language, cut in sorted(cuts.items()):
+        share = f'{100 * cut.unknown_share:.2f}%'
+        table.add_row(language, f'{cut.texts:,}', f'{cut.tokens_per_word:.2f}', share)
+    return table
+
+
+def vocabulary_path(data_dir: Path, run: Run) -> Path:
+    """Where `mural prepare` puts the vocabulary of these streams and these settings."""
+    drawn = {
+        name: {
+            'languages': sorted({*node['languages'], *node.get('pivots', ())}),
+            'sources': sorted(
+                [source['dataset'], source.get('split', 'train'), source.get('filters', {})]
+                for source in node['sources'].values()
+            ),
+            'kinds': sorted(node.get('text', {}).get('kinds', {})),
+        }
+        for name, node in run.streams.items()
+    }
+    words = json.dumps([drawn, dataclasses.asdict(run.tokenizer)], sort_keys=True)
+    name = hashlib.sha256(words.encode()).hexdigest()[:16]
+    return data_dir / 'vocabularies' / f'{name}.model'

@@ -1,0 +1,1 @@
+"""How two sides are compared: measures, tiles of them, and the ring."""

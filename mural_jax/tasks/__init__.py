@@ -1,0 +1,1 @@
+"""Tasks: a stream, views, an objective and a weight."""
