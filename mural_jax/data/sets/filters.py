@@ -16,65 +16,11 @@ import numpy as np
 
 from mural_jax.data.sets import hashes as near
 from mural_jax.data.sets import index as indices
-from mural_jax.data.sets.index import Index
-from mural_jax.types import UserError
+from mural_jax.data.sets.filter_settings import Filters
+from mural_jax.data.sets.index import SetIndex
 
 
-@dataclasses.dataclass(frozen=True)
-class Filters:
-    """What is left out; 0, or what is empty, leaves nothing out.
-
-    The order is that of the fields, and each drop counts for the first one that makes it. ALIGN's
-    values (Jia et al. 2021, arXiv:2102.05918, section 3) stand in brackets.
-
-    languages: only texts in these.
-    min_side: the shorter side of a picture is at least so many pixels (201: "larger than 200").
-    max_aspect: the longer side by the shorter is at most this (3.0).
-    max_texts_per_image: pictures with more texts are dropped (1000).
-    image_distance: pictures whose hash differs in at most so many bits from an earlier one's are
-    dropped; 0 takes equal hashes only, -1 keeps all. Of 64 bits, 4 is a near duplicate (ours).
-    min_words, max_words: of a text (3, 20); a character is a word where no spaces are written.
-    max_images_per_text: texts that more records share are dropped (10).
-    max_rare_share: the largest share of a text's words that are rare, 1 for all (0); rare is a
-    word seen fewer than `rare_below` times in the split (ALIGN: outside the 100 M most frequent).
-    max_length_ratio: of the two texts of a pair, in bytes; in rows of more languages, of a text
-    and the row's median.
-    text_distance: texts equal to an earlier one of their language once normalised are dropped
-    (0), or those whose SimHash of 64 bits differs in at most so many; -1 keeps all.
-    exclude: `DATASET:SPLIT` of test sets: pictures within `exclude_distance` bits of one of
-    theirs, and texts equal to one of theirs once normalised, are dropped.
-    """
-
-    languages: tuple[str, ...] = ()
-    min_side: int = 0
-    max_aspect: float = 0.0
-    max_texts_per_image: int = 0
-    image_distance: int = -1
-    min_words: int = 0
-    max_words: int = 0
-    max_images_per_text: int = 0
-    max_rare_share: float = 1.0
-    rare_below: int = 2
-    max_length_ratio: float = 0.0
-    text_distance: int = -1
-    exclude: tuple[str, ...] = ()
-    exclude_distance: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_rare_share <= 1:
-            raise UserError(f'filters.max_rare_share={self.max_rare_share} must be in [0, 1].')
-        if max(self.image_distance, self.text_distance, self.exclude_distance) > 16:
-            raise UserError('filters: distances of more than 16 of 64 bits mean nothing any more.')
-
-    @property
-    def active(self) -> bool:
-        """Whether anything may be left out."""
-        return self != Filters()
-
-
-def path_of(
-    data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]
-) -> Path:  # fmt: skip
+def selection_path(data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]) -> Path:
     """Where `mural prepare` stores what these filters keep of records."""
     tests = [others(name).index.fingerprint for name in filters.exclude]
     about = [records.name, records.index.fingerprint, tests, dataclasses.asdict(filters)]
@@ -82,7 +28,7 @@ def path_of(
     return data_dir / 'selections' / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-def select(
+def select_texts(
     records: Any, filters: Filters, others: Callable[[str], Any]
 ) -> tuple[np.ndarray, dict[str, int], list[dict[str, Any]]]:
     """(keep_T, counts, leaks): which texts of the index stay, what was dropped, by reason.
@@ -90,38 +36,48 @@ def select(
     `others` opens the records of a `DATASET:SPLIT`. Reasons name a filter and pictures or texts;
     a leak is {test, index, what, distance}.
     """
-    index: Index = records.index
-    work = _Work(records, index, filters)
-    for step in (_languages, _sizes, _image_copies, _words, _shared_texts, _rare, _ratios,
-                 _text_copies):  # fmt: skip
+    index: SetIndex = records.index
+    work = _Selection(records, index, filters)
+    for step in (
+        _drop_languages,
+        _drop_sizes,
+        _drop_image_copies,
+        _drop_word_counts,
+        _drop_shared_texts,
+        _drop_rare_words,
+        _drop_length_ratios,
+        _drop_text_copies,
+    ):
         step(work)
     for name in filters.exclude:
-        _exclude(work, name, others(name))
+        _drop_test_set(work, name, others(name))
     counts = work.counts | {
-        'texts': len(index.record_T), 'texts kept': int(work.keep_T.sum()),
-        'records': len(index.bad_R), 'bad records': int(index.bad_R.sum()),
+        'texts': len(index.record_T),
+        'texts kept': int(work.keep_T.sum()),
+        'records': len(index.bad_R),
+        'bad records': int(index.bad_R.sum()),
         'records kept': len(np.unique(index.record_T[work.keep_T])),
-    }  # fmt: skip
+    }
     return work.keep_T, dict(counts), work.leaks
 
 
-def ensure(
+def ensure_selection(
     records: Any, filters: Filters, data_dir: Path, others: Callable[[str], Any]
 ) -> dict[str, Any]:
     """Works out filters and stores what they keep, if that is not there; {counts, leaks}."""
-    path = path_of(data_dir, records, filters, others)
+    path = selection_path(data_dir, records, filters, others)
     if not path.exists():
-        keep_T, counts, leaks = select(records, filters, others)
+        keep_T, counts, leaks = select_texts(records, filters, others)
         about = {'filters': dataclasses.asdict(filters), 'of': records.name}
         about |= {'counts': counts, 'leaks': leaks}
         indices.save(path, {'keep_T': keep_T}, about)
     return json.loads((path / 'about.json').read_text(encoding='utf-8'))
 
 
-class _Work:
+class _Selection:
     """A selection that is being made."""
 
-    def __init__(self, records: Any, index: Index, filters: Filters):
+    def __init__(self, records: Any, index: SetIndex, filters: Filters):
         self.records, self.index, self.filters = records, index, filters
         self.keep_T = ~np.asarray(index.bad_R)[index.record_T]
         self.counts: Counter[str] = Counter()
@@ -148,14 +104,14 @@ class _Work:
         return np.asarray(indices.words_of(self.records, self.index)[name])
 
 
-def _languages(work: _Work) -> None:
+def _drop_languages(work: _Selection) -> None:
     if work.filters.languages:
         names = np.array(work.index.languages)
         allowed_L = np.isin(names, work.filters.languages)
         work.drop_texts('languages', ~allowed_L[work.index.language_T])
 
 
-def _sizes(work: _Work) -> None:
+def _drop_sizes(work: _Selection) -> None:
     filters, index = work.filters, work.index
     short_R = np.minimum(index.width_R, index.height_R)
     long_R = np.maximum(index.width_R, index.height_R)
@@ -168,17 +124,17 @@ def _sizes(work: _Work) -> None:
         work.drop_records('max_texts_per_image', count_R > filters.max_texts_per_image)
 
 
-def _image_copies(work: _Work) -> None:
+def _drop_image_copies(work: _Selection) -> None:
     if work.filters.image_distance < 0 or not work.records.has_image:
         return
     live = np.flatnonzero(work.live_R)
     hashes = np.asarray(work.index.hash_R)[live]
     drop_R = np.zeros(len(work.index.bad_R), bool)
-    drop_R[live] = near.later_copies(hashes, work.filters.image_distance)
+    drop_R[live] = near.find_later_copies(hashes, work.filters.image_distance)
     work.drop_records('image_distance', drop_R)
 
 
-def _words(work: _Work) -> None:
+def _drop_word_counts(work: _Selection) -> None:
     filters = work.filters
     if filters.min_words:
         work.drop_texts('min_words', work.words('words') < filters.min_words)
@@ -186,7 +142,7 @@ def _words(work: _Work) -> None:
         work.drop_texts('max_words', work.words('words') > filters.max_words)
 
 
-def _shared_texts(work: _Work) -> None:
+def _drop_shared_texts(work: _Selection) -> None:
     if not work.filters.max_images_per_text:
         return
     # A record counts once for a text, whatever languages and kinds it stands under.
@@ -197,7 +153,7 @@ def _shared_texts(work: _Work) -> None:
     work.drop_texts('max_images_per_text', np.isin(work.words('hash'), common))
 
 
-def _rare(work: _Work) -> None:
+def _drop_rare_words(work: _Selection) -> None:
     filters = work.filters
     if filters.max_rare_share >= 1:
         return
@@ -213,7 +169,7 @@ def _rare(work: _Work) -> None:
     work.drop_texts('max_rare_share', drop_T)
 
 
-def _ratios(work: _Work) -> None:
+def _drop_length_ratios(work: _Selection) -> None:
     """Each text against the median of its record's texts, of two against each other."""
     if not work.filters.max_length_ratio:
         return
@@ -237,27 +193,30 @@ def _ratios(work: _Work) -> None:
     work.drop_texts('max_length_ratio', drop_T)
 
 
-def _text_copies(work: _Work) -> None:
+def _drop_text_copies(work: _Selection) -> None:
     distance = work.filters.text_distance
     if distance < 0:
         return
-    hash_T = work.words('hash') if distance == 0 else np.asarray(
-        indices.sketches(work.records, work.index))  # fmt: skip
+    hash_T = (
+        work.words('hash')
+        if distance == 0
+        else np.asarray(indices.sketches(work.records, work.index))
+    )
     drop_T = np.zeros_like(work.keep_T)
     for start, end in zip(work.index.offset_L, work.index.offset_L[1:]):
         rows = start + np.flatnonzero(work.keep_T[start:end])
         if len(rows):
-            drop_T[rows] = near.later_copies(hash_T[rows], distance)
+            drop_T[rows] = near.find_later_copies(hash_T[rows], distance)
     work.drop_texts('text_distance', drop_T)
 
 
-def _exclude(work: _Work, name: str, test: Any) -> None:
+def _drop_test_set(work: _Selection, name: str, test: Any) -> None:
     """Drops what stands in a test set, and lists it."""
     index, distance = work.index, work.filters.exclude_distance
     if work.records.has_image and test.has_image:
         hashes, good = np.asarray(test.index.hash_R), np.flatnonzero(~np.asarray(test.index.bad_R))
         live = np.flatnonzero(work.live_R)
-        rows, tests = near.pairs(np.asarray(index.hash_R)[live], hashes[good], distance)
+        rows, tests = near.find_pairs(np.asarray(index.hash_R)[live], hashes[good], distance)
         drop_R = np.zeros(len(index.bad_R), bool)
         drop_R[live[rows]] = True
         for row, other in zip(live[rows].tolist(), good[tests].tolist()):

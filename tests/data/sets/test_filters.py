@@ -1,0 +1,266 @@
+"""Filters: each drops what it says and no more; what leaks from a test set is found."""
+
+import shutil
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.datasets import Letters, captions, encoded, picture, read, translations
+from PIL import Image, ImageEnhance
+
+from mural_jax.data.sets import schema
+from mural_jax.data.sets.filters import Filters, select_texts
+from mural_jax.data.sets.records import Records, named
+from mural_jax.data.streams.base import StreamSource
+from mural_jax.data.streams.captions import Captions
+from mural_jax.types import UserError
+
+# What makes each picture and its texts special.
+PICTURES = {
+    'plain.png': encoded(picture(1)),
+    'small.png': encoded(picture(2, (40, 30))),
+    'long.png': encoded(picture(3, (300, 60))),
+    'same.png': encoded(picture(1)),
+    'recoded.jpg': encoded(picture(1).resize((50, 40)), 'JPEG', quality=9),
+    'many.png': encoded(picture(4)),
+    'bad.png': b'none',
+}
+ROWS = [
+    ('plain.png', 'en', 'a brown dog runs'),
+    ('plain.png', 'de', 'ein brauner Hund rennt'),
+    ('small.png', 'en', 'dog'),
+    ('small.png', 'th', 'หมา'),
+    ('long.png', 'en', 'a brown dog runs'),
+    ('long.png', 'en', 'a ' + 'brown ' * 30),
+    ('same.png', 'en', 'A  BROWN dog runs'),
+    ('recoded.jpg', 'en', 'xyzzy plugh'),
+    *[('many.png', 'en', f'a brown dog runs {"again " * n}') for n in range(5)],
+    ('bad.png', 'en', 'broken'),
+]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('filtered')
+    captions(folder, 'small', PICTURES, ROWS)
+    pair = {'en': 'a short text of ten', 'de': 'ein kurzer Text', 'fr': 'un texte court de dix'}
+    rows = [
+        {'en': 'dog', 'de': 'ein Hund, der lange bellt'},
+        {'en': 'dog', 'de': 'Hund'},
+        {'en': 'x' * 10, 'de': 'y' * 20},
+        {'en': 'x' * 10, 'de': 'y' * 21},
+        pair,
+        pair | {'it': 'un ' + 'testo ' * 30},
+        {'en': 'alone'},
+    ]
+    translations(folder, 'rows', rows)
+    return folder
+
+
+def kept(data_dir: Path, filters: Filters, name: str = 'captions/small') -> tuple[set, dict]:
+    """((id, language, text) of all that stays, counts that are not of the whole)."""
+    records = Records(name, 'train', data_dir)
+    keep_T, counts, _ = select_texts(records, filters, lambda test: named(test, data_dir))
+    totals = {key: counts.pop(key) for key in ('texts', 'texts kept', 'records', 'records kept')}
+    assert totals['texts'] == len(keep_T)
+    assert totals['texts kept'] == keep_T.sum()
+    counts.pop('bad records')
+    texts = rows_of(records)
+    stay = {texts[row] for row in np.flatnonzero(keep_T)}
+    assert totals['records kept'] == len({row[0] for row in stay})
+    return stay, counts
+
+
+def rows_of(records: Records) -> list[tuple[str, str, str]]:
+    """(id, language, text) in the order of the index."""
+    parsed = schema.parse(records.read(np.arange(len(records))), 'id', 'text')
+    index, texts, ids = records.index, parsed['text'].to_list(), parsed['id'].numpy()
+    return [
+        (ids[record].decode(), records.languages[language], texts[record][number].decode())
+        for record, number, language in zip(index.record_T, index.number_T, index.language_T)
+    ]
+
+
+GOOD = {(name, language, ' '.join(text.split())) for name, language, text in ROWS[:-1]}
+
+
+def of(*names: str) -> set:
+    return {row for row in GOOD if row[0].split('.')[0] in names}
+
+
+def texts(*wanted: str) -> set:
+    return {row for row in GOOD if row[2] in wanted}
+
+
+BROWN, LONG = 'a brown dog runs', ('a ' + 'brown ' * 30).strip()
+
+
+@pytest.mark.parametrize(
+    ('filters', 'dropped', 'counts'),
+    [
+        ({}, set(), {}),
+        ({'languages': ('en',)}, {r for r in GOOD if r[1] != 'en'}, {'languages: texts': 2}),
+        ({'min_side': 31}, of('small'), {'min_side: pictures': 1}),
+        ({'min_side': 30}, set(), {'min_side: pictures': 0}),
+        ({'max_aspect': 4.9}, of('long'), {'max_aspect: pictures': 1}),
+        ({'max_aspect': 5.0}, set(), {'max_aspect: pictures': 0}),
+        ({'max_texts_per_image': 4}, of('many'), {'max_texts_per_image: pictures': 1}),
+        # TFDS shuffles: of copies any may be the first one, so these are tested below.
+        ({'min_words': 3}, texts('dog', 'xyzzy plugh'), {'min_words: texts': 2}),
+        ({'max_words': 8}, texts(LONG), {'max_words: texts': 1}),
+        ({'max_words': 3}, GOOD - texts('dog', 'xyzzy plugh', 'หมา'), {'max_words: texts': 10}),
+        # Four pictures have it, however it is written.
+        ({'max_images_per_text': 4}, set(), {'max_images_per_text: texts': 0}),
+        (
+            {'max_images_per_text': 3},
+            texts(BROWN, 'A BROWN dog runs'),
+            {'max_images_per_text: texts': 4},
+        ),
+        (
+            {'max_rare_share': 0.99, 'languages': ('en',)},
+            {r for r in GOOD if r[1] != 'en'} | texts('xyzzy plugh'),
+            {'languages: texts': 2, 'max_rare_share: texts': 1},
+        ),
+        # "runs" stands there eight times, and is a fourth or less of the texts that it is in.
+        (
+            {'max_rare_share': 0.2, 'rare_below': 9, 'languages': ('en', 'th')},
+            texts('ein brauner Hund rennt', 'xyzzy plugh', 'หมา', BROWN, 'A BROWN dog runs'),
+            {'languages: texts': 1, 'max_rare_share: texts': 6},
+        ),
+    ],
+)
+def test_each_filter_drops_what_it_says(
+    data_dir: Path, filters: dict, dropped: set, counts: dict
+) -> None:
+    stay, found = kept(data_dir, Filters(**filters))
+    assert GOOD - stay == dropped
+    assert found == counts
+
+
+def test_length_ratios_are_of_two_texts_or_of_the_median(data_dir: Path) -> None:
+    stay, counts = kept(data_dir, Filters(max_length_ratio=2.0), 'translations/rows')
+    gone = set(rows_of(Records('translations/rows', 'train', data_dir))) - stay
+    # Both of two go; of more only the one that is far from the middle.
+    expected = {'dog', 'ein Hund, der lange bellt', 'x' * 10, 'y' * 21}
+    assert {text for _, _, text in gone if not text.startswith('un testo')} == expected
+    assert counts == {'max_length_ratio: texts': 5}
+    assert ('y' * 20) in {text for _, _, text in stay}
+    assert 'alone' in {text for _, _, text in stay}
+
+
+@pytest.mark.parametrize(('distance', 'same'), [(0, {'plain', 'same'}), (4, None)])
+def test_of_near_pictures_one_stays(data_dir: Path, distance: int, same: set | None) -> None:
+    stay, counts = kept(data_dir, Filters(image_distance=distance))
+    same = same or {'plain', 'same', 'recoded'}
+    left = {row[0].split('.')[0] for row in stay}
+    assert len(left & same) == 1
+    assert left | same == {'plain', 'same', 'recoded', 'small', 'long', 'many'}
+    assert counts == {'image_distance: pictures': len(same) - 1}
+
+
+def test_of_equal_texts_of_a_language_one_stays(data_dir: Path) -> None:
+    stay, counts = kept(data_dir, Filters(text_distance=0))
+    assert counts == {'text_distance: texts': 3}
+    assert Counter(row[2].lower() for row in stay)[BROWN] == 1
+    assert len(stay) == len(GOOD) - 3
+    fewer, _ = kept(data_dir, Filters(text_distance=12))
+    assert len(fewer) < len(stay)
+
+
+def test_filters_follow_each_other_in_their_order(data_dir: Path) -> None:
+    """What one dropped is neither counted nor seen by those behind it."""
+    both = Filters(min_side=31, min_words=3, max_images_per_text=3, max_aspect=4)
+    _, counts = kept(data_dir, both)
+    assert counts == {
+        'min_side: pictures': 1,
+        'max_aspect: pictures': 1,
+        'min_words: texts': 1,
+        'max_images_per_text: texts': 0,
+    }
+
+
+def test_everything_may_be_dropped(data_dir: Path) -> None:
+    stay, _ = kept(
+        data_dir,
+        Filters(
+            min_side=10_000,
+            image_distance=4,
+            max_rare_share=0.5,
+            max_length_ratio=2,
+            text_distance=3,
+            exclude=('captions/small:train',),
+        ),
+    )
+    assert not stay
+
+
+def test_filters_of_pictures_leave_rows_of_texts(data_dir: Path) -> None:
+    filters = Filters(min_side=200, max_aspect=3, image_distance=4)
+    stay, counts = kept(data_dir, filters, 'translations/rows')
+    assert len(stay) == 14 + 3 - 1
+    assert not any(counts.values())
+
+
+TEST = {f'test{n}.png': encoded(picture(100 + n, (128, 96))) for n in range(12)}
+# Accents, so that Unicode has two forms of them.
+TEST_TEXTS = [f'Un garçon numéro {n} joue à la plage' for n in range(12)]
+
+
+def leaks() -> dict[str, bytes]:
+    """Test pictures as they come back in crawled data."""
+    found = {}
+    for n in range(12):
+        made = picture(100 + n, (128, 96))
+        changes = [
+            made.resize((64, 48), Image.Resampling.LANCZOS),
+            made.resize((300, 225)),
+            ImageEnhance.Brightness(made).enhance(1.06),
+            made,
+        ]
+        found[f'leak{n}.jpg'] = encoded(changes[n % 4], 'JPEG', quality=55)
+    return found
+
+
+def test_planted_leaks_are_all_found_and_nothing_else(tmp_path: Path) -> None:
+    captions(tmp_path, 'test', TEST, zip(TEST, ['fr'] * 12, TEST_TEXTS))
+    innocent = {f'own{n}.png': encoded(picture(500 + n, (128, 96))) for n in range(150)}
+    rows = [(name, 'fr', f'Une image {n} à elle') for n, name in enumerate(innocent)]
+    rows += [(name, 'fr', f'trouvée {n}') for n, name in enumerate(leaks())]
+    forms = [
+        str.upper,
+        lambda t: t.replace(' ', '  '),
+        lambda t: unicodedata.normalize('NFD', t),
+        lambda t: f' {t}\n',
+    ]
+    stolen = [forms[n % 4](text) for n, text in enumerate(TEST_TEXTS)]
+    rows += [(f'own{n}.png', 'fr', text) for n, text in enumerate(stolen)]
+    captions(tmp_path, 'crawled', innocent | leaks(), rows)
+    filters = Filters(exclude=('captions/test:train',))
+    name = 'captions/test:train'
+    source = StreamSource('captions/crawled', filters=filters)
+    spec = Captions({'crawled': source}, ('fr',), 10, image_size=16)
+    with pytest.raises(UserError, match='mural prepare'):
+        spec.open(tmp_path, Letters(), 1)
+    about = spec.filter(tmp_path)['crawled']
+    assert about['counts'][f'exclude {name}: pictures'] == len(leaks())
+    assert about['counts'][f'exclude {name}: texts'] == len(TEST_TEXTS)
+    assert about['counts']['texts kept'] == 150
+    assert {leak['what'] for leak in about['leaks']} == {'picture', 'text'}
+    assert len({leak['in test'] for leak in about['leaks'] if leak['what'] == 'picture'}) == 12
+    # One epoch of the stream: every innocent picture once, with its own text.
+    batches = list(spec.open(tmp_path, Letters(), 1).batches(0, 15))
+    drawn = Counter(text for batch in batches for text in read(batch['text']))
+    assert drawn == Counter(f'Une image {n} à elle' for n in range(150))
+
+
+def test_a_rebuilt_data_set_has_its_filters_worked_out_anew(tmp_path: Path) -> None:
+    """Also where only its words are others."""
+    spec = Captions({'s': StreamSource('captions/s', filters=Filters(min_words=2))}, ('en',), 1)
+    one = {'a.png': encoded(picture(1))}
+    captions(tmp_path, 's', one, [('a.png', 'en', 'a dog')])
+    assert spec.filter(tmp_path)['s']['counts']['texts kept'] == 1
+    shutil.rmtree(tmp_path / 'captions' / 's')
+    captions(tmp_path, 's', one, [('a.png', 'en', 'dog')])
+    assert spec.filter(tmp_path)['s']['counts']['texts kept'] == 0
