@@ -106,8 +106,15 @@ def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f'{path} is missing; launch/packages.sh installs it')
 
     def make(folder: Path) -> None:
-        words = ['data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20',
-                 '--tags']  # fmt: skip
+        words = [
+            'data',
+            'ingest',
+            'scenes',
+            '--name=scenes',
+            '--count=200',
+            '--test_count=20',
+            '--tags',
+        ]
         for verb in (words, ['prepare', '--config=unicoder_vl:tiny']):
             done = mural(*verb, f'--data_dir={folder}')
             assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
-"""What evaluators ask for: the examples of a split, and a model that embeds them."""
+"""The data that evaluators read, and the protocols of the models that embed it."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,48 +10,75 @@ import numpy as np
 
 from mural_jax.types import Array, Batch, UserError
 
-BATCH = 64  # examples of a batch with hidden parts
+BATCH_SIZE = 64  # examples in a batch with hidden parts (ours)
 
 
-class Items(NamedTuple):
+class SplitExamples(NamedTuple):
     """The N examples of a split, with their texts of one kind.
 
-    texts: of each, by language, all of the kind. label_N: a class number or -1. score_N: a rating
-    or NaN. png: the encoded pictures, none where they were not asked for. decode: (start, stop) ->
-    what the model takes of these pictures.
+    ids: the id of each example; examples that share an id show the same image.
+    texts: for each example, {language: all its texts of the kind}.
+    label_N: int, the class of each example, -1 where it has none.
+    score_N: float32, the rating of each example, NaN where it has none.
+    pngs: the encoded images, empty if they were not requested.
+    decode: (start, stop) -> the model's input for these images, see `ModelEmbedder.embed_decoded`.
     """
 
     ids: list[str]
     texts: list[dict[str, list[str]]]
     label_N: np.ndarray
     score_N: np.ndarray
-    png: list[bytes]
+    pngs: list[bytes]
     decode: Callable[[int, int], Any]
 
     @property
     def languages(self) -> list[str]:
-        """Those that have a text, sorted."""
+        """The languages in which at least one example has a text, sorted."""
         return sorted({language for texts in self.texts for language in texts})
 
     @property
-    def names(self) -> list[dict[str, str]]:
-        """The first text of each in each language."""
-        return [{language: texts[0] for language, texts in named.items()} for named in self.texts]
+    def first_texts(self) -> list[dict[str, str]]:
+        """For each example, {language: its first text in that language}."""
+        return [
+            {language: texts[0] for language, texts in by_language.items()}
+            for by_language in self.texts
+        ]
 
 
 class Embedder(Protocol):
-    """Pictures and texts -> float32 unit vectors in the space of a task, on every host alike.
+    """Embeds images and texts as float32 unit vectors of a space, identical on every process.
 
-    `embed.Embedder` of a run; other libraries' models behind the same two methods.
+    `embed.ModelEmbedder` embeds with the model of a run, `external.libraries.ExternalModel` with
+    the model of another library.
     """
 
-    def images(self, task: str, items: Items) -> np.ndarray: ...
+    def embed_images(self, space: str, examples: SplitExamples) -> np.ndarray:
+        """Returns float32 [N, D], the embeddings of the images of N examples."""
+        ...
 
-    def texts(self, task: str, texts: list[str]) -> np.ndarray: ...
+    def embed_texts(self, space: str, texts: list[str]) -> np.ndarray:
+        """Returns float32 [N, D], the embeddings of N texts."""
+        ...
 
 
-class Split(Protocol):
-    """Whose examples an evaluator scores."""
+class JointEmbedder(Embedder, Protocol):
+    """An embedder whose model can also encode a text and an image together in one pass."""
+
+    def embed_decoded(self, space: str, visual: Any) -> np.ndarray:
+        """Returns float32 [N, D], the embeddings of N images that are already model input."""
+        ...
+
+    def match_scores(self, texts: list[str], visual: Any, pair_P2: np.ndarray) -> np.ndarray:
+        """Returns float32 [P], the matching score of each pair (number of text, of image)."""
+        ...
+
+    def hidden_counts(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Returns {metric: float32 [2, B]}, see `ModelEmbedder.hidden_counts`."""
+        ...
+
+
+class SplitName(Protocol):
+    """Anything that names a split of a data set, such as an evaluator."""
 
     @property
     def dataset(self) -> str: ...
@@ -61,12 +88,17 @@ class Split(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-    """A trained model, and the data as its run read it.
+class SplitData:
+    """A trained model, and the access to data as the model's run read it.
 
-    image_size, resize: pixels. regions: how a picture becomes regions, None for a model that takes
-    pictures. tags: the kind of text that is a part of a picture, '' for none. streams: those of
-    the run, by name; their settings are kept, their data is not.
+    embedder: an `Embedder`, a `JointEmbedder` for the model of a run.
+    image_size: side of the images that the model takes, in pixels.
+    resize: side to which images are resized before they are cropped, in pixels.
+    tokenizer: the run's tokenizer, which streams with hidden parts need.
+    open_run: workdir -> the same access for another run.
+    streams: the run's streams by name; evaluators use their settings, not their data.
+    regions: how an image is cut into regions; None for a model that takes whole images.
+    tags: the kind of text that accompanies an image as tags, '' for none.
     """
 
     embedder: Any
@@ -74,49 +106,50 @@ class Sources:
     image_size: int
     resize: int
     tokenizer: Any
-    open: Callable[[str], 'Sources']
+    open_run: Callable[[str], 'SplitData']
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regions: Any = None
     tags: str = ''
 
-    def items(self, dataset: str, split: str, text: str, *, images: bool) -> Items:
-        """The good examples of a split, with `images` their pictures too. Imports TensorFlow.
+    def read_examples(self, dataset: str, split: str, text: str, *, images: bool) -> SplitExamples:
+        """Returns the good examples of a split, with their images if `images` is true.
 
-        Raises UserError where there is no such data set or split, or it is empty.
+        `text` is the kind of text to read. Imports TensorFlow. Raises UserError if the data set or
+        the split does not exist, is empty, or lacks images.
         """
         from mural_jax.data.sets.records import Records
 
         records = Records(dataset, split, self.data_dir)
         if images and not records.has_image:
-            raise UserError(f'{dataset}:{split} has no pictures. Name a data set captions/NAME.')
+            raise UserError(f'{dataset}:{split} has no images. Name a data set captions/NAME.')
         if images and self.regions and self.regions.by == 'features':
             records.check_features(self.regions.size)
         examples = list(records.examples(image=images))
         if not examples:
-            raise UserError(f'{dataset}:{split} is empty: nothing can be scored.')
+            raise UserError(f'{dataset}:{split} is empty: there is nothing to score.')
         texts = [
             {language: kinds[text] for language, kinds in example['texts'].items() if text in kinds}
             for example in examples
         ]
-        return Items(
+        return SplitExamples(
             ids=[example['id'] for example in examples],
             texts=texts,
             label_N=np.array([example.get('label', -1) for example in examples]),
             score_N=np.array([example['score'] for example in examples], np.float32),
-            png=[example['image'] for example in examples] if images else [],
-            decode=functools.partial(self._visual, examples),
+            pngs=[example['image'] for example in examples] if images else [],
+            decode=functools.partial(self._decode, examples),
         )
 
-    def _visual(self, examples: list[dict[str, Any]], start: int, stop: int) -> Any:
-        """The middle of each picture, or its regions, with its tags where the model takes them."""
+    def _decode(self, examples: Sequence[Mapping[str, Any]], start: int, stop: int) -> Any:
+        """Returns the central crops of images, or their regions, with tags if the model has them."""
         import tensorflow as tf
 
         from mural_jax.data.fields import crops, images
 
         examples = examples[start:stop]
-        # As a graph, several pictures are decoded at a time.
+        # A TensorFlow graph decodes several images in parallel; eager code would not.
         pngs = tf.constant([example['image'] for example in examples])
-        image_NHWC = _decoder(images.decode)(pngs, self.resize)
+        image_NHWC = _compile_decoder(images.decode_images)(pngs, self.resize)
         image_NHWC = images.crop_middle(image_NHWC, self.image_size)
         if self.regions is None:
             return image_NHWC.numpy()
@@ -124,36 +157,38 @@ class Sources:
             name: tf.ragged.constant([example[name] for example in examples], tf.float32)
             for name in ('boxes', 'features')
         }
-        region_NRF = crops.regions(self.regions, image_NHWC, parsed).numpy()
+        region_NRF = crops.cut_regions(self.regions, image_NHWC, parsed).numpy()
         if not self.tags:
             return region_NRF
-        named = [_first(example['texts'], self.tags) for example in examples]
-        return self.embedder.tokenize(named), region_NRF
+        tags = [_first_text(example['texts'], self.tags) for example in examples]
+        return self.embedder.tokenize(tags), region_NRF
 
-    def batches(self, stream: str, evaluator: Split) -> Iterator[tuple[Batch, Array]]:
-        """(batch, which of its examples count): each example of a split once, bool [B].
+    def batches(self, stream: str, evaluator: SplitName) -> Iterator[tuple[Batch, Array]]:
+        """Yields (batch, bool [B]): each example of the evaluator's split exactly once.
 
-        The stream's own settings say what is hidden; what it is depends on the example alone.
+        The last batch is filled up with examples that the mask excludes. The settings of `stream`
+        say how much of an example is hidden; what is hidden depends on the example alone.
         """
         spec = self.streams[stream]
         source = dataclasses.replace(
             next(iter(spec.sources.values())), dataset=evaluator.dataset, split=evaluator.split
         )
+        # The codebook must be that of the training data, not one fitted to the evaluated split.
         codebook = spec.codebook(self.data_dir)
-        spec = dataclasses.replace(spec, sources={'only': source}, batch_size=BATCH)
-        opened = spec.open(self.data_dir, self.tokenizer, seed=0, codebook=codebook)
-        size = int(opened.pool.sizes.sum())
-        for number, batch in enumerate(opened.batches(0, -(-size // BATCH))):
-            yield batch, np.arange(number * BATCH, (number + 1) * BATCH) < size
+        spec = dataclasses.replace(spec, sources={'only': source}, batch_size=BATCH_SIZE)
+        reader = spec.open(self.data_dir, self.tokenizer, seed=0, codebook=codebook)
+        size = int(reader.pool.sizes.sum())
+        for number, batch in enumerate(reader.batches(0, -(-size // BATCH_SIZE))):
+            yield batch, np.arange(number * BATCH_SIZE, (number + 1) * BATCH_SIZE) < size
 
 
 @functools.cache
-def _decoder(decode: Callable) -> Callable:
+def _compile_decoder(decode: Callable) -> Callable:
     import tensorflow as tf
 
     return tf.function(decode, autograph=False, reduce_retracing=True)
 
 
-def _first(texts: Mapping[str, Mapping[str, list[str]]], kind: str) -> str:
-    """The first text of a kind, in whatever language; '' where there is none."""
+def _first_text(texts: Mapping[str, Mapping[str, list[str]]], kind: str) -> str:
+    """Returns the first text of a kind in any language, '' if there is none."""
     return next((kinds[kind][0] for kinds in texts.values() if kind in kinds), '')

@@ -27,7 +27,7 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     drawn = {s.dataset for stream in streams.values() for s in stream.sources.values()}
     evaluated = {evaluator.dataset for evaluator in run.build_evaluators().values()}
     for dataset in sorted(drawn | evaluated):
-        ingest.prepare(dataset, data_dir, sources)
+        ingest.prepare_set(dataset, data_dir, sources)
         print(f'{dataset} is ready in {data_dir}')
     for name, stream in streams.items():
         for source, about in stream.filter(data_dir).items():

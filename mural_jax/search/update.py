@@ -1,4 +1,4 @@
-"""Pictures of a folder or of a table become an index: what is new is embedded, and lasts."""
+"""Updating an index: embeds the images that are new, drops those that are gone, keeps the rest."""
 
 import contextlib
 import fcntl
@@ -17,35 +17,50 @@ import pyarrow as pa
 from PIL import Image
 
 from mural_jax.data.sources import tables
-from mural_jax.data.sources.archives import IMAGES
-from mural_jax.inference.pictures import resized, upright
+from mural_jax.data.sources.archives import IMAGE_SUFFIXES
+from mural_jax.inference.images import load_upright, resize_square
 from mural_jax.search import store
-from mural_jax.search.store import Row
+from mural_jax.search.searcher import require_model
+from mural_jax.search.store import ImageRow, IndexDescription
 from mural_jax.types import UserError
 
-PART = 1024  # pictures that are embedded, and kept, together; ours
-QUALITY = 85  # of JPEG; ours
-MOST_BYTES = 200_000_000  # of the file of a picture, at most; ours
+JPEG_QUALITY = 85  # Of thumbnails (ours).
+MAX_FILE_BYTES = 200_000_000  # Larger image files are listed as broken (ours).
 
 
-class Source(NamedTuple):
-    """A picture that is there: its name, what tells that it changed, and how it is read."""
+class ImageFile(NamedTuple):
+    """An image to index: its id, its version, and the function that reads its bytes.
+
+    version: changes whenever the content does, so that a changed image is embedded again.
+    """
 
     id: str
-    mark: str
+    version: str
     read: Callable[[], bytes]
 
 
-class Made(NamedTuple):
-    """A picture that was read: for the index and for the model, uint8 [S, S, 3]."""
+class ImageEncoder(NamedTuple):
+    """The model of an update.
 
-    row: Row
-    square: np.ndarray
+    encode: N images uint8 [S, S, 3] of side `resize` -> their embeddings. fingerprint: tells the
+    model apart from others.
+    """
+
+    encode: Callable[[Sequence[np.ndarray]], np.ndarray]
+    resize: int
+    fingerprint: str
+
+
+class PreparedImage(NamedTuple):
+    """An image that was read: its row, its pixels for the model, uint8 [S, S, 3], its thumbnail."""
+
+    row: ImageRow
+    image_SSC: np.ndarray
     thumbnail: bytes
 
 
-class Done(NamedTuple):
-    """What an update did, in pictures."""
+class UpdateCounts(NamedTuple):
+    """How many images an update added, kept, removed, and could not read."""
 
     added: int
     kept: int
@@ -53,121 +68,157 @@ class Done(NamedTuple):
     broken: int
 
 
-def listed(images: Path, image_column: str, id_column: str) -> tuple[Iterator[Source], int | None]:
-    """(the pictures of a folder, by their paths below it, or of a table, by its rows; how many,
-    where that is known before).
+def list_images(
+    images: Path, image_column: str, id_column: str
+) -> tuple[Iterator[ImageFile], int | None]:
+    """(the images of a folder or a table, how many there are; None if that is not known yet).
 
-    Raises UserError where there is neither.
+    Images of a folder have their paths below it as ids; those of a table have `id_column`, or else
+    the file or the number of the row. Raises UserError if `images` is neither folder nor table.
     """
     if images.is_dir():
-        found = [*_folder(images)]
-        return iter(found), len(found)
+        files = [*_list_folder(images)]
+        return iter(files), len(files)
     if not images.is_file():
-        raise UserError(f'There is no {images}. Give a folder of pictures, or a table of them.')
-    return _table(images, image_column, id_column), tables.count(str(images))
+        raise UserError(f'There is no {images}. Give a folder of images, or a table of them.')
+    return _list_table(images, image_column, id_column), tables.count_rows(str(images))
 
 
-def _folder(folder: Path) -> Iterator[Source]:
+def _list_folder(folder: Path) -> Iterator[ImageFile]:
     for place, folders, names in os.walk(folder):
-        folders.sort()
+        folders.sort()  # os.walk visits them in this order.
         for name in sorted(names):
             path = Path(place) / name
-            if path.suffix.lower() in IMAGES:
-                # What is no UTF-8 in a name has no place in a table.
-                known = path.relative_to(folder).as_posix()
-                yield _file(known.encode(errors='surrogateescape').decode(errors='replace'), path)
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                # Parquet takes UTF-8 alone, but a file's name can be any bytes.
+                id_ = path.relative_to(folder).as_posix().encode(errors='surrogateescape')
+                yield _describe_file(id_.decode(errors='replace'), path)
 
 
-def _file(name: str, path: Path) -> Source:
+def _describe_file(id_: str, path: Path) -> ImageFile:
     try:
-        about = path.stat()
-        mark = f'{about.st_size}-{about.st_mtime_ns}'
+        stat = path.stat()
+        version = f'{stat.st_size}-{stat.st_mtime_ns}'
     except OSError:
-        mark = ''  # A link to nothing: reading it says so.
-    return Source(name, mark, lambda: _content(path))
+        version = ''  # A dangling link: reading it will say so.
+    return ImageFile(id_, version, lambda: _read_file(path))
 
 
-def _content(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise UserError(f'it has {size:,} bytes, more than {MOST_BYTES:,}')
+    if size > MAX_FILE_BYTES:
+        raise UserError(f'it has {size:,} bytes, more than {MAX_FILE_BYTES:,}')
     return path.read_bytes()
 
 
-def _table(path: Path, image_column: str, id_column: str) -> Iterator[Source]:
+def _list_table(path: Path, image_column: str, id_column: str) -> Iterator[ImageFile]:
     columns = [image_column, *([id_column] if id_column else [])]
-    for number, row in enumerate(tables.rows(str(path), columns)):
+    for number, row in enumerate(tables.read_rows(str(path), columns)):
         value = row[image_column]
-        if isinstance(value, dict):  # As the Hugging Face hub writes pictures.
+        if isinstance(value, dict):  # The Hugging Face hub writes images so.
             value = value.get('bytes') or value.get('path')
-        name = str(row[id_column]) if id_column else None
+        id_ = str(row[id_column]) if id_column else None
         if isinstance(value, bytes):
-            mark = f'{len(value)}-{zlib.crc32(value)}'
-            yield Source(name or str(number), mark, partial(bytes, value))
+            version = f'{len(value)}-{zlib.crc32(value)}'
+            yield ImageFile(id_ or str(number), version, partial(bytes, value))
         elif isinstance(value, str):
-            yield _file(name or value, path.parent / value)
+            yield _describe_file(id_ or value, path.parent / value)
         else:
-            yield Source(name or str(number), '', lambda: b'')  # Empty: it is listed as broken.
+            # No bytes are no image, so the row will be listed as broken.
+            yield ImageFile(id_ or str(number), '', lambda: b'')
+
+
+def require_same_index(
+    folder: Path, description: IndexDescription, fingerprint: str, model: str
+) -> None:
+    """Raises UserError if the index in `folder` differs in anything that an update cannot change.
+
+    description: of the update. fingerprint, model: of its model, and where that is. `update` itself
+    takes any model: an index can hold rows of several.
+    """
+    require_model(store.read_fingerprints(folder), fingerprint, folder, model)
+    before = IndexDescription.read(folder)
+    fixed = {
+        'space': 'another space',
+        'images': 'other images',
+        'thumbnail': 'another --thumbnail',
+        'form': 'another form of embeddings',
+    }
+    for name, what in fixed.items():
+        if getattr(before, name) != getattr(description, name):
+            raise UserError(
+                f'{folder} was made with {what} ({getattr(before, name)}). Give another folder '
+                'with --out, or remove it.'
+            )
 
 
 def update(
-    folder: Path, about: store.About, sources: Iterable[Source], encode: Callable, resize: int,
-    seen: Callable[[int], None],
-) -> Done:  # fmt: skip
-    """Brings an index up to what there is; what was kept lasts, so that it goes on where it ends.
+    folder: Path,
+    description: IndexDescription,
+    encoder: ImageEncoder,
+    files: Iterable[ImageFile],
+    report_progress: Callable[[int], None],
+) -> UpdateCounts:
+    """Makes an index hold exactly `files`; embeds only those that are new or have changed.
 
-    encode: pictures uint8 [S, S, 3] of side `resize` -> float32 [N, D]. seen: hears how many
-    pictures were looked at. Raises UserError where two pictures have one name.
+    Every part that was written lasts: after a kill, the next update goes on with the rest. Rows
+    that another model embedded are kept, and still name that model. report_progress: is called
+    with the number of images looked at. Raises UserError if two images have one id.
     """
-    with _alone(folder):
-        about.write(folder)
-        for rest in (folder / store.PARTS).glob('*.part'):
-            rest.unlink()
-        known = {(row.id, row.mark) for path in store.parts(folder) for row in store.rows(path)}
-        number = 1 + max((int(path.stem) for path in store.parts(folder)), default=-1)
-        marks: dict[str, str] = {}
+    with _lock(folder):
+        description.write(folder)
+        for unfinished in (folder / store.PARTS).glob('*.part'):
+            unfinished.unlink()
+        parts = store.list_parts(folder)
+        known = {(row.id, row.file_version) for path in parts for row in store.read_rows(path)}
+        number = 1 + max((int(path.stem) for path in parts), default=-1)
+        versions: dict[str, str] = {}
         broken: list[tuple[str, str]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for batch in _batches(_new(sources, known, marks)):
-                made = _made(pool, batch, about.thumbnail, resize, broken)
-                if made:
+            for batch in _split_batches(_select_new(files, known, versions)):
+                prepare = partial(_prepare, description=description, encoder=encoder)
+                prepared = _sort_out(batch, pool.map(prepare, batch), broken)
+                if prepared:
                     store.write_part(
-                        folder / store.PARTS / f'{number:06d}.parquet',
-                        [one.row for one in made], encode([one.square for one in made]),
-                        [one.thumbnail for one in made],
-                    )  # fmt: skip
+                        store.part_path(folder, number),
+                        description.form,
+                        [one.row for one in prepared],
+                        encoder.encode([one.image_SSC for one in prepared]),
+                        [one.thumbnail for one in prepared],
+                    )
                     number += 1
-                seen(len(marks))
-        seen(len(marks))
-        kept = sum(marks.get(name) == mark for name, mark in known)
-        _list(folder, broken)
-        removed = _prune(folder, marks)
-        return Done(len(marks) - kept - len(broken), kept, removed, len(broken))
+                report_progress(len(versions))
+        report_progress(len(versions))
+        kept = sum(versions.get(id_) == version for id_, version in known)
+        _write_broken(folder, broken)
+        # Last, so that a killed update leaves an image twice rather than not at all.
+        removed = _prune(folder, versions)
+        return UpdateCounts(len(versions) - kept - len(broken), kept, removed, len(broken))
 
 
-def _new(
-    sources: Iterable[Source], known: Set[tuple[str, str]], marks: dict[str, str]
-) -> Iterator[Source]:
-    """Those that are not in the index as they are now; `marks` takes what all of them are now."""
-    for source in sources:
-        if source.id in marks:
+def _select_new(
+    files: Iterable[ImageFile], known: Set[tuple[str, str]], versions: dict[str, str]
+) -> Iterator[ImageFile]:
+    """Yields the images whose (id, version) is not known; adds the version of all to `versions`."""
+    for file in files:
+        if file.id in versions:
             raise UserError(
-                f'Two pictures are called {source.id!r}: names have to differ. Give another '
+                f'Two images have the id {file.id!r}, but ids have to differ. Give another '
                 '--id_column.'
             )
-        marks[source.id] = source.mark
-        if (source.id, source.mark) not in known:
-            yield source
+        versions[file.id] = file.version
+        if (file.id, file.version) not in known:
+            yield file
 
 
-def _batches(sources: Iterator[Source]) -> Iterator[list[Source]]:
-    while batch := [*islice(sources, PART)]:
+def _split_batches(files: Iterator[ImageFile]) -> Iterator[list[ImageFile]]:
+    while batch := [*islice(files, store.PART_ROWS)]:
         yield batch
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two at once would write the same parts."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Lets one process update an index at a time: two would write the same parts."""
     (folder / store.PARTS).mkdir(parents=True, exist_ok=True)
     with (folder / 'lock').open('w') as file:
         try:
@@ -177,58 +228,65 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _prune(folder: Path, marks: Mapping[str, str]) -> int:
-    """Takes out what is gone or has changed since; how many rows that were."""
+def _prune(folder: Path, versions: Mapping[str, str]) -> int:
+    """Drops the rows of images that are gone or have changed; returns how many."""
     removed = 0
-    for path in store.parts(folder):
-        stays = [marks.get(row.id) == row.mark for row in store.rows(path)]
+    for path in store.list_parts(folder):
+        stays = [versions.get(row.id) == row.file_version for row in store.read_rows(path)]
         removed += stays.count(False)
         if not any(stays):
             path.unlink()
         elif not all(stays):
-            table = store.read(path, [*store.COLUMNS, 'embedding', 'thumbnail'])
+            table = store.read_table(path, [*store.ROW_COLUMNS, 'embedding', 'image'])
             store.write_table(path, table.filter(pa.array(stays)))
     return removed
 
 
-def _made(
-    pool: ThreadPoolExecutor, sources: Sequence[Source], thumbnail: int, resize: int,
+def _sort_out(
+    files: Sequence[ImageFile],
+    results: Iterable[PreparedImage | str],
     broken: list[tuple[str, str]],
-) -> list[Made]:  # fmt: skip
-    found = pool.map(lambda source: _one(source, thumbnail, resize), sources)
-    made = []
-    for source, one in zip(sources, found):
-        if isinstance(one, str):
-            broken.append((source.id, one))
+) -> list[PreparedImage]:
+    """The images that could be read; adds (id, reason) of the others to `broken`."""
+    prepared = []
+    for file, result in zip(files, results):
+        if isinstance(result, str):
+            broken.append((file.id, result))
         else:
-            made.append(one)
-    return made
+            prepared.append(result)
+    return prepared
 
 
-def _one(source: Source, thumbnail: int, resize: int) -> Made | str:
-    """A picture that was read, or why it could not be."""
+def _prepare(
+    file: ImageFile, description: IndexDescription, encoder: ImageEncoder
+) -> PreparedImage | str:
+    """The image for the index and the model, or the reason why it cannot be read."""
     try:
-        image = upright(source.read())
+        image = load_upright(file.read())
     except (UserError, OSError) as error:
         return str(error)
-    row = Row(source.id, source.mark, image.width, image.height)
-    return Made(row, resized(image, resize), thumbnail_of(image, thumbnail) if thumbnail else b'')
+    side = description.thumbnail
+    return PreparedImage(
+        ImageRow(file.id, encoder.fingerprint, image.width, image.height, file.version),
+        resize_square(image, encoder.resize),
+        make_thumbnail(image, side) if side else b'',
+    )
 
 
-def thumbnail_of(image: Image.Image, side: int) -> bytes:
-    """JPEG, its longer side at most `side` pixels."""
+def make_thumbnail(image: Image.Image, side: int) -> bytes:
+    """The image as a JPEG whose longer side has at most `side` pixels."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    small.save(file, 'JPEG', quality=QUALITY)
+    small.save(file, 'JPEG', quality=JPEG_QUALITY)
     return file.getvalue()
 
 
-def _list(folder: Path, broken: Sequence[tuple[str, str]]) -> None:
-    """What could not be read and why, for people; the next update tries these again."""
+def _write_broken(folder: Path, broken: Sequence[tuple[str, str]]) -> None:
+    """Lists the images that could not be read, for people; the next update tries them again."""
     path = folder / store.BROKEN
     if not broken:
         path.unlink(missing_ok=True)
         return
     lines = ['\t'.join(' '.join(word.split()) for word in pair) for pair in broken]
-    store.replace(path, '\n'.join(['id\treason', *lines, '']).encode(errors='replace'))
+    store.replace_file(path, '\n'.join(['id\treason', *lines, '']).encode(errors='replace'))

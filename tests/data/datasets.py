@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mural_jax.data.ingest.ingest import ingest
-from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.checks import RecordLimits
 from mural_jax.data.sources.captions import CaptionTable
 from mural_jax.data.sources.pairs import PairTable
 from mural_jax.data.tokenizer import Tokenizer
@@ -57,17 +57,20 @@ def caption_reader(
 
 
 def captions(
-    data_dir: Path, name: str, pictures: Mapping[str, bytes],
-    rows: Iterable[tuple[str, str, str]], max_bad: float = 1.0,
-) -> str:  # fmt: skip
+    data_dir: Path,
+    name: str,
+    pictures: Mapping[str, bytes],
+    rows: Iterable[tuple[str, str, str]],
+    max_bad: float = 1.0,
+) -> str:
     reader = caption_reader(data_dir / 'made' / name, pictures, rows)
-    return ingest(reader, name, data_dir, Limits(), max_bad)
+    return ingest(reader, name, data_dir, RecordLimits(), max_bad)
 
 
 def translations(data_dir: Path, name: str, rows: Iterable[Mapping[str, str]]) -> str:
     """`rows` are texts by language."""
     table = write_rows(data_dir / 'made' / f'{name}.jsonl', rows)
-    return ingest(PairTable(table=str(table)), name, data_dir, Limits(), 1.0)
+    return ingest(PairTable(table=str(table)), name, data_dir, RecordLimits(), 1.0)
 
 
 class Letters(Tokenizer):

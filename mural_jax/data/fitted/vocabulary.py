@@ -8,8 +8,8 @@ import numpy as np
 
 from mural_jax.data.reading.draws import Pool
 from mural_jax.data.reading.order import shares
-from mural_jax.data.sets.index import words
-from mural_jax.data.sets.records import Records, parse_text
+from mural_jax.data.sets.index import split_words
+from mural_jax.data.sets.records import Records, read_texts
 from mural_jax.data.tokenizer import Tokenizer
 
 CHUNK = 4096  # records read at a time
@@ -59,7 +59,7 @@ def report(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, Cu
         ids = tokenizer.encode(some, 2**16)
         tokens = sum(map(len, ids))
         unknown = sum(tokenizer.is_unknown(token) for row in ids for token in row)
-        total = max(sum(len(words(text)) for text in some), 1)
+        total = max(sum(len(split_words(text)) for text in some), 1)
         cuts[language] = Cut(len(held), tokens / total, unknown / max(tokens, 1))
     return cuts
 
@@ -70,7 +70,7 @@ def _texts(records: Records, record_T: np.ndarray, number_T: np.ndarray) -> list
     for start in range(0, len(record_T), CHUNK):
         part_T = record_T[start : start + CHUNK]
         unique, back_T = np.unique(part_T, return_inverse=True)
-        text = parse_text(records, unique)
+        text = read_texts(records, unique)
         place_T = text.row_starts().numpy()[back_T] + number_T[start : start + CHUNK]
         found += [one.decode(errors='replace') for one in text.values.numpy()[place_T]]
     return found

@@ -16,14 +16,14 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mural_jax.data.sets import checks, schema
-from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.checks import RecordLimits
 from mural_jax.data.sources import cldr
 from mural_jax.data.sources.cldr import DEFAULT_SOURCES
 from mural_jax.data.sources.painter import Painter
 from mural_jax.data.sources.reader import Example, Text
 from mural_jax.types import UserError
 
-PICTURE_SIZE = 64  # pixels
+IMAGE_SIZE = 64  # pixels
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 SPLITS = ('train', 'validation', 'test')
 
@@ -32,7 +32,7 @@ SPLITS = ('train', 'validation', 'test')
 Names = dict[str, dict[str, tuple[str, list[str]]]]
 
 
-def split_of(concept: str) -> str:
+def assign_split(concept: str) -> str:
     """The split of a concept, by a hash that is the same on every machine."""
     digest = hashlib.sha256(concept.encode()).digest()
     share = int.from_bytes(digest[:8], 'big') / 2**64
@@ -67,11 +67,11 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format='array_record', **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        pictures = self.builder_config.name == 'pictures'
-        locales = cldr.locales(self._paths['cldr'])
-        features = schema.features(locales, ['keyword', 'name'], pictures=pictures)
+        has_image = self.builder_config.name == 'pictures'
+        locales = cldr.list_locales(self._paths['cldr'])
+        features = schema.make_features(locales, ['keyword', 'name'], has_image=has_image)
         features['concept'] = tfds.features.Text()
-        if pictures:
+        if has_image:
             features |= {'group': tfds.features.Text(), 'subgroup': tfds.features.Text()}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -91,10 +91,10 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         yield from rows
 
     def _read(self) -> tuple[list[cldr.Emoji], Names]:
-        table = cldr.emoji_table(self._paths['unicode'])
+        table = cldr.read_emoji_table(self._paths['unicode'])
         names = {
-            locale: cldr.annotations(self._paths['cldr'], locale)
-            for locale in cldr.locales(self._paths['cldr'])
+            locale: cldr.read_annotations(self._paths['cldr'], locale)
+            for locale in cldr.list_locales(self._paths['cldr'])
         }
         chars = {emoji.char.replace(cldr.VARIATION_SELECTOR, '') for emoji in table}
         empty = sorted(locale for locale, named in names.items() if not chars & set(named))
@@ -103,18 +103,21 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         return table, {locale: named for locale, named in names.items() if locale not in empty}
 
     def _pictures(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        painter = Painter(self._paths['font'], PICTURE_SIZE)
+        painter = Painter(self._paths['font'], IMAGE_SIZE)
         table, names = self._read()
         skipped: collections.Counter[str] = collections.Counter()
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
-            texts = _texts(names, key)
+            texts = _collect_texts(names, key)
             png = painter.png(emoji.char)
             if not texts or png is None:
                 skipped['without a name' if png else 'without a glyph in the font'] += 1
                 continue
-            row = _row(emoji.id, emoji.concept, texts, png)
-            yield split_of(emoji.concept), row | {'group': emoji.group, 'subgroup': emoji.subgroup}
+            row = _make_fields(emoji.id, emoji.concept, texts, png)
+            yield (
+                assign_split(emoji.concept),
+                row | {'group': emoji.group, 'subgroup': emoji.subgroup},
+            )
         for reason, count in skipped.items():
             print(f'emoji_cldr: {count} of {len(table)} emoji skipped, {reason}')
 
@@ -123,28 +126,28 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         held_out_territories = {}
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
-            split = split_of(emoji.concept)
+            split = assign_split(emoji.concept)
             if emoji.group == 'Flags':
-                held_out_territories[_territory(emoji.char)] = split
-            texts = _texts(names, key)
+                held_out_territories[_flag_territory(emoji.char)] = split
+            texts = _collect_texts(names, key)
             if len({language for language, _, _ in texts}) > 1:
-                yield split, _row(emoji.id, emoji.concept, texts)
+                yield split, _make_fields(emoji.id, emoji.concept, texts)
         rows: dict[tuple[str, str], list[Text]] = collections.defaultdict(list)
         for locale in names:
-            for kind, code, name in cldr.display_names(self._paths['cldr'], locale):
+            for kind, code, name in cldr.read_display_names(self._paths['cldr'], locale):
                 rows[kind, code].append((locale, 'name', name))
         for (kind, code), texts in rows.items():
             split = held_out_territories.get(code, 'train') if kind == 'territory' else 'train'
             if len(texts) > 1:
-                yield split, _row(f'{kind}-{code}', f'{kind}: {code}', texts)
+                yield split, _make_fields(f'{kind}-{code}', f'{kind}: {code}', texts)
 
 
-def _row(row_id: str, concept: str, texts: list[Text], png: bytes = b'') -> dict[str, Any]:
+def _make_fields(row_id: str, concept: str, texts: list[Text], png: bytes = b'') -> dict[str, Any]:
     example = Example(id=row_id, texts=texts, image=png, where=row_id)
-    return checks.record(example, Limits(), pictures=bool(png)) | {'concept': concept}
+    return checks.make_fields(example, RecordLimits(), has_image=bool(png)) | {'concept': concept}
 
 
-def _texts(names: Names, char: str) -> list[Text]:
+def _collect_texts(names: Names, char: str) -> list[Text]:
     """Name and keywords of an emoji in every locale that names it."""
     texts = []
     for locale, named in names.items():
@@ -155,7 +158,7 @@ def _texts(names: Names, char: str) -> list[Text]:
     return texts
 
 
-def _territory(flag: str) -> str:
+def _flag_territory(flag: str) -> str:
     """The two letters of a flag made of regional indicators; '' for another flag."""
     letters = [chr(ord(c) - 0x1F1E6 + ord('A')) for c in flag if 0x1F1E6 <= ord(c) <= 0x1F1FF]
     return ''.join(letters)

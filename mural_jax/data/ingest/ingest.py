@@ -15,20 +15,24 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from mural_jax.data.ingest.builders import Captions, Translations
+from mural_jax.data.ingest.builders import CaptionsBuilder, TranslationsBuilder
 from mural_jax.data.ingest.emoji import EmojiCldr
-from mural_jax.data.sets.checks import Limits
-from mural_jax.data.sets.records import Records, splits
+from mural_jax.data.sets.checks import RecordLimits
+from mural_jax.data.sets.records import Records, list_splits
 from mural_jax.data.sources.reader import Reader
 from mural_jax.types import UserError
 
-FAMILIES = {'captions': Captions, 'translations': Translations}
+FAMILIES = {'captions': CaptionsBuilder, 'translations': TranslationsBuilder}
 
 
 def ingest(
-    reader: Reader, name: str, data_dir: Path, limits: Limits, max_bad: float,
+    reader: Reader,
+    name: str,
+    data_dir: Path,
+    limits: RecordLimits,
+    max_bad: float,
     beam_options: Sequence[str] | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Builds `FAMILY/NAME` below `data_dir` if it is not there yet; gives that name.
 
     `beam_options` are Apache Beam's own flags; None does without Beam. Raises UserError where
@@ -51,41 +55,49 @@ def ingest(
             )
     else:
         _build(reader, dataset, data_dir, limits, beam_options, about)
-    _report(dataset, data_dir, max_bad)
+    _report_splits(dataset, data_dir, max_bad)
     return dataset
 
 
-def prepare(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
+def prepare_set(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
     """Builds `emoji_cldr/CONFIG`; of any other data set, makes the index if it is not there."""
     name, _, config = dataset.partition('/')
     if name == 'emoji_cldr':
-        _quiet()
+        _silence_libraries()
         known = [config.name for config in EmojiCldr.BUILDER_CONFIGS]
         if config not in known:
             raise UserError(f'There is no data set {dataset!r}; emoji_cldr has {known}.')
         EmojiCldr(config=config, data_dir=str(data_dir), sources=sources).download_and_prepare()
-    for split in splits(dataset, data_dir):
+    for split in list_splits(dataset, data_dir):
         Records(dataset, split, data_dir).make_index()
 
 
 def _build(
-    reader: Reader, dataset: str, data_dir: Path, limits: Limits,
-    beam_options: Sequence[str] | None, about: dict[str, Any],
-) -> None:  # fmt: skip
-    _quiet()
+    reader: Reader,
+    dataset: str,
+    data_dir: Path,
+    limits: RecordLimits,
+    beam_options: Sequence[str] | None,
+    about: dict[str, Any],
+) -> None:
+    _silence_libraries()
     vocabulary = reader.vocabulary()
     family, name = dataset.split('/')
     builder = FAMILIES[family](
-        name=name, reader=reader, vocabulary=vocabulary, limits=limits,
-        beam=beam_options is not None, data_dir=str(data_dir),
-    )  # fmt: skip
+        name=name,
+        reader=reader,
+        vocabulary=vocabulary,
+        limits=limits,
+        beam=beam_options is not None,
+        data_dir=str(data_dir),
+    )
     # A folder without ingest.json is what a build that was cut off left.
     shutil.rmtree(Path(builder.data_path), ignore_errors=True)
     download = tfds.download.DownloadConfig()
     if beam_options is not None:
         from mural_jax.data.sources import beam
 
-        download = tfds.download.DownloadConfig(beam_options=beam.options(beam_options))
+        download = tfds.download.DownloadConfig(beam_options=beam.make_options(beam_options))
     # TFDS says that it downloads, which nothing here does.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download)
@@ -95,9 +107,9 @@ def _build(
     part.replace(path)
 
 
-def _report(dataset: str, data_dir: Path, max_bad: float) -> None:
+def _report_splits(dataset: str, data_dir: Path, max_bad: float) -> None:
     """Prints what each split holds. Raises UserError where too much of it is bad."""
-    for split in splits(dataset, data_dir):
+    for split in list_splits(dataset, data_dir):
         records = Records(dataset, split, data_dir)
         bad = records.make_index()
         index = records.index
@@ -122,7 +134,7 @@ def _report(dataset: str, data_dir: Path, max_bad: float) -> None:
             )
 
 
-def _quiet() -> None:
+def _silence_libraries() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger('apache_beam').setLevel(logging.WARNING)
     if not sys.stderr.isatty():

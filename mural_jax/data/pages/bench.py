@@ -23,7 +23,7 @@ ROUNDS = 3
 SAMPLE = 256  # examples that the stages and the limit are measured on
 
 
-def run(
+def bench_streams(
     streams: Mapping[str, Stream], data_dir: Path, tokenizer: Tokenizer, seed: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
     """Measures each stream for about `seconds` and prints tables; figures by stream.
@@ -35,16 +35,18 @@ def run(
     figures = {}
     for name, spec in streams.items():
         opened = spec.open(data_dir, tokenizer, seed)
-        figures[name] = _measure(opened, spec, seconds / ROUNDS)
-        _print(name, figures[name])
+        figures[name] = _measure_stream(opened, spec, seconds / ROUNDS)
+        _print_tables(name, figures[name])
     return figures
 
 
-def _measure(stream: OpenStream, spec: Stream, seconds: float) -> dict[str, Any]:
+def _measure_stream(stream: OpenStream, spec: Stream, seconds: float) -> dict[str, Any]:
     sample = _Sample(stream, spec)
-    sides: dict[str, Callable[[], float]] = {'stream': lambda: _stream_rate(stream, seconds)}
+    sides: dict[str, Callable[[], float]] = {
+        'stream': lambda: _measure_stream_rate(stream, seconds)
+    }
     if isinstance(spec, Captions):
-        sides['limit'] = lambda: limit_rate(
+        sides['limit'] = lambda: measure_limit(
             sample.encoded, sample.side_B2, spec.image_size, spec.area, seconds
         )
     rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -75,50 +77,53 @@ class _Sample:
         self.encoded: list[bytes] = []
         self.pixels = 0.0
         if isinstance(spec, Captions):
-            parsed = schema.parse(self._arrays[0], 'image', 'width', 'height')
+            parsed = schema.parse_examples(self._arrays[0], 'image', 'width', 'height')
             self.encoded = list(parsed['image'].numpy())
             self.side_B2 = np.stack([parsed['height'], parsed['width']], axis=1)
             self.pixels = float(np.mean(parsed['width'].numpy() * parsed['height'].numpy()))
         self._strings = {
-            key: value for key, value in stream.strings(self._arrays).items()
+            key: value
+            for key, value in stream.strings(self._arrays).items()
             if value.dtype == tf.string or key == 'id'
-        }  # fmt: skip
+        }
         batch = stream.decoded(self._arrays)
         texts = [value for key, value in batch.items() if key in self._strings]
-        self.tokens = _tokens(texts)
+        self.tokens = _count_tokens(texts)
 
     def stages(self, seconds: float) -> dict[str, tuple[float, float]]:
         """Microseconds an example of each stage alone: on one thread, and side by side."""
         made = {
-            (name, threads): _repeated(stage, threads)
-            for name, stage in self._stages().items() for threads in (1, PARALLEL)
-        }  # fmt: skip
+            (name, threads): _repeat_stage(stage, threads)
+            for name, stage in self._stages().items()
+            for threads in (1, PARALLEL)
+        }
         costs: dict[tuple[str, int], list[float]] = {key: [] for key in made}
         for _ in range(ROUNDS):
             for key, stage in made.items():
-                costs[key].append(1e6 / (SAMPLE * _rate(iter(stage), seconds / ROUNDS)))
+                costs[key].append(
+                    1e6 / (SAMPLE * _measure_call_rate(iter(stage), seconds / ROUNDS))
+                )
         return {
-            name: (median(costs[name, 1]), median(costs[name, PARALLEL]))
-            for name in self._stages()
-        }  # fmt: skip
+            name: (median(costs[name, 1]), median(costs[name, PARALLEL])) for name in self._stages()
+        }
 
     def _stages(self) -> dict[str, Callable[[], Any]]:
         stream, spec = self._stream, self._spec
         stages: dict[str, Callable[[], Any]] = {
-            'order and choice of texts': _python(lambda: stream.find(self._position_B)),
-            'reading records': _python(lambda: stream.read(self._member_B, self._position_B)),
+            'order and choice of texts': _wrap_python(lambda: stream.find(self._position_B)),
+            'reading records': _wrap_python(lambda: stream.read(self._member_B, self._position_B)),
         }
         if isinstance(spec, Captions):
             encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]
             cut_BSSC = spec.cut(encoded_B, self.side_B2, random_BU)
-            stages['decoding pictures whole'] = lambda: images.decoded(encoded_B)
+            stages['decoding pictures whole'] = lambda: images.decode_only(encoded_B)
             stages['decoding and cutting'] = lambda: spec.cut(encoded_B, self.side_B2, random_BU)
             if spec.augment != Augment():
                 stages['augmentation'] = lambda: spec.augmented(cut_BSSC, random_BU)
         return stages | {'tokenising': lambda: stream.tokenised(dict(self._strings))}
 
 
-def _python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
+def _wrap_python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
     """A stage in Python as an operation."""
 
     def called() -> np.ndarray:
@@ -128,7 +133,7 @@ def _python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
     return lambda: tf.numpy_function(called, [], tf.int32)
 
 
-def _repeated(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
+def _repeat_stage(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
     """The stage again and again: on one thread, or as many at a time as a stream's batches."""
     repeated = tf.data.Dataset.from_tensors(0).repeat()
     if threads > 1:
@@ -139,31 +144,31 @@ def _repeated(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
     return repeated.map(lambda _: stage()).with_options(options)
 
 
-def _tokens(texts: list[tf.Tensor]) -> float:
+def _count_tokens(texts: list[tf.Tensor]) -> float:
     """Tokens of an example, padding apart."""
     return float(sum(np.count_nonzero(text.numpy()) for text in texts)) / SAMPLE
 
 
-def limit_rate(
+def measure_limit(
     encoded: list[bytes], side_B2: np.ndarray, size: int, area: float, seconds: float
 ) -> float:
     """Pictures a second of bare decoding, cropping and resizing, from memory, side by side."""
     random_B4 = tf.constant(np.random.default_rng(0).random((len(encoded), 4), np.float32))
-    window_B4 = images.windows(tf.constant(side_B2), area or 1.0, random_B4)
+    window_B4 = images.draw_windows(tf.constant(side_B2), area or 1.0, random_B4)
 
     def bare(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
-        return images.bare_part(encoded, window_4, size)
+        return images.decode_part_plainly(encoded, window_4, size)
 
     pictures = tf.data.Dataset.from_tensor_slices((tf.constant(encoded), window_B4)).repeat()
     decoded = pictures.map(bare, num_parallel_calls=PARALLEL, deterministic=False)
-    return _count(iter(decoded.batch(64).prefetch(PREFETCH)), seconds)
+    return _count_examples(iter(decoded.batch(64).prefetch(PREFETCH)), seconds)
 
 
-def _stream_rate(stream: OpenStream, seconds: float) -> float:
-    return _count(stream.batches(0, 2**31 // stream.batch_size), seconds)
+def _measure_stream_rate(stream: OpenStream, seconds: float) -> float:
+    return _count_examples(stream.batches(0, 2**31 // stream.batch_size), seconds)
 
 
-def _count(batches: Iterator[Any], seconds: float) -> float:
+def _count_examples(batches: Iterator[Any], seconds: float) -> float:
     """Examples a second, once what is prefetched has been taken."""
     for _ in range(PREFETCH + 2):
         first = next(batches)
@@ -175,7 +180,7 @@ def _count(batches: Iterator[Any], seconds: float) -> float:
     return count / spent
 
 
-def _rate(calls: Iterator[Any], seconds: float) -> float:
+def _measure_call_rate(calls: Iterator[Any], seconds: float) -> float:
     """Calls a second, after one that is not counted."""
     next(calls)
     started, count = time.perf_counter(), 0
@@ -185,7 +190,7 @@ def _rate(calls: Iterator[Any], seconds: float) -> float:
     return count / spent
 
 
-def _print(name: str, figures: Mapping[str, Any]) -> None:
+def _print_tables(name: str, figures: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column(name)
     table.add_column('a second', justify='right')

@@ -10,14 +10,14 @@ import numpy as np
 
 from mural_jax.data.reading.draws import Pool
 from mural_jax.data.sets import filters as selection
-from mural_jax.data.sets.filters import Filters
-from mural_jax.data.sets.records import Records, named
-from mural_jax.data.streams.base import Source, Stream
+from mural_jax.data.sets.filter_settings import Filters
+from mural_jax.data.sets.records import Records, open_split
+from mural_jax.data.streams.base import Stream, StreamSource
 
 EXAMPLES = 3  # places of bad records that are named for each reason
 
 
-class Row(NamedTuple):
+class ContentsRow(NamedTuple):
     """A language of a data set: what there is of it and how often the stream draws it.
 
     drawable: records that the stream can draw in the language. before, share: how often it does,
@@ -36,7 +36,7 @@ class Row(NamedTuple):
         return sum(self.texts.values())
 
 
-class Contents(NamedTuple):
+class SourceContents(NamedTuple):
     """A source of a stream: what its split holds, the most frequent languages first."""
 
     name: str
@@ -46,10 +46,10 @@ class Contents(NamedTuple):
     records: int
     bad: int
     kinds: list[str]
-    languages: list[Row]
+    languages: list[ContentsRow]
 
 
-class Lost(NamedTuple):
+class DroppedCounts(NamedTuple):
     """What a source leaves out: by filters, (reason, what, count, share), and as bad records."""
 
     name: str
@@ -59,36 +59,44 @@ class Lost(NamedTuple):
     bad: list[tuple[str, int, list[str]]]
 
 
-def of(spec: Stream, pool: Pool) -> list[Contents]:
+def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
     """What each source of a stream holds, and what is drawn of it."""
     total = pool.weights.sum()
     weights = sum(source.weight for source in spec.sources.values())
     found = []
     for number, (name, source) in enumerate(spec.sources.items()):
         records = pool.records[number]
-        drawn = _drawn(pool, number)
+        drawn = _collect_draws(pool, number)
         most = sum(size for size, _ in drawn.values())
         rows = []
-        for language, num_records, texts in _counts(records):
+        for language, num_records, texts in _count_languages(records):
             size, weight = drawn.get(language, (0, 0.0))
             before = source.weight / weights * size / most
-            rows.append(Row(language, num_records, texts, size, before, weight / total))
+            rows.append(ContentsRow(language, num_records, texts, size, before, weight / total))
         rows.sort(key=lambda row: (-row.all_texts, row.language))
         bad = int(np.count_nonzero(records.index.bad_R))
         kinds = [kind for kind in records.kinds if any(row.texts[kind] for row in rows)]
         found.append(
-            Contents(name, records.name, source.weight, source.weight / weights,
-                     len(records) - bad, bad, kinds, rows)
-        )  # fmt: skip
+            SourceContents(
+                name,
+                records.name,
+                source.weight,
+                source.weight / weights,
+                len(records) - bad,
+                bad,
+                kinds,
+                rows,
+            )
+        )
     return found
 
 
-def lost(spec: Stream, data_dir: Path) -> list[Lost]:
+def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
     """What filters of each source dropped, and which of its records are bad."""
     found = []
     for name, source in spec.sources.items():
         records = Records(source.dataset, source.split, data_dir)
-        counts = _selected(records, source, data_dir) if source.filters.active else {}
+        counts = _read_filter_counts(records, source, data_dir) if source.filters.active else {}
         dropped = []
         for reason, count in counts.items():
             filter_, colon, what = reason.rpartition(': ')
@@ -100,11 +108,11 @@ def lost(spec: Stream, data_dir: Path) -> list[Lost]:
             for field in dataclasses.fields(Filters)
             if getattr(source.filters, field.name) != field.default
         }
-        found.append(Lost(name, filters, counts, dropped, _quarantined(records)))
+        found.append(DroppedCounts(name, filters, counts, dropped, _list_bad_records(records)))
     return found
 
 
-def _counts(records: Records) -> list[tuple[str, int, dict[str, int]]]:
+def _count_languages(records: Records) -> list[tuple[str, int, dict[str, int]]]:
     """(language, records, texts by kind) of what is not bad; of languages that there are."""
     index, found = records.index, []
     bad_R = np.asarray(index.bad_R)
@@ -121,7 +129,7 @@ def _counts(records: Records) -> list[tuple[str, int, dict[str, int]]]:
     return found
 
 
-def _drawn(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
+def _collect_draws(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
     """By language: the records of a source that can be drawn, and the weight of the language."""
     members: dict[str, list[np.ndarray]] = {}
     weights: dict[str, float] = {}
@@ -136,13 +144,15 @@ def _drawn(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
     }
 
 
-def _selected(records: Records, source: Source, data_dir: Path) -> dict[str, int]:
+def _read_filter_counts(records: Records, source: StreamSource, data_dir: Path) -> dict[str, int]:
     """What `mural prepare` counted when it worked out the filters of a source."""
-    path = selection.path_of(data_dir, records, source.filters, lambda test: named(test, data_dir))
+    path = selection.selection_path(
+        data_dir, records, source.filters, lambda test: open_split(test, data_dir)
+    )
     return json.loads((path / 'about.json').read_text(encoding='utf-8'))['counts']
 
 
-def _quarantined(records: Records) -> list[tuple[str, int, list[str]]]:
+def _list_bad_records(records: Records) -> list[tuple[str, int, list[str]]]:
     """(reason, records, where some of them come from), the most frequent first."""
     reasons: Counter[str] = Counter()
     places: dict[str, list[str]] = {}

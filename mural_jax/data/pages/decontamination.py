@@ -13,16 +13,16 @@ import tensorflow as tf
 from PIL import Image
 
 from mural_jax.data.sets import checks, schema
-from mural_jax.data.sets.records import Records, named
+from mural_jax.data.sets.records import Records, open_split
 
 SHOWN = 60  # leaks of each kind and test set that the page shows
 SIDE = 128  # pixels of a picture on the page
 
 
-def write(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
+def write_page(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
     """Writes the page of what filters found; `found` is {counts, leaks, of} by source."""
     sections = [
-        _section(place, about, test, data_dir)
+        _describe_leaks(place, about, test, data_dir)
         for place, about in found.items()
         for test in about['filters']['exclude']
     ]
@@ -35,28 +35,39 @@ def write(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
     return path
 
 
-def _section(place: str, about: Mapping[str, Any], test: str, data_dir: Path) -> dict[str, Any]:
+def _describe_leaks(
+    place: str, about: Mapping[str, Any], test: str, data_dir: Path
+) -> dict[str, Any]:
     leaks = [leak for leak in about['leaks'] if leak['test'] == test]
-    train, tested = named(about['of'], data_dir), named(test, data_dir)
+    train, tested = open_split(about['of'], data_dir), open_split(test, data_dir)
     pictures = [leak for leak in leaks if leak['what'] == 'picture']
     texts = [leak for leak in leaks if leak['what'] == 'text']
     return {
-        'place': place, 'of': about['of'], 'test': test, 'num_test': len(tested),
-        'num_pictures': len({leak['index'] for leak in pictures}), 'num_texts': len(texts),
+        'place': place,
+        'of': about['of'],
+        'test': test,
+        'num_test': len(tested),
+        'num_pictures': len({leak['index'] for leak in pictures}),
+        'num_texts': len(texts),
         'num_tested': len({leak['in test'] for leak in pictures}),
         'distances': sorted(Counter(leak['distance'] for leak in pictures).items()),
         'pictures': [
-            {'distance': leak['distance'], 'ours': _picture(train, leak['index']),
-             'theirs': _picture(tested, leak['in test'])}
+            {
+                'distance': leak['distance'],
+                'ours': _read_image(train, leak['index']),
+                'theirs': _read_image(tested, leak['in test']),
+            }
             for leak in sorted(pictures, key=lambda leak: -leak['distance'])[:SHOWN]
         ],
-        'texts': [_text(train, leak) for leak in texts[:SHOWN]],
-    }  # fmt: skip
+        'texts': [_read_text(train, leak) for leak in texts[:SHOWN]],
+    }
 
 
-def _picture(records: Records, index: int) -> dict[str, str]:
-    parsed = schema.parse(tf.constant(list(records.read(np.array([index])))), 'id', 'image')
-    picture = Image.fromarray(checks.decode(parsed['image'].numpy()[0]))
+def _read_image(records: Records, index: int) -> dict[str, str]:
+    parsed = schema.parse_examples(
+        tf.constant(list(records.read(np.array([index])))), 'id', 'image'
+    )
+    picture = Image.fromarray(checks.decode_image(parsed['image'].numpy()[0]))
     picture.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     picture.save(stream, 'JPEG', quality=85)
@@ -64,9 +75,9 @@ def _picture(records: Records, index: int) -> dict[str, str]:
     return {'id': parsed['id'].numpy()[0].decode(), 'data': data}
 
 
-def _text(records: Records, leak: Mapping[str, Any]) -> dict[str, str]:
+def _read_text(records: Records, leak: Mapping[str, Any]) -> dict[str, str]:
     serialized = tf.constant(list(records.read(np.array([leak['index']]))))
-    parsed = schema.parse(serialized, 'id', 'text', 'language')
+    parsed = schema.parse_examples(serialized, 'id', 'text', 'language')
     number = leak['number']
     return {
         'id': parsed['id'].numpy()[0].decode(),

@@ -26,16 +26,16 @@ class Histogram(NamedTuple):
     words: str
 
 
-def tokens(length_T: np.ndarray, max_length: int) -> Histogram:
+def draw_token_histogram(length_T: np.ndarray, max_length: int) -> Histogram:
     """Lengths of texts, with a line at the longest that is not cut."""
     highest = max(np.percentile(length_T, 99.5), max_length) * 1.05 + 1
     edges = np.arange(0.5, highest + 1, max(1, round(highest / BINS)))
     cut = 100 * (length_T > max_length).mean()
     words = f'{cut:.1f}% of {len(length_T):,} texts are longer than {max_length} tokens and cut'
-    return Histogram('tokens of a text', _draw(length_T, edges, max_length + 0.5), words)
+    return Histogram('tokens of a text', _draw_histogram(length_T, edges, max_length + 0.5), words)
 
 
-def pictures(sources: Sequence[Records], image_size: int) -> list[Histogram]:
+def draw_image_histograms(sources: Sequence[Records], image_size: int) -> list[Histogram]:
     """The shorter sides and the aspects of pictures; of large data, of some evenly spaced ones."""
     parts = []
     for records in sources:
@@ -52,17 +52,21 @@ def pictures(sources: Sequence[Records], image_size: int) -> list[Histogram]:
     turned = 100 * (np.abs(np.log(ratio_R)) > np.log(4 / 3)).mean()
     return [
         Histogram(
-            'shorter side, pixels', _draw(short_R, sides, image_size, log='sides'),
+            'shorter side, pixels',
+            _draw_histogram(short_R, sides, image_size, log='sides'),
             f'{small:.1f}% of {len(short_R):,} pictures are smaller than image_size={image_size}',
         ),
         Histogram(
-            'width : height', _draw(np.clip(ratio_R, 0.2, 5), np.geomspace(0.2, 5, BINS), log='1'),
+            'width : height',
+            _draw_histogram(np.clip(ratio_R, 0.2, 5), np.geomspace(0.2, 5, BINS), log='1'),
             f'{turned:.1f}% are longer than 4 : 3',
         ),
-    ]  # fmt: skip
+    ]
 
 
-def _draw(value_N: np.ndarray, edges: np.ndarray, mark: float = 0.0, log: str = '') -> str:
+def _draw_histogram(
+    value_N: np.ndarray, edges: np.ndarray, mark: float = 0.0, log: str = ''
+) -> str:
     figure = Figure(figsize=(4.2, 2.2), layout='constrained')
     axes = figure.add_subplot()
     axes.hist(np.clip(value_N, edges[0], edges[-1]), bins=edges.tolist(), color=FILL)
@@ -70,7 +74,7 @@ def _draw(value_N: np.ndarray, edges: np.ndarray, mark: float = 0.0, log: str = 
         axes.axvline(mark, color=MARK)
     if log:
         axes.set_xscale('log')
-        _label(axes, edges, ratios=log == '1')
+        _label_ticks(axes, edges, ratios=log == '1')
     axes.set_yticks([])
     axes.spines[['top', 'right', 'left']].set_visible(False)
     stream = io.BytesIO()
@@ -78,17 +82,19 @@ def _draw(value_N: np.ndarray, edges: np.ndarray, mark: float = 0.0, log: str = 
     return f'data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}'
 
 
-def _label(axes: Axes, edges: np.ndarray, *, ratios: bool) -> None:
+def _label_ticks(axes: Axes, edges: np.ndarray, *, ratios: bool) -> None:
     """Ticks that people read: 1:2 and 3:2, or round numbers of pixels."""
     digits = (1, 2, 5) if edges[-1] > 20 * edges[0] else (1, 1.5, 2, 3, 5, 7)
     steps = RATIOS if ratios else [b * 10**e for e in range(5) for b in digits]
     inside = [step for step in steps if edges[0] <= step <= edges[-1]]
     axes.xaxis.set_major_locator(FixedLocator(inside))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _ratio(x) if ratios else f'{x:g}'))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: _format_ratio(x) if ratios else f'{x:g}')
+    )
 
 
-def _ratio(value: float) -> str:
+def _format_ratio(value: float) -> str:
     """1.5 -> 3:2."""
     low = next(low for low in (1, 2, 3, 4) if abs(value * low - round(value * low)) < 1e-6)
     return f'{round(value * low)}:{low}'

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mural_jax.data.pages import contents, histograms
-from mural_jax.data.pages.contents import Contents
+from mural_jax.data.pages.contents import SourceContents
 from mural_jax.data.reading.stream import OpenStream
 from mural_jax.data.sets import checks, schema
 from mural_jax.data.streams.base import Stream
@@ -34,7 +34,7 @@ HIDDEN = '[MASK]'
 BROKEN = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
 
-def write(
+def write_page(
     streams: Mapping[str, Stream], data_dir: Path, tokenizer: Tokenizer, seed: int, out: Path
 ) -> Path:
     """Writes the page, prints the counts of texts, and gives the page's path.
@@ -48,18 +48,18 @@ def write(
         few = dataclasses.replace(spec, batch_size=min(SHOWN, spec.batch_size))
         # As in training, where streams differ in their order.
         stream = few.open(data_dir, tokenizer, seed * 1009 + number)
-        sections.append(_section(name, spec, stream, data_dir, tokenizer))
+        sections.append(_describe_stream(name, spec, stream, data_dir, tokenizer))
     console = Console()
     for section in sections:
         for held in section['contents']:
             words = f'{held.of}, {held.records:,} records, {held.bad:,} bad'
             console.print(f'\n{section["name"]}: {words}', highlight=False)
-            console.print(_table(held))
+            console.print(_make_table(held))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters['tag'] = lambda language: language.replace('_', '-')
-    environment.filters['percent'] = percent
+    environment.filters['percent'] = format_percent
     template = Path(__file__).with_name('inspect.html').read_text(encoding='utf-8')
     html = environment.from_string(template).render(sections=sections, data_dir=data_dir.resolve())
     part = out.with_suffix('.part')
@@ -68,54 +68,64 @@ def write(
     return out
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share in percent, with more digits where it is small."""
     return f'{100 * share:.2g}%' if 0 < share < 0.01 else f'{100 * share:.1f}%'
 
 
-def _section(
+def _describe_stream(
     name: str, spec: Stream, stream: OpenStream, data_dir: Path, tokenizer: Tokenizer
-) -> dict[str, Any]:  # fmt: skip
-    held = contents.of(spec, stream.pool)
-    lengths = np.array(_lengths(stream, tokenizer))
-    drawn = [histograms.tokens(lengths, spec.max_length)] if len(lengths) else []
+) -> dict[str, Any]:
+    held = contents.describe_sources(spec, stream.pool)
+    lengths = np.array(_count_tokens(stream, tokenizer))
+    drawn = [histograms.draw_token_histogram(lengths, spec.max_length)] if len(lengths) else []
     if isinstance(size := getattr(spec, 'image_size', None), int):
-        drawn += histograms.pictures(stream.pool.records, size)
+        drawn += histograms.draw_image_histograms(stream.pool.records, size)
     return {
-        'name': name, 'kind': type(spec).__name__.lower(), 'contents': held,
-        'settings': _settings(spec), 'lost': contents.lost(spec, data_dir), 'histograms': drawn,
-        'num_lengths': len(lengths), 'mean_length': lengths.mean() if len(lengths) else 0,
+        'name': name,
+        'kind': type(spec).__name__.lower(),
+        'contents': held,
+        'settings': _list_settings(spec),
+        'lost': contents.describe_drops(spec, data_dir),
+        'histograms': drawn,
+        'num_lengths': len(lengths),
+        'mean_length': lengths.mean() if len(lengths) else 0,
         'cut': (lengths > spec.max_length).mean() if len(lengths) else 0,
-        'sheet': list(_sheet(stream)) if spec.has_image else [],
+        'sheet': list(_sample_records(stream)) if spec.has_image else [],
         'batches': [
-            list(_batch(stream, tokenizer, number * spec.batch_size)) for number in range(BATCHES)
+            list(_read_batch(stream, tokenizer, number * spec.batch_size))
+            for number in range(BATCHES)
         ],
-        'batch_size': spec.batch_size, 'has_image': spec.has_image,
-    }  # fmt: skip
+        'batch_size': spec.batch_size,
+        'has_image': spec.has_image,
+    }
 
 
-def _settings(spec: Stream) -> dict[str, str]:
+def _list_settings(spec: Stream) -> dict[str, str]:
     """What the config says of a stream, where it is more than the default."""
     said = {}
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
         if field.name in ('sources', 'languages') or value == field.default or not value:
             continue
-        said[field.name] = _said(value)
+        said[field.name] = _format_setting(value)
     return said
 
 
-def _said(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """A setting in words."""
     if dataclasses.is_dataclass(value):
         value = {key: x for key, x in vars(value).items() if x}
     if isinstance(value, Mapping):
-        words = (f'({_said(x)})' if isinstance(x, Mapping) else _said(x) for x in value.values())
+        words = (
+            f'({_format_setting(x)})' if isinstance(x, Mapping) else _format_setting(x)
+            for x in value.values()
+        )
         return ', '.join(f'{key} {x}' for key, x in zip(value, words))
     return ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _lengths(stream: OpenStream, tokenizer: Tokenizer) -> list[int]:
+def _count_tokens(stream: OpenStream, tokenizer: Tokenizer) -> list[int]:
     """Tokens, with marks, of the first texts that the stream draws, before they are cut."""
     lengths: list[int] = []
     for start in range(0, SAMPLED // stream.spec.num_texts, CHUNK):
@@ -127,7 +137,7 @@ def _lengths(stream: OpenStream, tokenizer: Tokenizer) -> list[int]:
     return lengths[:SAMPLED]
 
 
-def _sheet(stream: OpenStream) -> Iterator[dict[str, Any]]:
+def _sample_records(stream: OpenStream) -> Iterator[dict[str, Any]]:
     """Pictures as they are stored, as the order of the stream has them, with some texts of each."""
     pool = stream.pool
     member_B = stream.members(np.arange(10 * SHEET))
@@ -138,8 +148,8 @@ def _sheet(stream: OpenStream) -> Iterator[dict[str, Any]]:
         records = pool.records[pool.source_G[member]]
         try:
             names = ('id', 'image', 'language', 'kind', 'text')
-            parsed = schema.parse(tf.constant(pool.read(np.array([member]))), *names)
-            picture = Image.fromarray(checks.decode(parsed['image'].numpy()[0]))
+            parsed = schema.parse_examples(tf.constant(pool.read(np.array([member]))), *names)
+            picture = Image.fromarray(checks.decode_image(parsed['image'].numpy()[0]))
         except BROKEN as error:
             yield {'id': str(pool.place(int(member))), 'bad': str(error)[:100], 'texts': []}
             continue
@@ -149,14 +159,18 @@ def _sheet(stream: OpenStream) -> Iterator[dict[str, Any]]:
         drawn = [language for language in pool.languages if language in texts]
         turn = number * CAPTIONS % max(len(drawn), 1)  # So that all languages have their turn.
         yield {
-            'id': parsed['id'].numpy()[0].decode(), 'bad': '',
-            'size': f'{picture.width}×{picture.height}', 'picture': _jpeg(picture, SIDE),
+            'id': parsed['id'].numpy()[0].decode(),
+            'bad': '',
+            'size': f'{picture.width}×{picture.height}',
+            'picture': _encode_jpeg(picture, SIDE),
             'texts': [(x, texts[x]) for x in (drawn[turn:] + drawn[:turn])[:CAPTIONS]],
             'more': max(len(drawn) - CAPTIONS, 0),
-        }  # fmt: skip
+        }
 
 
-def _batch(stream: OpenStream, tokenizer: Tokenizer, position: int) -> Iterator[dict[str, Any]]:
+def _read_batch(
+    stream: OpenStream, tokenizer: Tokenizer, position: int
+) -> Iterator[dict[str, Any]]:
     """The first examples of a batch: pictures, tokens and the texts they stand for, ids, origin."""
     batch = next(iter(stream.batches(position, 1)))
     pivots = tuple(getattr(stream.spec, 'pivots', ()))
@@ -173,14 +187,16 @@ def _batch(stream: OpenStream, tokenizer: Tokenizer, position: int) -> Iterator[
             shown = [HIDDEN if i == tokenizer.vocab_size else tokenizer.decode([i]) for i in ids]
             whole = ' '.join(shown) if HIDDEN in shown else tokenizer.decode(ids)
             texts.append({'language': said, 'text': whole, 'tokens': ids})
-        picture = _picture(stream.spec, {name: value[row] for name, value in batch.items()})
+        picture = _batch_image(stream.spec, {name: value[row] for name, value in batch.items()})
         yield {
-            'origin': origin, 'ids': batch['ids'][row].tolist(), 'texts': texts,
-            'picture': _jpeg(picture) if picture else '',
-        }  # fmt: skip
+            'origin': origin,
+            'ids': batch['ids'][row].tolist(),
+            'texts': texts,
+            'picture': _encode_jpeg(picture) if picture else '',
+        }
 
 
-def _picture(spec: Stream, example: Mapping[str, Any]) -> Image.Image | None:
+def _batch_image(spec: Stream, example: Mapping[str, Any]) -> Image.Image | None:
     """The picture of an example; of regions that are pixels, one beside the other."""
     if 'image' in example:
         return Image.fromarray(example['image'])
@@ -194,7 +210,7 @@ def _picture(spec: Stream, example: Mapping[str, Any]) -> Image.Image | None:
     return Image.fromarray(side_by_side.astype(np.uint8))
 
 
-def _jpeg(picture: Image.Image, side: int = 0) -> str:
+def _encode_jpeg(picture: Image.Image, side: int = 0) -> str:
     """A picture, no larger than a square of `side` pixels, as a data URI."""
     if side:
         picture.thumbnail((side, side))
@@ -203,7 +219,7 @@ def _jpeg(picture: Image.Image, side: int = 0) -> str:
     return f'data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}'
 
 
-def _table(held: Contents) -> Table:
+def _make_table(held: SourceContents) -> Table:
     """Counts by language and kind, languages that are drawn first."""
     table = Table()
     table.add_column('language')
@@ -212,7 +228,7 @@ def _table(held: Contents) -> Table:
         table.add_column(column, justify='right')
     for row in sorted(held.languages, key=lambda row: not row.share)[:PRINTED]:
         of_kinds = [f'{row.texts[kind]:,}' for kind in kinds]
-        drawn = percent(row.share) if row.share else ''
+        drawn = format_percent(row.share) if row.share else ''
         table.add_row(row.language, f'{row.records:,}', *of_kinds, f'{row.all_texts:,}', drawn)
     left = len(held.languages) - PRINTED
     if left > 0:

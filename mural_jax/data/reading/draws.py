@@ -11,9 +11,9 @@ from mural_jax.data.fields import text_choice
 from mural_jax.data.reading.order import shares
 from mural_jax.data.sets import filters
 from mural_jax.data.sets.hashes import BITS
-from mural_jax.data.sets.index import sketches
-from mural_jax.data.sets.records import Records, named
-from mural_jax.data.streams.base import Source, Stream
+from mural_jax.data.sets.index import read_sketches
+from mural_jax.data.sets.records import Records, open_split
+from mural_jax.data.streams.base import Stream, StreamSource
 from mural_jax.types import UserError
 
 
@@ -74,9 +74,12 @@ class Pool:
         self.record_G = np.concatenate([draw.record_M for draw in self.draws])
         self.source_G = np.repeat([draw.source for draw in self.draws], sizes)
         self._first_NG, self._size_NG = (
-            [np.concatenate([draw.sides[n][place] for draw in self.draws])
-             for n in range(spec.num_texts)] for place in (1, 2)
-        )  # fmt: skip
+            [
+                np.concatenate([draw.sides[n][place] for draw in self.draws])
+                for n in range(spec.num_texts)
+            ]
+            for place in (1, 2)
+        )
         self._number_P, self._kind_P = (
             np.concatenate(parts) for parts in (self._number_T, self._kind_T)
         )
@@ -101,7 +104,7 @@ class Pool:
         first_B, size_B = self._first_NG[side][member_B], self._size_NG[side][member_B]
         within = np.arange(size_B.sum()) - np.repeat(np.cumsum(size_B) - size_B, size_B)
         kind_T = self._kind_P[np.repeat(first_B, size_B) + within]
-        place_BJ = text_choice.choose(kind_T, size_B, self._weight_K, self._most_K, random_B3)
+        place_BJ = text_choice.choose_texts(kind_T, size_B, self._weight_K, self._most_K, random_B3)
         number_BJ = self._number_P[first_B[:, None] + np.maximum(place_BJ, 0)].astype(np.int64)
         return np.where(place_BJ < 0, -1, number_BJ)
 
@@ -122,8 +125,9 @@ class Pool:
         """
         if other_BC.shape[1] == 1:
             return other_BC[:, 0]
-        own_B1, sketch_BC = (self._sketch_P[self._first_NG[0][x]] for x in
-                             (member_B[:, None], other_BC))  # fmt: skip
+        own_B1, sketch_BC = (
+            self._sketch_P[self._first_NG[0][x]] for x in (member_B[:, None], other_BC)
+        )
         distance_BC = np.bitwise_count(own_B1 ^ sketch_BC).astype(int)
         best_B = np.where(distance_BC == 0, BITS + 1, distance_BC).argmin(axis=1)
         return other_BC[np.arange(len(other_BC)), best_B]
@@ -158,8 +162,11 @@ class Pool:
                 f'{names}: no texts in {missing}. There are texts in: {" ".join(sorted(held))}'
             )
         kinds = {kind for records in self.records for kind in records.kinds}
-        strange = [kind for kind in {**self._spec.text.kinds, **self._spec.text.joined}
-                   if kind not in kinds]  # fmt: skip
+        strange = [
+            kind
+            for kind in {**self._spec.text.kinds, **self._spec.text.joined}
+            if kind not in kinds
+        ]
         if strange:
             raise UserError(
                 f'{names}: no texts of the kind {strange}; there are {sorted(kinds)}. '
@@ -168,9 +175,7 @@ class Pool:
         if self._spec.has_image and not all(records.has_image for records in self.records):
             raise UserError(f'{names}: not all of these have pictures, which captions need.')
 
-    def _draws(
-        self, number: int, name: str, source: Source, keep_T: np.ndarray
-    ) -> Iterable[Draw]:  # fmt: skip
+    def _draws(self, number: int, name: str, source: StreamSource, keep_T: np.ndarray) -> Iterable[Draw]:
         """The draws of one source, their weights summing to the source's."""
         records, spec = self.records[number], self._spec
         wanted = dict.fromkeys((*self.languages, *spec.all_languages))
@@ -193,10 +198,12 @@ class Pool:
                 f'{records.name} has nothing to draw in {spec.all_languages} as this stream is '
                 'configured. Change its languages, its filters, its text or its pivots.'
             )
-        sizes = np.array([
-            len(np.unique(np.concatenate([record_M for _, record_M, _ in pairs])))
-            for pairs in found.values()
-        ])  # fmt: skip
+        sizes = np.array(
+            [
+                len(np.unique(np.concatenate([record_M for _, record_M, _ in pairs])))
+                for pairs in found.values()
+            ]
+        )
         share = shares(sizes, spec.alpha, spec.cap)
         for (language, pairs), part in zip(found.items(), share):
             weight = source.weight * part / len(pairs)
@@ -211,10 +218,14 @@ class Pool:
         start, end = index.offset_L[column : column + 2]
         spec = self._spec
         wanted = spec.text.kinds or [k for k in records.default_kinds if k != spec.tags]
-        of_kind = np.isin(index.kind_T[start:end], [
-            k for k, kind in enumerate(records.kinds)
-            if kind in wanted and spec.text.kinds.get(kind, 1.0)
-        ])  # fmt: skip
+        of_kind = np.isin(
+            index.kind_T[start:end],
+            [
+                k
+                for k, kind in enumerate(records.kinds)
+                if kind in wanted and spec.text.kinds.get(kind, 1.0)
+            ],
+        )
         rows = start + np.flatnonzero(keep_T[start:end] & of_kind)
         ours = np.array([self.kinds.index(kind) for kind in records.kinds], np.uint8)
         record_M, first_M, size_M = np.unique(
@@ -224,17 +235,17 @@ class Pool:
         self._number_T.append(index.number_T[rows])
         self._kind_T.append(ours[index.kind_T[rows]])
         if spec.candidates > 1:
-            self._sketch_T.append(sketches(records, index)[rows])
+            self._sketch_T.append(read_sketches(records, index)[rows])
         first_M = first_M + self._size
         self._size += len(rows)
         return Texts(record_M, first_M, size_M)
 
 
-def kept(records: Records, source: Source, data_dir: Path) -> np.ndarray:
+def kept(records: Records, source: StreamSource, data_dir: Path) -> np.ndarray:
     """Which texts of the index a source may use, bool [T]: not bad, and let through by filters."""
     if not source.filters.active:
         return ~np.asarray(records.index.bad_R)[records.index.record_T]
-    path = filters.path_of(data_dir, records, source.filters, lambda test: named(test, data_dir))
+    path = filters.selection_path(data_dir, records, source.filters, lambda test: open_split(test, data_dir))
     try:
         return np.load(path / 'keep_T.npy', mmap_mode='r')
     except FileNotFoundError as error:

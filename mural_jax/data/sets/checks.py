@@ -23,28 +23,30 @@ class BadRecord(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class RecordLimits:
     """What is too much. max_pixels: of a picture. max_characters: of a text, cut there."""
 
     max_pixels: int = MAX_PIXELS
     max_characters: int = MAX_CHARACTERS
 
 
-def record(example: Example, limits: Limits, *, pictures: bool) -> dict[str, Any]:
+def make_fields(example: Example, limits: RecordLimits, *, has_image: bool) -> dict[str, Any]:
     """The example as it is stored, texts cleaned, `bad` set to what is wrong with it."""
     texts, reasons = clean_texts(example.texts, limits.max_characters)
     bad, size, hash_ = example.bad, (0, 0), 0
     if not texts and not bad:
         bad = reasons[0] if reasons else 'no text'
-    if pictures and not bad:
+    if has_image and not bad:
         try:
-            image_HWC = decode(example.image, limits.max_pixels)
-            size, hash_ = image_HWC.shape[1::-1], hashes.picture_hash(image_HWC)
+            image_HWC = decode_image(example.image, limits.max_pixels)
+            size, hash_ = image_HWC.shape[1::-1], hashes.image_hash(image_HWC)
         except BadRecord as error:
             bad = str(error)
     identity, where = (x.encode(errors='replace').decode() for x in (example.id, example.where))
     cleaned = dataclasses.replace(example, texts=texts, bad=bad, id=identity, where=where)
-    return schema.record(cleaned, pictures=pictures, width=size[0], height=size[1], hash=hash_)
+    return schema.make_fields(
+        cleaned, has_image=has_image, width=size[0], height=size[1], hash=hash_
+    )
 
 
 def clean_texts(texts: list[Text], max_characters: int) -> tuple[list[Text], list[str]]:
@@ -52,13 +54,13 @@ def clean_texts(texts: list[Text], max_characters: int) -> tuple[list[Text], lis
     kept, reasons = [], []
     for language, kind, text in texts:
         try:
-            kept.append((language, kind, clean(text, max_characters)))
+            kept.append((language, kind, clean_text(text, max_characters)))
         except BadRecord as error:
             reasons.append(str(error))
     return kept, reasons
 
 
-def clean(text: str, max_characters: int) -> str:
+def clean_text(text: str, max_characters: int) -> str:
     """A text without control characters, spaces collapsed, cut to `max_characters`.
 
     Marks of direction, joiners and combining marks stay: they are part of how a text reads.
@@ -79,7 +81,7 @@ def clean(text: str, max_characters: int) -> str:
     return text
 
 
-def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
+def decode_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
     """A picture as uint8 [H, W, 3], by the decoder that streams use.
 
     Raises BadRecord. The header is read first: what says it has more than `max_pixels` is never
@@ -87,12 +89,12 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
     """
     if not encoded:
         raise BadRecord('picture has no bytes')
-    form, width, height = header(encoded)
+    form, width, height = read_header(encoded)
     if form not in FORMATS:
         raise BadRecord(f'picture is {form}')
     if width * height > max_pixels:
         raise BadRecord('picture has too many pixels')
-    if form == 'GIF' and _gif_pixels(encoded) > max_pixels:
+    if form == 'GIF' and _count_gif_pixels(encoded) > max_pixels:
         raise BadRecord('picture has too many pixels')
     try:
         with tf.device('cpu'):
@@ -101,7 +103,7 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
         raise BadRecord('picture is broken') from error
 
 
-def header(encoded: bytes) -> tuple[str, int, int]:
+def read_header(encoded: bytes) -> tuple[str, int, int]:
     """(format, width, height) by the header alone. Raises BadRecord where it says none."""
     try:
         with warnings.catch_warnings():
@@ -119,19 +121,19 @@ def header(encoded: bytes) -> tuple[str, int, int]:
         raise BadRecord('picture is not an image') from error
 
 
-def _gif_pixels(encoded: bytes) -> int:
+def _count_gif_pixels(encoded: bytes) -> int:
     """Pixels of all frames of a GIF: TensorFlow decodes them all before it takes the first.
 
     Each frame has a size of its own, whatever that of the whole is, and the largest one's counts.
     """
     frames, width, height = 0, 0, 0
     try:
-        place = 13 + _gif_colours(encoded[10])
+        place = 13 + _gif_palette_size(encoded[10])
         while encoded[place] in b'!,':
             if encoded[place] == ord(','):
                 size = struct.unpack_from('<HH', encoded, place + 5)
                 frames, width, height = frames + 1, max(width, size[0]), max(height, size[1])
-                place += 11 + _gif_colours(encoded[place + 9])
+                place += 11 + _gif_palette_size(encoded[place + 9])
             else:
                 place += 2
             while encoded[place]:
@@ -142,6 +144,6 @@ def _gif_pixels(encoded: bytes) -> int:
     return frames * width * height
 
 
-def _gif_colours(flags: int) -> int:
+def _gif_palette_size(flags: int) -> int:
     """Bytes of a GIF's table of colours."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

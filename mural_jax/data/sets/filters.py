@@ -20,7 +20,9 @@ from mural_jax.data.sets.filter_settings import Filters
 from mural_jax.data.sets.index import SetIndex
 
 
-def selection_path(data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]) -> Path:
+def selection_path(
+    data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]
+) -> Path:
     """Where `mural prepare` stores what these filters keep of records."""
     tests = [others(name).index.fingerprint for name in filters.exclude]
     about = [records.name, records.index.fingerprint, tests, dataclasses.asdict(filters)]
@@ -70,7 +72,7 @@ def ensure_selection(
         keep_T, counts, leaks = select_texts(records, filters, others)
         about = {'filters': dataclasses.asdict(filters), 'of': records.name}
         about |= {'counts': counts, 'leaks': leaks}
-        indices.save(path, {'keep_T': keep_T}, about)
+        indices.save_arrays(path, {'keep_T': keep_T}, about)
     return json.loads((path / 'about.json').read_text(encoding='utf-8'))
 
 
@@ -101,7 +103,7 @@ class _Selection:
         self.keep_T &= ~drop_R[self.index.record_T]
 
     def words(self, name: str) -> np.ndarray:
-        return np.asarray(indices.words_of(self.records, self.index)[name])
+        return np.asarray(indices.read_text_facts(self.records, self.index)[name])
 
 
 def _drop_languages(work: _Selection) -> None:
@@ -158,12 +160,12 @@ def _drop_rare_words(work: _Selection) -> None:
     if filters.max_rare_share >= 1:
         return
     seen: Counter[str] = Counter()
-    for row, text in indices.texts(work.records, work.index):
+    for row, text in indices.read_texts(work.records, work.index):
         if work.keep_T[row]:
-            seen.update(indices.words(text.casefold()))
+            seen.update(indices.split_words(text.casefold()))
     drop_T = np.zeros_like(work.keep_T)
-    for row, text in indices.texts(work.records, work.index):
-        found = indices.words(text.casefold())
+    for row, text in indices.read_texts(work.records, work.index):
+        found = indices.split_words(text.casefold())
         rare = sum(seen[word] < filters.rare_below for word in found)
         drop_T[row] = rare > filters.max_rare_share * len(found)
     work.drop_texts('max_rare_share', drop_T)
@@ -200,7 +202,7 @@ def _drop_text_copies(work: _Selection) -> None:
     hash_T = (
         work.words('hash')
         if distance == 0
-        else np.asarray(indices.sketches(work.records, work.index))
+        else np.asarray(indices.read_sketches(work.records, work.index))
     )
     drop_T = np.zeros_like(work.keep_T)
     for start, end in zip(work.index.offset_L, work.index.offset_L[1:]):
@@ -224,7 +226,7 @@ def _drop_test_set(work: _Selection, name: str, test: Any) -> None:
             leak = {'test': name, 'what': 'picture', 'index': row, 'in test': other}
             work.leaks.append(leak | {'distance': bits})
         work.drop_records(f'exclude {name}', drop_R)
-    known = np.unique(np.asarray(indices.words_of(test, test.index)['hash']))
+    known = np.unique(np.asarray(indices.read_text_facts(test, test.index)['hash']))
     drop_T = np.isin(work.words('hash'), known)
     for row in np.flatnonzero(drop_T & work.keep_T).tolist():
         leak = {'test': name, 'what': 'text', 'index': int(index.record_T[row])}

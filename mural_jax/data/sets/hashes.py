@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 BITS = 64
-SIDE, KEPT = 32, 8  # A picture of 32 x 32 grey values, of its frequencies the lowest 8 x 8.
+SIDE, LOWEST = 32, 8  # A picture of 32 x 32 grey values, of its frequencies the lowest 8 x 8.
 MAX_PAIRS = 2**24  # candidate pairs that are compared at a time
 
-_FREQUENCY = np.arange(KEPT)[:, None] * (2 * np.arange(SIDE)[None] + 1) * np.pi / (2 * SIDE)
+_FREQUENCY = np.arange(LOWEST)[:, None] * (2 * np.arange(SIDE)[None] + 1) * np.pi / (2 * SIDE)
 _COSINES = np.cos(_FREQUENCY)  # the rows of a type-II cosine transform
 
 
-def picture_hash(image_HWC: np.ndarray) -> int:
+def image_hash(image_HWC: np.ndarray) -> int:
     """The perceptual hash of a picture, uint8 [H, W, 3], as an unsigned number of 64 bits.
 
     The signs of its low frequencies about their median (pHash, Zauner 2010): resizing, recoding
@@ -46,17 +46,19 @@ def text_sketch(text: str, size: int = 4) -> int:
     return int.from_bytes(np.packbits(bits.mean(0) > 0.5).tobytes(), 'big')
 
 
-def pairs(query_N: np.ndarray, table_M: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
+def find_pairs(
+    query_N: np.ndarray, table_M: np.ndarray, distance: int
+) -> tuple[np.ndarray, np.ndarray]:
     """All (query, row) at most `distance` bits apart, two int64 [P] sorted by query, then row."""
     found = [np.zeros((2, 0), np.int64)]
-    for shift, width in _bands(distance + 1):
+    for shift, width in _split_bands(distance + 1):
         mask = np.uint64((1 << width) - 1)
         query_band_N, table_band_M = ((x >> np.uint64(shift)) & mask for x in (query_N, table_M))
         order_M = np.argsort(table_band_M, kind='stable')
         sorted_M = table_band_M[order_M]
         first_N = np.searchsorted(sorted_M, query_band_N, 'left')
         count_N = np.searchsorted(sorted_M, query_band_N, 'right') - first_N
-        for part in _chunks(count_N):
+        for part in _split_chunks(count_N):
             query = np.repeat(np.arange(part.start, part.stop), count_N[part])
             within = np.arange(len(query)) - np.repeat(
                 np.cumsum(count_N[part]) - count_N[part], count_N[part]
@@ -68,14 +70,14 @@ def pairs(query_N: np.ndarray, table_M: np.ndarray, distance: int) -> tuple[np.n
     return both[0], both[1]
 
 
-def later_copies(hash_N: np.ndarray, distance: int) -> np.ndarray:
+def find_later_copies(hash_N: np.ndarray, distance: int) -> np.ndarray:
     """bool [N]: what has an earlier one, itself kept, at most `distance` bits away."""
     unique_U, first_U, back_N = np.unique(hash_N, return_index=True, return_inverse=True)
     copy_N = first_U[back_N] != np.arange(len(hash_N))
     if distance == 0:
         return copy_N
     order_U = np.argsort(first_U)  # the hashes in the order of their first one
-    left, right = pairs(unique_U[order_U], unique_U[order_U], distance)
+    left, right = find_pairs(unique_U[order_U], unique_U[order_U], distance)
     dropped_U = np.zeros(len(unique_U), bool)
     for later, earlier in zip(left.tolist(), right.tolist()):
         if earlier < later and not dropped_U[earlier]:
@@ -85,13 +87,13 @@ def later_copies(hash_N: np.ndarray, distance: int) -> np.ndarray:
     return copy_N | dropped_by_hash_U[back_N]
 
 
-def _bands(count: int) -> list[tuple[int, int]]:
+def _split_bands(count: int) -> list[tuple[int, int]]:
     """(shift, width) of `count` bands that cover all bits."""
     edges = np.linspace(0, BITS, count + 1).astype(int).tolist()
     return [(low, high - low) for low, high in zip(edges, edges[1:])]
 
 
-def _chunks(count_N: np.ndarray) -> list[slice]:
+def _split_chunks(count_N: np.ndarray) -> list[slice]:
     """Slices of the queries with at most MAX_PAIRS candidates each, or one query."""
     ends = np.cumsum(count_N)
     slices, start = [], 0

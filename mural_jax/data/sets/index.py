@@ -28,7 +28,7 @@ OF_WORDS = ('words', 'bytes', 'hash')
 
 
 @dataclasses.dataclass(frozen=True)
-class Index:
+class SetIndex:
     """T texts of R records; `offset_L` [languages + 1] says where a language's texts begin.
 
     record_T: whose text it is. number_T: its place among the record's texts. kind_T: its kind.
@@ -58,26 +58,26 @@ class Index:
         return json.loads((self.folder / 'about.json').read_text(encoding='utf-8'))['fingerprint']
 
 
-def read(folder: Path, languages: list[str], kinds: list[str]) -> Index:
+def read_index(folder: Path, languages: list[str], kinds: list[str]) -> SetIndex:
     """The index that `write` made. Raises FileNotFoundError where there is none."""
     arrays = {}
     for name in (*(f'{key}_T' for key in OF_TEXTS), *(f'{key}_R' for key in OF_RECORDS)):
         arrays[name] = np.load(folder / f'{name}.npy', mmap_mode='r')
     offset_L = np.load(folder / 'offset_L.npy')
-    return Index(languages, kinds, offset_L, folder=folder, **arrays)
+    return SetIndex(languages, kinds, offset_L, folder=folder, **arrays)
 
 
-def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]:
+def write_index(records: Any, folder: Path, *, has_image: bool) -> list[dict[str, Any]]:
     """Makes the index of records, whole or not at all, and gives the bad ones.
 
     Each bad record is {index, id, reason, where}.
     """
     names = ['bad', 'id', 'where', 'language', 'kind', 'text']
-    names += ['width', 'height', 'hash'] if pictures else []
+    names += ['width', 'height', 'hash'] if has_image else []
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in ('language', *OF_TEXTS)}
     about: dict[str, list[np.ndarray]] = {name: [] for name in OF_RECORDS}
     bad, digest = [], hashlib.sha256()
-    for start, parsed in parse_all(records, *names):
+    for start, parsed in parse_records(records, *names):
         rows = parsed['language'].value_rowids().numpy()
         starts = parsed['language'].row_starts().numpy()
         chunks['language'].append(parsed['language'].values.numpy().astype(np.uint16))
@@ -88,11 +88,11 @@ def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]
         reason_B = parsed['bad'].numpy()
         about['bad'].append(reason_B != b'')
         for name, kind in (('width', np.uint32), ('height', np.uint32), ('hash', np.uint64)):
-            given = parsed[name].numpy() if pictures else np.zeros(len(reason_B), np.int64)
+            given = parsed[name].numpy() if has_image else np.zeros(len(reason_B), np.int64)
             about[name].append(given.astype(kind))
         for row in np.flatnonzero(reason_B != b''):
-            words = {key: parsed[key][row].numpy().decode() for key in ('id', 'where')}
-            bad.append({'index': int(start + row), 'reason': reason_B[row].decode(), **words})
+            place = {key: parsed[key][row].numpy().decode() for key in ('id', 'where')}
+            bad.append({'index': int(start + row), 'reason': reason_B[row].decode(), **place})
     text = {name: np.concatenate(parts or [np.zeros(0, int)]) for name, parts in chunks.items()}
     order = np.lexsort((text['number'], text['kind'], text['record'], text['language']))
     counts = np.bincount(text.pop('language'), minlength=len(records.languages))
@@ -100,11 +100,11 @@ def write(records: Any, folder: Path, *, pictures: bool) -> list[dict[str, Any]]
     arrays |= {f'{name}_R': np.concatenate(parts) for name, parts in about.items()}
     arrays['offset_L'] = np.concatenate([[0], np.cumsum(counts)])
     of_all = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
-    save(folder, arrays, {'fingerprint': fingerprint(of_all)})
+    save_arrays(folder, arrays, {'fingerprint': fingerprint_arrays(of_all)})
     return bad
 
 
-def fingerprint(arrays: dict[str, np.ndarray]) -> str:
+def fingerprint_arrays(arrays: dict[str, np.ndarray]) -> str:
     """A short name of what arrays hold."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -113,7 +113,7 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
-def words_of(records: Any, index: Index) -> dict[str, np.ndarray]:
+def read_text_facts(records: Any, index: SetIndex) -> dict[str, np.ndarray]:
     """What filters ask of texts, in the order of the index, made once: words, bytes, hash [T].
 
     words: as `count_words` counts. bytes: of UTF-8, at most 65,535. hash: of the normalised text.
@@ -125,26 +125,26 @@ def words_of(records: Any, index: Index) -> dict[str, np.ndarray]:
             'bytes_T': np.zeros(len(index.record_T), np.uint16),
             'hash_T': np.zeros(len(index.record_T), np.uint64),
         }
-        for row, text in texts(records, index):
-            arrays['words_T'][row] = min(len(words(text)), 2**16 - 1)
+        for row, text in read_texts(records, index):
+            arrays['words_T'][row] = min(len(split_words(text)), 2**16 - 1)
             arrays['bytes_T'][row] = min(len(text.encode()), 2**16 - 1)
             arrays['hash_T'][row] = text_hash(normalise(text))
-        save(folder, arrays, {})
+        save_arrays(folder, arrays, {})
     return {name: np.load(folder / f'{name}_T.npy', mmap_mode='r') for name in OF_WORDS}
 
 
-def sketches(records: Any, index: Index) -> np.ndarray:
+def read_sketches(records: Any, index: SetIndex) -> np.ndarray:
     """The SimHash of each normalised text, uint64 [T], made once."""
     folder = index.folder.with_name(index.folder.name + '-sketches')
     if not folder.exists():
         sketch_T = np.zeros(len(index.record_T), np.uint64)
-        for row, text in texts(records, index):
+        for row, text in read_texts(records, index):
             sketch_T[row] = text_sketch(normalise(text))
-        save(folder, {'sketch_T': sketch_T}, {})
+        save_arrays(folder, {'sketch_T': sketch_T}, {})
     return np.load(folder / 'sketch_T.npy', mmap_mode='r')
 
 
-def regions(records: Any, index: Index) -> dict[str, Any]:
+def read_region_facts(records: Any, index: SetIndex) -> dict[str, Any]:
     """What is known of the regions of good records, found once.
 
     {num_classes: one more than their highest class, 0 where none has one; sizes: of their features,
@@ -154,7 +154,7 @@ def regions(records: Any, index: Index) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text(encoding='utf-8'))
     highest, sizes = -1, set()
-    for _, parsed in parse_all(records, 'bad', 'boxes', 'classes', 'features'):
+    for _, parsed in parse_records(records, 'bad', 'boxes', 'classes', 'features'):
         good_B = parsed['bad'] == b''
         class_N = tf.ragged.boolean_mask(parsed['classes'], good_B).values.numpy()
         highest = max(highest, int(class_N.max(initial=-1)))
@@ -171,11 +171,11 @@ def regions(records: Any, index: Index) -> dict[str, Any]:
     return found
 
 
-def texts(records: Any, index: Index) -> Iterator[tuple[int, str]]:
+def read_texts(records: Any, index: SetIndex) -> Iterator[tuple[int, str]]:
     """(row of the index, text) of all texts, record by record."""
     order = np.lexsort((index.number_T, index.record_T))
     place = 0
-    for _, parsed in parse_all(records, 'text'):
+    for _, parsed in parse_records(records, 'text'):
         for text in parsed['text'].values.numpy():
             yield int(order[place]), text.decode(errors='replace')
             place += 1
@@ -184,12 +184,16 @@ def texts(records: Any, index: Index) -> Iterator[tuple[int, str]]:
 # Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: a character counts
 # as one there (ours).
 _UNSPACED = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF),
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3040, 0x30FF),
+    (0x3400, 0x9FFF),
     (0x20000, 0x3134F),
-)  # fmt: skip
+)
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text: what stands between spaces, and characters where none are written."""
     if text.isascii():
         return text.split()
@@ -199,14 +203,14 @@ def words(text: str) -> list[str]:
     return spaced.split()
 
 
-def parse_all(records: Any, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def parse_records(records: Any, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the first record, the named fields) of all records, CHUNK at a time."""
     for start in range(0, len(records), CHUNK):
         index_B = np.arange(start, min(start + CHUNK, len(records)))
-        yield start, schema.parse(tf.constant(list(records.read(index_B))), *names)
+        yield start, schema.parse_examples(tf.constant(list(records.read(index_B))), *names)
 
 
-def save(folder: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+def save_arrays(folder: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     """Writes a folder of arrays, whole or not at all."""
     part = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from mural_jax.data.sets import index as indices
 from mural_jax.data.sets import schema
-from mural_jax.data.sets.index import Index
+from mural_jax.data.sets.index import SetIndex
 from mural_jax.types import UserError
 
 MAX_THREADS = 16  # shards that are read at a time
@@ -24,7 +24,7 @@ class Records:
 
     def __init__(self, dataset: str, split: str, data_dir: Path):
         """`dataset` is `NAME/CONFIG`. Raises UserError where it is not prepared."""
-        builder = _prepared(dataset, data_dir)
+        builder = _load_builder(dataset, data_dir)
         if split not in builder.info.splits:
             known = sorted(builder.info.splits)
             raise UserError(f'{dataset} has no split {split!r}; it has {known}.')
@@ -45,17 +45,17 @@ class Records:
         return int(self._lengths.sum())
 
     @functools.cached_property
-    def index(self) -> Index:
+    def index(self) -> SetIndex:
         """Which texts there are. Raises UserError where `prepare` or `ingest` did not finish."""
         try:
-            return indices.read(self._index_folder, self.languages, self.kinds)
+            return indices.read_index(self._index_folder, self.languages, self.kinds)
         except FileNotFoundError as error:
-            raise _not_prepared(self.name.split(':')[0], self._data_dir) from error
+            raise _not_prepared_error(self.name.split(':')[0], self._data_dir) from error
 
     @functools.cached_property
     def regions(self) -> dict[str, Any]:
         """What is known of the regions of all examples, see `index.regions`."""
-        return indices.regions(self, self.index)
+        return indices.read_region_facts(self, self.index)
 
     def check_features(self, size: int) -> None:
         """Raises UserError where the features of regions have not `size` numbers."""
@@ -77,7 +77,7 @@ class Records:
         """Makes the index, if it is not there, and gives the bad records with their shards."""
         found = self.folder / f'quarantine-{self._split}.jsonl'
         if not self._index_folder.exists() or not found.exists():
-            bad = indices.write(self, self._index_folder, pictures=self.has_image)
+            bad = indices.write_index(self, self._index_folder, has_image=self.has_image)
             lines = [
                 json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad
             ]
@@ -127,25 +127,25 @@ class Records:
         texts = ('language', 'kind', 'text')
         regions = ('boxes', 'classes', 'features') if image else ()
         names = ('id', 'bad', 'score', *(['image', 'label'] if image else []))
-        for _, parsed in indices.parse_all(self, *names, *texts, *regions):
+        for _, parsed in indices.parse_records(self, *names, *texts, *regions):
             columns = [parsed[key].to_list() for key in texts]
             flat = {key: parsed[key].numpy() for key in names}
             parts = {key: parsed[key].to_list() for key in regions}
             for row in np.flatnonzero(flat['bad'] == b''):
-                named: dict[str, dict[str, list[str]]] = {}
+                texts_by_language: dict[str, dict[str, list[str]]] = {}
                 for language, kind, text in zip(*(column[row] for column in columns)):
-                    kinds = named.setdefault(self.languages[language], {})
+                    kinds = texts_by_language.setdefault(self.languages[language], {})
                     kinds.setdefault(self.kinds[kind], []).append(text.decode())
                 example: dict[str, Any] = {key: flat[key][row] for key in names}
                 example |= {key: part[row] for key, part in parts.items()}
-                yield example | {'id': example['id'].decode(), 'texts': named}
+                yield example | {'id': example['id'].decode(), 'texts': texts_by_language}
 
     @property
     def _index_folder(self) -> Path:
         return self.folder / f'index-{self._split}'
 
 
-def named(name: str, data_dir: Path) -> Records:
+def open_split(name: str, data_dir: Path) -> Records:
     """The records of a `DATASET:SPLIT`, indexed."""
     dataset, colon, split = name.partition(':')
     if not colon:
@@ -155,32 +155,33 @@ def named(name: str, data_dir: Path) -> Records:
     return records
 
 
-def parse_text(records: Records, index_B: np.ndarray) -> Any:
+def read_texts(records: Records, index_B: np.ndarray) -> Any:
     """The texts of some records, ragged [B, ?]."""
-    return schema.parse(records.read(index_B), 'text')['text']
+    return schema.parse_examples(records.read(index_B), 'text')['text']
 
 
-def splits(dataset: str, data_dir: Path) -> list[str]:
+def list_splits(dataset: str, data_dir: Path) -> list[str]:
     """The splits of a prepared data set."""
-    return sorted(_prepared(dataset, data_dir).info.splits)
+    return sorted(_load_builder(dataset, data_dir).info.splits)
 
 
-def _prepared(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
+def _load_builder(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     name = Path(dataset)
     if len(name.parts) != 2 or name.is_absolute() or '..' in name.parts:
         raise UserError(f'{dataset!r} is no data set; their names are like captions/flickr8k.')
     folders = sorted((data_dir / dataset).glob('*.*.*')) if data_dir.exists() else []
     folders = [folder for folder in folders if not folder.name.startswith('incomplete')]
     if not folders:
-        raise _not_prepared(dataset, data_dir)
+        raise _not_prepared_error(dataset, data_dir)
     return tfds.builder_from_directory(str(folders[-1]))
 
 
-def _not_prepared(dataset: str, data_dir: Path) -> UserError:
+def _not_prepared_error(dataset: str, data_dir: Path) -> UserError:
     known = sorted(
         path.parent.relative_to(data_dir).as_posix()
-        for path in data_dir.glob('*/*/*.*.*') if not path.name.startswith('incomplete')
-    )  # fmt: skip
+        for path in data_dir.glob('*/*/*.*.*')
+        if not path.name.startswith('incomplete')
+    )
     there = f' There are: {", ".join(known)}.' if known else ''
     how = 'Run `mural prepare` with the same --config and --data_dir first.'
     if not dataset.startswith('emoji_cldr'):

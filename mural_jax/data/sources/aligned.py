@@ -39,9 +39,9 @@ class LinePairs(Reader):
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {self.split_name(): list(self._wanted())}
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         columns = [(lang, path) for lang, paths in self._wanted()[part].items() for path in paths]
-        for number, texts in enumerate(side_by_side([path for _, path in columns])):
+        for number, texts in enumerate(read_side_by_side([path for _, path in columns])):
             yield Example(
                 id=f'{part}:{number}',
                 texts=[(lang, self.kind, text) for (lang, _), text in zip(columns, texts)],
@@ -71,24 +71,26 @@ class LinePairs(Reader):
         return pairs
 
 
-def side_by_side(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def read_side_by_side(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Line i of all the files. Raises UserError where one has more lines than another."""
     with contextlib.ExitStack() as stack:
         # Only \n ends a line: other breaks can stand inside of a sentence, and would shift it.
         files = [stack.enter_context(tables.open_text(path, newline='\n')) for path in paths]
-        lines = [tables.lines(file, path) for file, path in zip(files, paths)]
+        lines = [tables.read_lines(file, path) for file, path in zip(files, paths)]
         try:
             for number, row in enumerate(itertools.zip_longest(*lines)):
                 if None in row:
-                    counts = [number + (line is not None) + sum(1 for _ in rest)
-                              for line, rest in zip(row, lines)]  # fmt: skip
-                    raise UserError(_lengths(paths, counts))
+                    counts = [
+                        number + (line is not None) + sum(1 for _ in rest)
+                        for line, rest in zip(row, lines)
+                    ]
+                    raise UserError(_describe_lengths(paths, counts))
                 yield tuple(line.rstrip('\r\n') for line in row)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f'Cannot read {", ".join(paths)} ({error}). Are they whole?') from error
 
 
-def _lengths(paths: Sequence[str], counts: Sequence[int]) -> str:
+def _describe_lengths(paths: Sequence[str], counts: Sequence[int]) -> str:
     """The sentence about files that are not aligned: the shortest and the longest."""
     short, long = (f(zip(counts, paths)) for f in (min, max))
     return (
@@ -116,7 +118,9 @@ class Moses(LinePairs):
 
     def corpora(self) -> Corpora:
         named = list(dict.fromkeys(pair for words in self.files for pair in self._named(words)))
-        names = {path: _stem(short_name(path, [p for _, p in named])) for _, path in named}
+        names = {
+            path: _strip_language(short_name(path, [p for _, p in named])) for _, path in named
+        }
         languages = [language for language, _ in named]
         alone = len(set(languages)) == len(languages)
         corpora: dict[str, dict[str, list[str]]] = {}
@@ -131,19 +135,19 @@ class Moses(LinePairs):
     def _named(self, words: str) -> Iterator[tuple[str, str]]:
         language, equals, pattern = words.rpartition('=')
         given = bool(equals) and re.fullmatch(r'[\w-]+', language)
-        for path in tables.files(pattern if given else words, 'text file'):
+        for path in tables.find_files(pattern if given else words, 'text file'):
             own = Path(path.removesuffix('.gz')).suffix[1:]
             if not given and not own:
                 raise UserError(f'{path} does not end in a language. Write --files LANGUAGE={path}')
             yield (language if given else own), path
 
 
-def _stem(path: str) -> str:
+def _strip_language(path: str) -> str:
     return path.removesuffix('.gz').rpartition('.')[0] or path
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class AlignedLayout:
     """How a folder of aligned files is named: a glob, a pattern with `language`, the split."""
 
     glob: str
@@ -153,10 +157,10 @@ class Layout:
 
 LAYOUTS = {
     # github.com/facebookresearch/flores, flores200: dev/eng_Latn.dev, devtest/eng_Latn.devtest.
-    'flores': Layout('*.dev', r'(?P<language>[^.]+)\.[^.]+', 'dev'),
+    'flores': AlignedLayout('*.dev', r'(?P<language>[^.]+)\.[^.]+', 'dev'),
     # github.com/MicrosoftTranslator/NTREX: newstest2019-src.eng.txt, newstest2019-ref.deu.txt,
     # and a second reference, newstest2019-ref-2.spa.txt.
-    'ntrex': Layout('*.txt', r'.+-(src|ref)(-\d+)?\.(?P<language>[^.]+)\.txt', 'test'),
+    'ntrex': AlignedLayout('*.txt', r'.+-(src|ref)(-\d+)?\.(?P<language>[^.]+)\.txt', 'test'),
 }
 
 
@@ -178,7 +182,7 @@ class Aligned(LinePairs):
     pattern: str = ''
     split: str = ''
 
-    def _layout(self) -> Layout:
+    def _layout(self) -> AlignedLayout:
         if self.layout not in LAYOUTS:
             raise UserError(f'--layout {self.layout} is unknown; there are {", ".join(LAYOUTS)}.')
         return LAYOUTS[self.layout]
@@ -189,7 +193,9 @@ class Aligned(LinePairs):
     def corpora(self) -> Corpora:
         layout = self._layout()
         corpus: dict[str, list[str]] = {}
-        for path in tables.files(f'{self.folder}/{self.pattern or layout.glob}', 'aligned file'):
+        for path in tables.find_files(
+            f'{self.folder}/{self.pattern or layout.glob}', 'aligned file'
+        ):
             match = re.fullmatch(layout.name, Path(path).name)
             if match is None:
                 raise UserError(f'{path} is not named as in {self.layout}. Give --pattern.')
@@ -219,7 +225,9 @@ class Tatoeba(LinePairs):
 
     def corpora(self) -> Corpora:
         corpora: dict[str, dict[str, list[str]]] = {}
-        for path in tables.files(f'{self.folder}/tatoeba.*-*.*', 'file of Tatoeba, as in LASER,'):
+        for path in tables.find_files(
+            f'{self.folder}/tatoeba.*-*.*', 'file of Tatoeba, as in LASER,'
+        ):
             match = re.fullmatch(r'(tatoeba\.(\w+)-(\w+))\.(\w+)', Path(path).name)
             if match and match[4] in (match[2], match[3]):
                 corpora.setdefault(match[1], {})[match[4]] = [path]

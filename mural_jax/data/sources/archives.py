@@ -10,33 +10,42 @@ from pathlib import Path
 from mural_jax.data.sources import tables
 from mural_jax.types import UserError
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
 # What tarfile and the decompressors raise for broken archives, some of it by accident.
 BROKEN = (
-    tarfile.TarError, OSError, EOFError, ValueError, TypeError, OverflowError, RecursionError,
-    zlib.error, lzma.LZMAError,
-)  # fmt: skip
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
-def parts(paths: Sequence[str]) -> list[str]:
+def find_parts(paths: Sequence[str]) -> list[str]:
     """The folders and tar archives that paths or patterns name."""
-    return [file for path in paths for file in tables.files(path, 'folder or archive of pictures')]
+    return [
+        file for path in paths for file in tables.find_files(path, 'folder or archive of pictures')
+    ]
 
 
-def read(part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+def read_files(part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the files of a folder or a tar archive, only those in `wanted` if given.
 
     A name is the path below the folder or in the archive. Raises UserError for a broken archive.
     """
     if Path(part).is_dir():
-        yield from _folder(Path(part), wanted)
+        yield from _read_folder(Path(part), wanted)
         return
-    for name, content in members(part):
+    for name, content in read_members(part):
         if wanted is None or name in wanted:
             yield name, content
 
 
-def _folder(folder: Path, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+def _read_folder(folder: Path, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -46,7 +55,7 @@ def _folder(folder: Path, wanted: Container[str] | None) -> Iterator[tuple[str, 
                 yield key, path.read_bytes()
 
 
-def members(path: str) -> Iterator[tuple[str, bytes]]:
+def read_members(path: str) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the plain files of a tar archive, in their order, read once."""
     try:
         # As a stream: nothing of it is kept.

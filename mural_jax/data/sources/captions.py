@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from mural_jax.data.sources import archives, columns, named, tables
+from mural_jax.data.sources import archives, columns, named_images, tables
 from mural_jax.data.sources.columns import TextColumn
 from mural_jax.data.sources.pairs import short_name
-from mural_jax.data.sources.reader import Example, Reader, Regions, Text
+from mural_jax.data.sources.reader import Example, ImageRegions, Reader, Text
 from mural_jax.data.sources.tables import Row
 from mural_jax.types import UserError
 
 File = tuple[str, bytes]  # (ending, content)
-ENDINGS = tuple(ending[1:] for ending in archives.IMAGES)
+ENDINGS = tuple(ending[1:] for ending in archives.IMAGE_SUFFIXES)
 # Of boxes, classes and features.
 REGION_TYPES = (np.float32, np.int64, np.float32)
 STEM = re.compile(r'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptionTable(named.NamedPictures):
+class CaptionTable(named_images.NamedImages):
     """Captions of a Parquet, TSV, CSV or JSON lines table, pictures in it or in other files.
 
     Rows that share a picture's name are one example. In Parquet the picture itself may stand in
@@ -71,7 +71,7 @@ class CaptionTable(named.NamedPictures):
     where: tuple[str, ...] = ()
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        files = tables.files(self.table, 'table of captions')
+        files = tables.find_files(self.table, 'table of captions')
         self._check()
         if not self.split_column:
             return {self.split: files}
@@ -83,28 +83,30 @@ class CaptionTable(named.NamedPictures):
             raise UserError(f'No row of {self.table} fulfils {list(self.where)}.')
         return found
 
-    def rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
+    def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
         self._check()
         texts, names = self._texts(part), self._names()
-        file = short_name(part, tables.files(self.table, 'table of captions'))
-        for number, row in self._read(part, [*self._needs(), *_needs(texts)]):
+        file = short_name(part, tables.find_files(self.table, 'table of captions'))
+        for number, row in self._read(part, [*self._needs(), *_needed_columns(texts)]):
             if self._split(row) == split:
                 key, example = self._example(row, f'{file}:{number}')
                 example.texts = self._row_texts(row, texts, names)
                 yield key, example
 
-    def part_texts(self, split: str, part: str) -> Iterator[Text]:
+    def read_texts(self, split: str, part: str) -> Iterator[Text]:
         self._check()
         texts, names = self._texts(part), self._names()
-        for _, row in self._read(part, [self.label_column, *_needs(texts)]):
+        for _, row in self._read(part, [self.label_column, *_needed_columns(texts)]):
             if self._split(row) == split:
                 yield from self._row_texts(row, texts, names)
 
-    def picture_parts(self) -> Sequence[str]:
-        return archives.parts(self.images)
+    def image_parts(self) -> Sequence[str]:
+        return archives.find_parts(self.images)
 
-    def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        return (archives.read if self.folders else named.by_name)(part, wanted)
+    def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+        return (archives.read_files if self.folders else named_images.read_named_images)(
+            part, wanted
+        )
 
     def _check(self) -> None:
         for condition in self.where:
@@ -121,9 +123,9 @@ class CaptionTable(named.NamedPictures):
         """(number, row) of the rows that fulfil the conditions, with only the columns needed."""
         conditions = [condition.partition('=')[0] for condition in self.where]
         wanted = dict.fromkeys([*needs, self.split_column, *conditions])
-        rows = tables.rows(file, [name for name in wanted if name])
+        rows = tables.read_rows(file, [name for name in wanted if name])
         for number, row in enumerate(rows, 1):
-            if columns.kept(row, self.where):
+            if columns.fulfils_conditions(row, self.where):
                 yield number, row
 
     def _split(self, row: Row) -> str:
@@ -136,28 +138,28 @@ class CaptionTable(named.NamedPictures):
 
     def _texts(self, part: str) -> list[TextColumn]:
         used = {*self._needs(), self.split_column}
-        names = [name for name in tables.names(part) if name not in used]
+        names = [name for name in tables.list_text_columns(part) if name not in used]
         words = [word for word in self.texts if word]
-        return columns.text_columns(words, names, self.kind, self.language)
+        return columns.parse_text_columns(words, names, self.kind, self.language)
 
     def _names(self) -> dict[str, list[Text]]:
         """The names of each class, texts of kind 'name'."""
         found: dict[str, list[Text]] = {}
         label, language, name = self.class_names_columns
         for file in (
-            tables.files(self.class_names, 'table of class names') if self.class_names else ()
+            tables.find_files(self.class_names, 'table of class names') if self.class_names else ()
         ):
-            for row in tables.rows(file, self.class_names_columns):
+            for row in tables.read_rows(file, self.class_names_columns):
                 if row.get(name) is not None:
                     text = (str(row.get(language) or ''), 'name', str(row[name]))
-                    found.setdefault(_class(row.get(label)), []).append(text)
+                    found.setdefault(_class_key(row.get(label)), []).append(text)
         return found
 
     def _row_texts(
         self, row: Row, texts: Sequence[TextColumn], names: Mapping[str, list[Text]]
     ) -> list[Text]:
         own = [text for column in texts for text in column.texts(row)]
-        return own + names.get(_class(row.get(self.label_column)), [])
+        return own + names.get(_class_key(row.get(self.label_column)), [])
 
     def _example(self, row: Row, where: str) -> tuple[str, Example]:
         """(key, example without texts) of a row."""
@@ -166,11 +168,11 @@ class CaptionTable(named.NamedPictures):
         # Rows that hold their picture are whole: no two of them may be joined.
         key = name or where
         example = Example(
-            id=columns.joined_id(row, self.id) if self.id else key,
+            id=columns.join_id(row, self.id) if self.id else key,
             texts=[],
             image=image,
-            label=columns.integer(row.get(self.label_column)),
-            regions=regions or Regions(),
+            label=columns.parse_class_number(row.get(self.label_column)),
+            regions=regions or ImageRegions(),
             where=where,
             bad=bad or ('' if regions else 'regions are broken'),
         )
@@ -187,24 +189,24 @@ class CaptionTable(named.NamedPictures):
                 return '', image, ''
             return '', b'', 'no picture in the row'
         key = str(name) if isinstance(name, str | int) else ''
-        key = key if self.folders else named.base_name(key)
+        key = key if self.folders else named_images.base_name(key)
         return (key, b'', '') if key else ('', b'', 'no name of a picture')
 
-    def _regions(self, row: Row) -> Regions | None:
+    def _regions(self, row: Row) -> ImageRegions | None:
         """The regions of a row, arrays; None where they are no numbers, or not as many of each."""
         names = [self.boxes_column, self.classes_column, self.features_column]
         values = [(row.get(name) if name else None) or [] for name in names]
         try:
             box_R4, class_R, feature_RF = map(np.asarray, values, REGION_TYPES)
-            fit = _fit(box_R4, class_R, feature_RF, bool(self.features_column))
+            fit = _regions_fit(box_R4, class_R, feature_RF, bool(self.features_column))
         except (ValueError, TypeError, OverflowError):  # No numbers, or rows of several lengths.
             return None
-        return Regions(box_R4, class_R, feature_RF) if fit else None
+        return ImageRegions(box_R4, class_R, feature_RF) if fit else None
 
 
-def _fit(
+def _regions_fit(
     box_R4: np.ndarray, class_R: np.ndarray, feature_RF: np.ndarray, featured: bool
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether regions have four finite numbers, a class from -1 (none) on, features alike."""
     count = len(box_R4)
     return (
@@ -216,13 +218,13 @@ def _fit(
     )
 
 
-def _needs(texts: Sequence[TextColumn]) -> list[str]:
+def _needed_columns(texts: Sequence[TextColumn]) -> list[str]:
     return [column for text in texts for column in text.needs]
 
 
-def _class(value: Any) -> str:
+def _class_key(value: Any) -> str:
     """A class as a word, by which two tables are joined: 5, 5.0 and '5' are one class."""
-    number = columns.integer(value)
+    number = columns.parse_class_number(value)
     return str(value) if number < 0 else str(number)
 
 
@@ -252,35 +254,35 @@ class WebDataset(Reader):
     id_key: str = ''
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        parts = [file for shard in self.shards for file in tables.files(shard, 'tar shard')]
+        parts = [file for shard in self.shards for file in tables.find_files(shard, 'tar shard')]
         if not parts:
             raise UserError('Give --shards, the tar files or a pattern of them.')
         return {self.split: parts}
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         texts = self._texts()
         shard = Path(part).name
-        for stem, files in _samples(part):
+        for stem, files in _read_samples(part):
             yield self._example(f'{shard}/{stem}', files, texts)
 
     def _texts(self) -> list[TextColumn]:
         words = self.text_keys or ('txt',)
         language = f'@{self.language_key}' if self.language_key else self.language
-        return columns.text_columns(words, [], 'caption', language)
+        return columns.parse_text_columns(words, [], 'caption', language)
 
     def _example(self, name: str, files: list[File], texts: Sequence[TextColumn]) -> Example:
         content = dict(files)
         image = next((content[ending] for ending in content if ending in ENDINGS), b'')
-        more, bad = _object(content.get('json', b'{}'))
+        more, bad = _parse_object(content.get('json', b'{}'))
         if not self.text_keys:
             more['txt'] = (
                 content['txt'].decode(errors='surrogateescape') if 'txt' in content else None
             )
         bad = bad or ('' if image else 'no picture in the sample')
         bad = bad or ('' if len(content) == len(files) else 'two files of one kind in the sample')
-        named = more.get(self.id_key) if self.id_key else None
+        given_id = more.get(self.id_key) if self.id_key else None
         return Example(
-            id=name if named is None else str(named),
+            id=name if given_id is None else str(given_id),
             texts=[] if bad else [text for column in texts for text in column.texts(more)],
             image=image,
             where=name,
@@ -288,15 +290,15 @@ class WebDataset(Reader):
         )
 
 
-def _samples(shard: str) -> Iterator[tuple[str, list[File]]]:
+def _read_samples(shard: str) -> Iterator[tuple[str, list[File]]]:
     """(stem, its files) of the samples of a shard; files without an ending are none of any."""
-    matches = ((STEM.fullmatch(name), content) for name, content in archives.members(shard))
+    matches = ((STEM.fullmatch(name), content) for name, content in archives.read_members(shard))
     files = ((match[1], (match[2].lower(), content)) for match, content in matches if match)
     for stem, group in itertools.groupby(files, lambda file: file[0]):
         yield stem, [file for _, file in group]
 
 
-def _object(content: bytes) -> tuple[Row, str]:
+def _parse_object(content: bytes) -> tuple[Row, str]:
     """(the object, what is wrong) of a JSON file."""
     try:
         value = json.loads(content.decode(errors='surrogateescape'))

@@ -21,11 +21,21 @@ KINDS = ('territory', 'language', 'script')
 # Words that tell apart the gender and person variants of one concept.
 _PERSON = re.compile(r'\b(man|woman|men|women|person|people|and)\b')
 _SAME_CONCEPT = {
-    'boy': 'child', 'girl': 'child', 'prince': 'royal', 'princess': 'royal',
-    'with crown': 'royal', 'santa claus': 'claus', 'mrs. claus': 'claus', 'mx claus': 'claus',
-    'older': 'old', 'breast-feeding': 'feeding baby', 'mermaid': 'merperson',
-    'merman': 'merperson', 'in tuxedo': 'wedding', 'with veil': 'wedding',
-}  # fmt: skip
+    'boy': 'child',
+    'girl': 'child',
+    'prince': 'royal',
+    'princess': 'royal',
+    'with crown': 'royal',
+    'santa claus': 'claus',
+    'mrs. claus': 'claus',
+    'mx claus': 'claus',
+    'older': 'old',
+    'breast-feeding': 'feeding baby',
+    'mermaid': 'merperson',
+    'merman': 'merperson',
+    'in tuxedo': 'wedding',
+    'with veil': 'wedding',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Emoji:
         return _SAME_CONCEPT.get(name, name)
 
 
-def emoji_table(unicode_dir: Path) -> list[Emoji]:
+def read_emoji_table(unicode_dir: Path) -> list[Emoji]:
     """The base emoji (fully qualified, no skin tone) in CLDR order.
 
     Raises UserError where `emoji/emoji-test.txt` is missing below `unicode_dir`.
@@ -59,7 +69,7 @@ def emoji_table(unicode_dir: Path) -> list[Emoji]:
     path = unicode_dir / 'emoji' / 'emoji-test.txt'
     group = subgroup = ''
     table = []
-    for line in _lines(path, package='unicode-data'):
+    for line in _read_lines(path, package='unicode-data'):
         if line.startswith('# group: '):
             group = line.removeprefix('# group: ')
         elif line.startswith('# subgroup: '):
@@ -77,7 +87,7 @@ def emoji_table(unicode_dir: Path) -> list[Emoji]:
     return table
 
 
-def locales(cldr_dir: Path) -> list[str]:
+def list_locales(cldr_dir: Path) -> list[str]:
     """Locales that annotate emoji, without regional variants (`pt`, `sr_Latn`, not `pt_PT`)."""
     folder = cldr_dir / 'common' / 'annotations'
     if not folder.is_dir():
@@ -90,7 +100,7 @@ def locales(cldr_dir: Path) -> list[str]:
 
 
 @functools.cache
-def annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]:
+def read_annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]:
     """Emoji -> (name, keywords) in a locale; an emoji without a name of its own is left out."""
     names: dict[str, str] = {}
     keywords: dict[str, list[str]] = {}
@@ -98,7 +108,7 @@ def annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]
         path = cldr_dir / 'common' / folder / f'{locale}.xml'
         if not path.exists():
             continue
-        for node in _parse(path).iter('annotation'):
+        for node in _parse_xml(path).iter('annotation'):
             text = (node.text or '').strip()
             if not text or text == INHERITED:
                 continue
@@ -113,12 +123,12 @@ def annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]
     }
 
 
-def display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, str]]:
+def read_display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, str]]:
     """Yields (kind, code, name) of territories, languages and scripts in a locale's words."""
     path = cldr_dir / 'common' / 'main' / f'{locale}.xml'
     if not path.exists():
         return
-    root = _parse(path)
+    root = _parse_xml(path)
     for kind in KINDS:
         for node in root.iterfind(f'.//localeDisplayNames//{kind}[@type]'):
             text = (node.text or '').strip()
@@ -127,7 +137,7 @@ def display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, str]]
                 yield kind, code, text
 
 
-def _lines(path: Path, package: str) -> list[str]:
+def _read_lines(path: Path, package: str) -> list[str]:
     try:
         return path.read_text(encoding='utf-8').splitlines()
     except OSError as error:
@@ -137,7 +147,7 @@ def _lines(path: Path, package: str) -> list[str]:
         ) from error
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def _parse_xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:

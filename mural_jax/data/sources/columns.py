@@ -37,7 +37,7 @@ class TextColumn:
         value = row.get(self.name)
         for text in value if isinstance(value, list | tuple) else [value]:
             if text is not None:
-                yield value_of(self.language, row), value_of(self.kind, row), str(text)
+                yield resolve_word(self.language, row), resolve_word(self.kind, row), str(text)
 
     @property
     def needs(self) -> list[str]:
@@ -48,7 +48,7 @@ class TextColumn:
         return [self.name, *referred]
 
 
-def value_of(word: str, row: Row) -> str:
+def resolve_word(word: str, row: Row) -> str:
     """The word itself, or what @COLUMN or @COLUMN.N stands for in a row."""
     if not word.startswith('@'):
         return word
@@ -60,7 +60,7 @@ def value_of(word: str, row: Row) -> str:
     return parts[int(number)] if number.isdigit() and int(number) < len(parts) else ''
 
 
-def text_columns(
+def parse_text_columns(
     words: Sequence[str], names: Sequence[str], kind: str, language: str
 ) -> list[TextColumn]:
     """The text columns that `--texts` names; `names` are all columns of the table, for *."""
@@ -74,7 +74,7 @@ def text_columns(
     return columns
 
 
-def kept(row: Row, conditions: Sequence[str]) -> bool:
+def fulfils_conditions(row: Row, conditions: Sequence[str]) -> bool:
     """Whether a row fulfils all of COLUMN=VALUE; a missing column never does."""
     return all(
         str(row.get(name)) == value
@@ -82,12 +82,12 @@ def kept(row: Row, conditions: Sequence[str]) -> bool:
     )
 
 
-def joined_id(row: Row, names: Sequence[str]) -> str:
+def join_id(row: Row, names: Sequence[str]) -> str:
     """The values of the columns that name an example, joined by '/'."""
     return '/'.join(str(row.get(name)) for name in names)
 
 
-def integer(value: Any) -> int:
+def parse_class_number(value: Any) -> int:
     """A class number; -1 where there is none."""
     try:
         return int(value)

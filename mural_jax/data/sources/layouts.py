@@ -14,14 +14,14 @@ from mural_jax.types import UserError
 Entry = dict[str, Any]
 
 
-def files(patterns: Sequence[str], what: str) -> list[str]:
-    found = [file for pattern in patterns for file in tables.files(pattern, f'file of {what}')]
+def find_files(patterns: Sequence[str], what: str) -> list[str]:
+    found = [file for pattern in patterns for file in tables.find_files(pattern, f'file of {what}')]
     if not found:
         raise UserError(f'Give --{what}, the files or patterns of them.')
     return found
 
 
-def by_split(files: Sequence[str], split: str) -> dict[str, list[str]]:
+def group_by_split(files: Sequence[str], split: str) -> dict[str, list[str]]:
     """The files of each split; of `split` where it is given, else of what their names say."""
     found: dict[str, list[str]] = {}
     for file in files:
@@ -32,20 +32,20 @@ def by_split(files: Sequence[str], split: str) -> dict[str, list[str]]:
     return found
 
 
-def lines(path: str) -> Iterator[str]:
+def read_lines(path: str) -> Iterator[str]:
     """The lines of a text file, ended by line feeds only, so that they stay aligned."""
     try:
         with tables.open_text(path, newline='\n') as file:
-            for line in tables.lines(file, path):
+            for line in tables.read_lines(file, path):
                 yield line.removesuffix('\n').removesuffix('\r')
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
-def aligned(names: Sequence[str], path: str) -> Iterator[tuple[str, str]]:
+def pair_names_with_lines(names: Sequence[str], path: str) -> Iterator[tuple[str, str]]:
     """(name, line) of a file with a line for each name."""
     number = -1
-    for number, line in enumerate(lines(path)):
+    for number, line in enumerate(read_lines(path)):
         if number < len(names):
             yield names[number], line
     if number + 1 != len(names):
@@ -55,25 +55,25 @@ def aligned(names: Sequence[str], path: str) -> Iterator[tuple[str, str]]:
         )
 
 
-def entries(path: str, key: str) -> Iterator[tuple[str, Entry]]:
+def read_entries(path: str, key: str) -> Iterator[tuple[str, Entry]]:
     """(where, entry) of a list in a JSON file; an entry that is no object is an empty one."""
     try:
         with tables.open_text(path) as file:
             content = json.load(file)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise UserError(f'{path} is not readable JSON ({error}). Is the file whole?') from error
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list):
+    listed = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(listed, list):
         raise UserError(f'{path} has no list "{key}". Is it the file that was published?')
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(listed, 1):
         yield f'{path}, {key} {number}', entry if isinstance(entry, dict) else {}
 
 
-def dicts(value: Any) -> list[Entry]:
+def select_dicts(value: Any) -> list[Entry]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def captions(texts: Any, language: str) -> list[Text]:
+def make_captions(texts: Any, language: str) -> list[Text]:
     """Texts of kind 'caption', of what is a list of strings."""
     found = texts if isinstance(texts, list) else []
     return [(language, 'caption', text) for text in found if isinstance(text, str)]

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from mural_jax.data.sources import tables
-from mural_jax.data.sources.columns import TextColumn, joined_id, kept, text_columns
+from mural_jax.data.sources.columns import (
+    TextColumn,
+    fulfils_conditions,
+    join_id,
+    parse_text_columns,
+)
 from mural_jax.data.sources.reader import Example, Reader
 from mural_jax.data.sources.tables import Row
 from mural_jax.types import UserError
@@ -65,14 +70,14 @@ class PairTable(Reader):
             raise UserError(f'No row of {self.table} fulfils --where {" ".join(self.where)}.')
         return found
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         texts = self._text_columns(part)
         needs = [name for column in texts for name in column.needs]
         name = short_name(part, self._files())
         for number, row in enumerate(self._rows(part, needs)):
             if self._takes(row, split):
                 yield Example(
-                    id=joined_id(row, self.id) if self.id else f'{name}:{number}',
+                    id=join_id(row, self.id) if self.id else f'{name}:{number}',
                     texts=[
                         text for column in texts or self._own(row) for text in column.texts(row)
                     ],
@@ -92,11 +97,11 @@ class PairTable(Reader):
         )
 
     def _files(self) -> list[str]:
-        return tables.files(self.table, 'table')
+        return tables.find_files(self.table, 'table')
 
     def _rows(self, file: str, needs: Sequence[str]) -> Iterator[Row]:
         wanted = dict.fromkeys([*needs, *self._said()]) if needs else {}
-        return tables.rows(file, list(wanted), self.columns)
+        return tables.read_rows(file, list(wanted), self.columns)
 
     def _said(self) -> list[str]:
         """The columns that say something of the row and hold no text."""
@@ -106,13 +111,17 @@ class PairTable(Reader):
     def _text_columns(self, file: str) -> list[TextColumn]:
         """Those of a file; none where each row has its own, as JSON objects can."""
         if self.texts != ('*',):
-            return text_columns(self.texts, (), self.kind, self.language)
+            return parse_text_columns(self.texts, (), self.kind, self.language)
         if tables.suffix(file) == '.jsonl':
             return []
-        names = [name for name in tables.names(file, self.columns) if name not in self._said()]
+        names = [
+            name
+            for name in tables.list_text_columns(file, self.columns)
+            if name not in self._said()
+        ]
         if len(names) < 2:
             raise UserError(f'{file} has fewer than two columns of texts: {names}. Give --texts.')
-        return text_columns(self.texts, names, self.kind, '')
+        return parse_text_columns(self.texts, names, self.kind, '')
 
     def _own(self, row: Row) -> list[TextColumn]:
         names = [
@@ -120,17 +129,17 @@ class PairTable(Reader):
             for name, value in row.items()
             if name not in self._said() and isinstance(value, str | list)
         ]
-        return text_columns(self.texts, names, self.kind, '')
+        return parse_text_columns(self.texts, names, self.kind, '')
 
     def _splits_of(self, file: str) -> set[str]:
         if not self.split_column and not self.where:
             return {self.split}
         rows = self._rows(file, self._said())
-        return {self._split_of(row) for row in rows if kept(row, self.where)}
+        return {self._split_of(row) for row in rows if fulfils_conditions(row, self.where)}
 
     def _split_of(self, row: Row) -> str:
         value = row.get(self.split_column) if self.split_column else None
         return self.split if value in (None, '') else str(value)
 
     def _takes(self, row: Row, split: str) -> bool:
-        return kept(row, self.where) and self._split_of(row) == split
+        return fulfils_conditions(row, self.where) and self._split_of(row) == split

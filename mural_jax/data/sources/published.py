@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mural_jax.data.sources import layouts, named, tables
+from mural_jax.data.sources import layouts, named_images, tables
 from mural_jax.data.sources.layouts import Entry
-from mural_jax.data.sources.named import NamedPictures
+from mural_jax.data.sources.named_images import NamedImages
 from mural_jax.data.sources.reader import Example
 from mural_jax.types import UserError
 
@@ -16,7 +16,7 @@ SPLITS = ('train', 'val', 'test')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Karpathy(NamedPictures):
+class Karpathy(NamedImages):
     """COCO, Flickr30k or Flickr8k in the splits of Karpathy and Fei-Fei 2015, arXiv:1412.2306.
 
     dataset_coco.json and its like (cs.stanford.edu/people/karpathy/deepimagesent) hold
@@ -32,14 +32,18 @@ class Karpathy(NamedPictures):
     restval: bool = True
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        entries = (entry for _, entry in layouts.entries(self.captions, 'images'))
+        entries = (entry for _, entry in layouts.read_entries(self.captions, 'images'))
         return dict.fromkeys(sorted({self._split(entry) for entry in entries}), (self.captions,))
 
-    def rows(self, split: str, part: str) -> Rows:
-        for where, entry in layouts.entries(part, 'images'):
+    def read_rows(self, split: str, part: str) -> Rows:
+        for where, entry in layouts.read_entries(part, 'images'):
             if self._split(entry) == split:
-                raw = [sentence.get('raw') for sentence in layouts.dicts(entry.get('sentences'))]
-                yield named.row(entry.get('filename'), layouts.captions(raw, self.language), where)
+                raw = [
+                    sentence.get('raw') for sentence in layouts.select_dicts(entry.get('sentences'))
+                ]
+                yield named_images.make_row(
+                    entry.get('filename'), layouts.make_captions(raw, self.language), where
+                )
 
     def _split(self, entry: Entry) -> str:
         split = str(entry.get('split') or 'train')
@@ -47,7 +51,7 @@ class Karpathy(NamedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoAnnotations(NamedPictures):
+class CocoAnnotations(NamedImages):
     """COCO's captions, and sets in their format such as STAIR Captions.
 
     captions_{train,val}2014.json (cocodataset.org/#format-data) and
@@ -65,23 +69,27 @@ class CocoAnnotations(NamedPictures):
     split: str = ''
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        return layouts.by_split(layouts.files(self.annotations, 'annotations'), self.split)
+        return layouts.group_by_split(
+            layouts.find_files(self.annotations, 'annotations'), self.split
+        )
 
-    def rows(self, split: str, part: str) -> Rows:
+    def read_rows(self, split: str, part: str) -> Rows:
         names = {
             str(image.get('id')): image.get('file_name')
-            for _, image in layouts.entries(part, 'images')
+            for _, image in layouts.read_entries(part, 'images')
         }
-        for where, entry in layouts.entries(part, 'annotations'):
+        for where, entry in layouts.read_entries(part, 'annotations'):
             image = str(entry.get('image_id'))
             name = names.get(image)
             if name is None and image in names and image.isdecimal():
                 name = f'COCO_{split}2014_{image:0>12}.jpg'
-            yield named.row(name, layouts.captions([entry.get('caption')], self.language), where)
+            yield named_images.make_row(
+                name, layouts.make_captions([entry.get('caption')], self.language), where
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FlickrTokens(NamedPictures):
+class FlickrTokens(NamedImages):
     """Flickr8k's and Flickr30k's own captions, and translations of them in the same layout.
 
     Flickr8k.token.txt and results_20130124.token hold lines of NAME.jpg#NUMBER, a tab and the
@@ -102,22 +110,24 @@ class FlickrTokens(NamedPictures):
     test: str = ''
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        files = tables.files(self.captions, 'file of captions')
+        files = tables.find_files(self.captions, 'file of captions')
         given = [split for split in SPLITS if getattr(self, split)] or ['train']
         return dict.fromkeys(given, files)
 
-    def rows(self, split: str, part: str) -> Rows:
+    def read_rows(self, split: str, part: str) -> Rows:
         listed = getattr(self, split)
-        wanted = {line.strip() for line in layouts.lines(listed)} if listed else None
-        for number, line in enumerate(layouts.lines(part), 1):
+        wanted = {line.strip() for line in layouts.read_lines(listed)} if listed else None
+        for number, line in enumerate(layouts.read_lines(part), 1):
             name, tab, caption = line.partition('\t')
             name = name.rpartition('#')[0]
             where = f'{part}:{number}'
             if not tab or not name:
                 if split == self._first():
-                    yield named.bad('not NAME#NUMBER, a tab and a caption', where)
+                    yield named_images.make_bad_row('not NAME#NUMBER, a tab and a caption', where)
             elif wanted is None or name in wanted:
-                yield named.row(name, layouts.captions([caption], self.language), where)
+                yield named_images.make_row(
+                    name, layouts.make_captions([caption], self.language), where
+                )
 
     def _first(self) -> str:
         """The split that broken lines are counted in."""
@@ -125,7 +135,7 @@ class FlickrTokens(NamedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Multi30k(NamedPictures):
+class Multi30k(NamedImages):
     """Multi30k's aligned lines, of task 1 (translations) or task 2 (five captions a language).
 
     raw/SPLIT.LANGUAGE.gz or raw/SPLIT.NUMBER.LANGUAGE.gz, and image_splits/SPLIT.txt or
@@ -144,12 +154,16 @@ class Multi30k(NamedPictures):
             raise UserError(f'There is no raw/SPLIT.LANGUAGE.gz in {self.folder}.')
         return {split: (split,) for split in found}
 
-    def rows(self, split: str, part: str) -> Rows:
-        names = [line.partition('#')[0] for line in layouts.lines(self._list(part))]
+    def read_rows(self, split: str, part: str) -> Rows:
+        names = [line.partition('#')[0] for line in layouts.read_lines(self._list(part))]
         for found, language, path in self._raw():
             if found == part:
-                for number, (name, text) in enumerate(layouts.aligned(names, path), 1):
-                    yield named.row(name, layouts.captions([text], language), f'{path}:{number}')
+                for number, (name, text) in enumerate(
+                    layouts.pair_names_with_lines(names, path), 1
+                ):
+                    yield named_images.make_row(
+                        name, layouts.make_captions([text], language), f'{path}:{number}'
+                    )
 
     def _raw(self) -> Iterator[tuple[str, str, str]]:
         """(split, language, path) of the files of texts."""
@@ -168,7 +182,7 @@ class Multi30k(NamedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Xtd10(NamedPictures):
+class Xtd10(NamedImages):
     """XTD10's test captions, a line a picture: Aggarwal and Kale 2020, arXiv:2012.05107.
 
     XTD10/test_1kcaptions_LANGUAGE.txt, aligned with XTD10/test_image_names.txt, whose pictures
@@ -186,20 +200,22 @@ class Xtd10(NamedPictures):
     split: str = 'test'
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        return {self.split: layouts.files(self.captions, 'captions')}
+        return {self.split: layouts.find_files(self.captions, 'captions')}
 
-    def rows(self, split: str, part: str) -> Rows:
+    def read_rows(self, split: str, part: str) -> Rows:
         language = re.search(r'captions_([A-Za-z-]+)\.txt', Path(part).name)
         if not language:
             raise UserError(f'{part} names no language; it should be test_1kcaptions_LANGUAGE.txt.')
         for number, (name, text) in enumerate(
-            layouts.aligned(list(layouts.lines(self.names)), part), 1
+            layouts.pair_names_with_lines(list(layouts.read_lines(self.names)), part), 1
         ):
-            yield named.row(name, layouts.captions([text], language[1]), f'{part}:{number}')
+            yield named_images.make_row(
+                name, layouts.make_captions([text], language[1]), f'{part}:{number}'
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Crossmodal3600(NamedPictures):
+class Crossmodal3600(NamedImages):
     """Crossmodal-3600, captions in 36 languages: Thapliyal et al. 2022, arXiv:2205.12522.
 
     captions.jsonl holds {"image/key": KEY, "image/locale": ..., LANGUAGE: {"caption": [...],
@@ -214,22 +230,22 @@ class Crossmodal3600(NamedPictures):
     split: str = 'test'
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        return {self.split: tables.files(self.captions, 'captions.jsonl')}
+        return {self.split: tables.find_files(self.captions, 'captions.jsonl')}
 
-    def rows(self, split: str, part: str) -> Rows:
-        for number, row in enumerate(tables.rows(part, ('image/key',)), 1):
+    def read_rows(self, split: str, part: str) -> Rows:
+        for number, row in enumerate(tables.read_rows(part, ('image/key',)), 1):
             key = row.get('image/key')
             texts = [
                 text
                 for language, value in row.items()
                 if isinstance(value, dict)
-                for text in layouts.captions(value.get('caption'), language)
+                for text in layouts.make_captions(value.get('caption'), language)
             ]
-            yield named.row(f'{key}.jpg' if key else None, texts, f'{part}:{number}')
+            yield named_images.make_row(f'{key}.jpg' if key else None, texts, f'{part}:{number}')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class XFlickrCO(NamedPictures):
+class XFlickrCO(NamedImages):
     """xFlickrCO of IGLUE, captions of Flickr30k and COCO: Bugliarello et al. 2022.
 
     annotations/LANGUAGE/{test,train_100,...}.jsonl hold {"sentences": [...], "id": ...,
@@ -247,12 +263,14 @@ class XFlickrCO(NamedPictures):
     split: str = ''
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        return layouts.by_split(layouts.files(self.annotations, 'annotations'), self.split)
+        return layouts.group_by_split(
+            layouts.find_files(self.annotations, 'annotations'), self.split
+        )
 
-    def rows(self, split: str, part: str) -> Rows:
+    def read_rows(self, split: str, part: str) -> Rows:
         path = Path(part)
         english = path.stem.endswith('_gmt')
         language = self.language or ('en' if english else path.absolute().parent.name)
-        for number, row in enumerate(tables.rows(part, ('sentences', 'img_path')), 1):
-            texts = layouts.captions(row.get('sentences'), language)
-            yield named.row(row.get('img_path'), texts, f'{part}:{number}')
+        for number, row in enumerate(tables.read_rows(part, ('sentences', 'img_path')), 1):
+            texts = layouts.make_captions(row.get('sentences'), language)
+            yield named_images.make_row(row.get('img_path'), texts, f'{part}:{number}')

@@ -17,7 +17,7 @@ Text = tuple[str, str, str]  # (language, kind, text)
 
 
 @dataclasses.dataclass
-class Regions:
+class ImageRegions:
     """Parts of a picture, R of them.
 
     boxes: [R][4], left, top, right, bottom in shares of the picture, in [0, 1].
@@ -44,7 +44,7 @@ class Example:
     image: bytes = b''
     label: int = -1
     score: float = float('nan')
-    regions: Regions = dataclasses.field(default_factory=Regions)
+    regions: ImageRegions = dataclasses.field(default_factory=ImageRegions)
     where: str = ''
     bad: str = ''
 
@@ -66,13 +66,13 @@ class Reader:
         """The parts (files, members, ...) that each split is read from, all non-empty."""
         raise NotImplementedError
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         """What one part adds to a split."""
         raise NotImplementedError
 
-    def part_texts(self, split: str, part: str) -> Iterator[Text]:
+    def read_texts(self, split: str, part: str) -> Iterator[Text]:
         """The texts of a part, in any order, without reading pictures where that can be."""
-        for example in self.examples(split, part):
+        for example in self.read_examples(split, part):
             yield from example.texts
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
@@ -80,7 +80,7 @@ class Reader:
         languages, kinds = set(self.languages), set()
         for split, parts in self.splits().items():
             for part in parts:
-                for language, kind, _ in self.part_texts(split, part):
+                for language, kind, _ in self.read_texts(split, part):
                     languages.add(language)
                     kinds.add(kind)
         wanted = set(self.languages) or languages
@@ -93,28 +93,28 @@ class Reader:
 class JoinedReader(Reader):
     """Texts in one place, pictures in another, joined by a key such as the file's name."""
 
-    def rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
+    def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
         """(key, example without picture); rows of one key become one example."""
         raise NotImplementedError
 
-    def picture_parts(self) -> Sequence[str]:
+    def image_parts(self) -> Sequence[str]:
         """The archives or folders with the pictures of all splits."""
         raise NotImplementedError
 
-    def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+    def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
         """(key, encoded picture); only those in `wanted` need be given, None for all."""
         raise NotImplementedError
 
     def merge(self, rows: Sequence[Example]) -> Example:
         """The one example of the rows of one key."""
-        return merge(rows)
+        return merge_rows(rows)
 
-    def part_texts(self, split: str, part: str) -> Iterator[Text]:
-        for _, example in self.rows(split, part):
+    def read_texts(self, split: str, part: str) -> Iterator[Text]:
+        for _, example in self.read_rows(split, part):
             yield from example.texts
 
 
-def merge(rows: Sequence[Example]) -> Example:
+def merge_rows(rows: Sequence[Example]) -> Example:
     """One example of the rows of one picture: all texts, each once, the rest of the first row."""
     texts = list(dict.fromkeys(text for row in rows for text in row.texts))
     return dataclasses.replace(rows[0], texts=texts)

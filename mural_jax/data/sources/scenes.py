@@ -14,7 +14,7 @@ from PIL import Image
 from mural_jax.data.sources import cldr
 from mural_jax.data.sources.cldr import DEFAULT_SOURCES
 from mural_jax.data.sources.painter import Painter
-from mural_jax.data.sources.reader import Example, Reader, Regions, Text
+from mural_jax.data.sources.reader import Example, ImageRegions, Reader, Text
 from mural_jax.types import UserError
 
 CELLS = 3  # on each side of the canvas; an object stands in one of them
@@ -24,14 +24,14 @@ ENGLISH = 'en'
 TAGS = 'tags'
 
 
-class Thing(NamedTuple):
+class NamedEmoji(NamedTuple):
     """An emoji of the closed set: its picture on white and its name in each language."""
 
     picture: Image.Image
     names: Mapping[str, str]
 
 
-class Placed(NamedTuple):
+class PlacedEmoji(NamedTuple):
     """An object of a scene: which of the set, and its box in pixels."""
 
     number: int
@@ -92,7 +92,7 @@ class Scenes(Reader):
         languages = {*self._languages, *([ENGLISH] if self.tags else [])}
         return sorted(languages), ['caption', *([TAGS] if self.tags else [])]
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         number = int(part.rpartition('-')[2])
         whole = self.count if split == 'train' else self.test_count
         salt = ('train', 'validation', 'test').index(split)
@@ -118,17 +118,19 @@ class Scenes(Reader):
         return self.languages or (ENGLISH,)
 
     @functools.cached_property
-    def things(self) -> list[Thing]:
+    def things(self) -> list[NamedEmoji]:
         """The closed set, the same for every seed: one word in English, every language named.
 
         Raises UserError where there are too few.
         """
         painter = Painter(Path(self.font), self.size // CELLS)
         wanted = dict.fromkeys((ENGLISH, *self._languages))
-        names = {language: cldr.annotations(Path(self.cldr), language) for language in wanted}
-        table = [emoji for emoji in cldr.emoji_table(Path(self.unicode)) if emoji.group != 'Flags']
+        names = {language: cldr.read_annotations(Path(self.cldr), language) for language in wanted}
+        table = [
+            emoji for emoji in cldr.read_emoji_table(Path(self.unicode)) if emoji.group != 'Flags'
+        ]
         table.sort(key=lambda emoji: hashlib.sha256(emoji.id.encode()).digest())
-        found: dict[str, Thing] = {}
+        found: dict[str, NamedEmoji] = {}
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
             if any(key not in named for named in names.values()):
@@ -137,7 +139,7 @@ class Scenes(Reader):
             png = painter.png(emoji.char) if own[ENGLISH].isalpha() else None
             if png:
                 picture = Image.open(io.BytesIO(png)).convert('RGB')
-                found.setdefault(own[ENGLISH], Thing(picture, own))
+                found.setdefault(own[ENGLISH], NamedEmoji(picture, own))
             if len(found) == self.objects:
                 return list(found.values())
         raise UserError(
@@ -145,7 +147,7 @@ class Scenes(Reader):
             f'{", ".join(wanted)}; --objects {self.objects} are asked for. Give fewer.'
         )
 
-    def _composed(self, rng: np.random.Generator, split: str) -> list[Placed]:
+    def _composed(self, rng: np.random.Generator, split: str) -> list[PlacedEmoji]:
         """A scene whose set of objects belongs to the split, in reading order of the caption."""
         while True:
             count = rng.integers(2, self.most + 1)
@@ -159,11 +161,11 @@ class Scenes(Reader):
             left, top = rng.integers(0, cell - side + 1, 2)
             row, column = divmod(int(place), CELLS)
             placed.append(
-                Placed(int(number), column * cell + int(left), row * cell + int(top), side)
+                PlacedEmoji(int(number), column * cell + int(left), row * cell + int(top), side)
             )
         return placed
 
-    def _example(self, name: str, placed: list[Placed]) -> Example:
+    def _example(self, name: str, placed: list[PlacedEmoji]) -> Example:
         canvas = Image.new('RGB', (self.size, self.size), 'white')
         for item in placed:
             picture = self.things[item.number].picture
@@ -179,21 +181,24 @@ class Scenes(Reader):
             names = (self.things[item.number].names[ENGLISH] for item in placed)
             texts.append((ENGLISH, TAGS, ', '.join(names)))
         return Example(
-            id=name, where=name, texts=texts,
-            image=stream.getvalue(), regions=Regions(boxes, [item.number for item in placed]),
-        )  # fmt: skip
+            id=name,
+            where=name,
+            texts=texts,
+            image=stream.getvalue(),
+            regions=ImageRegions(boxes, [item.number for item in placed]),
+        )
 
-    def _caption(self, language: str, placed: list[Placed]) -> Text:
+    def _caption(self, language: str, placed: list[PlacedEmoji]) -> Text:
         words = [self.things[item.number].names[language] for item in placed]
         if language != ENGLISH:
             return language, 'caption', ', '.join(words)
         text = words[0]
         for before, after, word in zip(placed, placed[1:], words[1:]):
-            text += f' {_relation(before, after)} {word}'
+            text += f' {_describe_relation(before, after)} {word}'
         return language, 'caption', text
 
 
-def _relation(left: Placed, right: Placed) -> str:
+def _describe_relation(left: PlacedEmoji, right: PlacedEmoji) -> str:
     """How the first stands to the second, by the larger of their two distances."""
     across, down = (b - a for a, b in zip(left.middle, right.middle))
     if abs(across) >= abs(down):

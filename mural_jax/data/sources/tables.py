@@ -20,7 +20,7 @@ MAX_FIELD = 2**24  # Characters; a longer field is no text any more (ours).
 SEPARATED = ('.tsv', '.csv')
 
 
-def files(pattern: str, what: str) -> list[str]:
+def find_files(pattern: str, what: str) -> list[str]:
     """The files that a path or a pattern such as `part-*.tsv` names, sorted.
 
     Raises UserError, saying `what` is missing, where there is none.
@@ -50,7 +50,7 @@ def open_text(path: str, newline: str | None = None) -> IO[str]:
     )
 
 
-def lines(file: IO[str], path: str) -> Iterator[str]:
+def read_lines(file: IO[str], path: str) -> Iterator[str]:
     """The lines of a text file with their ends; a UserError where one is too long to be held."""
     while line := file.readline(MAX_FIELD):
         if len(line) == MAX_FIELD:
@@ -63,49 +63,49 @@ def suffix(path: str) -> str:
     return Path(path.removesuffix('.gz')).suffix.lower()
 
 
-def rows(path: str, columns: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[Row]:
+def read_rows(path: str, columns: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of a table as dicts, only `columns` where some are named.
 
     `header` names the columns of a TSV or CSV file that has no header line.
     Raises UserError for a file that cannot be read, an unknown format or a missing column.
     """
-    kind = _known(path, header)
+    kind = _check_format(path, header)
     try:
         if kind in SEPARATED:
-            yield from _separated(path, columns, header)
+            yield from _read_separated(path, columns, header)
         else:
-            yield from (_parquet if kind == '.parquet' else _json_lines)(path, columns)
+            yield from (_read_parquet if kind == '.parquet' else _read_json_lines)(path, columns)
     except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
-def names(path: str, header: Sequence[str] = ()) -> list[str]:
+def list_text_columns(path: str, header: Sequence[str] = ()) -> list[str]:
     """The columns of a table that may hold texts: in Parquet those of strings, or lists of them.
 
     Of JSON lines, whose objects may differ, those of the first.
     """
-    kind = _known(path, header)
+    kind = _check_format(path, header)
     if kind == '.parquet':
         return _string_columns(path)
     if header:
         return list(header)
     try:
         if kind == '.jsonl':
-            return list(next(_json_lines(path, ()), {}))
-        return next(_fields(path), [])
+            return list(next(_read_json_lines(path, ()), {}))
+        return next(_read_fields(path), [])
     except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
-def count(path: str) -> int | None:
+def count_rows(path: str) -> int | None:
     """The rows of a table, where that is known without reading it: of Parquet."""
     if suffix(path) != '.parquet':
         return None
-    with _opened(path) as file:
+    with _open_parquet(path) as file:
         return file.metadata.num_rows
 
 
-def _known(path: str, header: Sequence[str]) -> str:
+def _check_format(path: str, header: Sequence[str]) -> str:
     kind = suffix(path)
     if kind not in FORMATS:
         raise UserError(f'{path} is no table that can be read; known are {", ".join(FORMATS)}.')
@@ -114,15 +114,15 @@ def _known(path: str, header: Sequence[str]) -> str:
     return kind
 
 
-def _parquet(path: str, columns: Sequence[str]) -> Iterator[Row]:
-    with _opened(path) as file:
-        _check(path, columns, file.schema_arrow.names)
+def _read_parquet(path: str, columns: Sequence[str]) -> Iterator[Row]:
+    with _open_parquet(path) as file:
+        _check_columns(path, columns, file.schema_arrow.names)
         for batch in file.iter_batches(1024, columns=list(columns) or None):
-            yield from _pylist(batch)
+            yield from _batch_rows(batch)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _open_parquet(path: str) -> Iterator[Any]:
     """A Parquet file; what pyarrow finds wrong with it is a UserError."""
     import pyarrow
     from pyarrow import parquet
@@ -134,16 +134,16 @@ def _opened(path: str) -> Iterator[Any]:
         raise UserError(f'{path} is not a readable Parquet file ({error}).') from error
 
 
-def _pylist(batch: Any) -> list[Row]:
+def _batch_rows(batch: Any) -> list[Row]:
     """The rows of a batch; strings that are no UTF-8 get surrogates, as in the other formats."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
-        columns = [_decoded(column) for column in batch.columns]
+        columns = [_decode_column(column) for column in batch.columns]
         return [dict(zip(batch.schema.names, row)) for row in zip(*columns)]
 
 
-def _decoded(column: Any) -> list[Any]:
+def _decode_column(column: Any) -> list[Any]:
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
@@ -155,7 +155,7 @@ def _decoded(column: Any) -> list[Any]:
 
 
 def _string_columns(path: str) -> list[str]:
-    with _opened(path) as file:
+    with _open_parquet(path) as file:
         return [field.name for field in file.schema_arrow if _is_text(field.type)]
 
 
@@ -174,32 +174,32 @@ def _is_string(kind: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _fields(path: str) -> Iterator[list[str]]:
+def _read_fields(path: str) -> Iterator[list[str]]:
     """The fields of each line of TSV or CSV."""
     if suffix(path) == '.tsv':
         # Quotes are part of a text, and so is a lone \r: a row is a line, a field is what stands
         # between tabs.
         with open_text(path, newline='\n') as file:
-            for line in lines(file, path):
+            for line in read_lines(file, path):
                 yield line.rstrip('\r\n').split('\t')
     else:
         csv.field_size_limit(min(MAX_FIELD, sys.maxsize))
         with open_text(path, newline='') as file:
-            yield from csv.reader(line.replace('\0', '') for line in lines(file, path))
+            yield from csv.reader(line.replace('\0', '') for line in read_lines(file, path))
 
 
-def _separated(path: str, columns: Sequence[str], header: Sequence[str]) -> Iterator[Row]:
-    values = _fields(path)
+def _read_separated(path: str, columns: Sequence[str], header: Sequence[str]) -> Iterator[Row]:
+    values = _read_fields(path)
     names = header or next(values, [])
-    _check(path, columns, names)
+    _check_columns(path, columns, names)
     for row in values:
         yield dict(zip(names, row))
 
 
-def _json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
+def _read_json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
     first = True
     with open_text(path) as file:
-        for number, line in enumerate(lines(file, path), 1):
+        for number, line in enumerate(read_lines(file, path), 1):
             if not line.strip():
                 continue
             try:
@@ -209,12 +209,12 @@ def _json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
             if not isinstance(row, dict):
                 raise UserError(f'{path}, line {number} is not an object.')
             if first:
-                _check(path, columns, list(row))
+                _check_columns(path, columns, list(row))
             first = False
             yield row
 
 
-def _check(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(f'{path} has no column {missing}; it has {list(found)}.')

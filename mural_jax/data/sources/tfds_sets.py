@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mural_jax.data.sources import tfds_fields
-from mural_jax.data.sources.columns import TextColumn, integer, joined_id, value_of
+from mural_jax.data.sources.columns import TextColumn, join_id, parse_class_number, resolve_word
 from mural_jax.data.sources.reader import Example, Reader, Text
-from mural_jax.data.sources.tfds_fields import Keys
+from mural_jax.data.sources.tfds_fields import FieldPath
 from mural_jax.types import UserError
 
 
@@ -53,25 +53,28 @@ class TfdsSet(Reader):
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         splits = {
-            name: _shards(info.shard_lengths) for name, info in self._builder().info.splits.items()
+            name: shard_slices(info.shard_lengths)
+            for name, info in self._builder().info.splits.items()
         }
         return {name: parts for name, parts in splits.items() if parts}
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         columns, image = self._columns(), self._keys(self.image) if self.image else ()
         label = self._keys(self.label) if self.label else ()
         names = {name: self._keys(name) for name in self.id}
         for number, record in self._records(split, part, pictures=True):
             row = {name: ''.join(self._words(record, keys)) for name, keys in names.items()}
             example = Example(
-                id=joined_id(row, self.id) if self.id else f'{split}:{number}',
+                id=join_id(row, self.id) if self.id else f'{split}:{number}',
                 texts=[text for column in columns for text in self._texts(column, record)],
-                label=integer(next(tfds_fields.leaves(record, label), None)) if label else -1,
+                label=parse_class_number(next(tfds_fields.iterate_leaves(record, label), None))
+                if label
+                else -1,
                 where=f'{self.dataset}, {split}, example {number}',
             )
             yield self._with_picture(example, record, image) if image else example
 
-    def part_texts(self, split: str, part: str) -> Iterator[Text]:
+    def read_texts(self, split: str, part: str) -> Iterator[Text]:
         columns = self._columns()
         for _, record in self._records(split, part, pictures=False):
             for column in columns:
@@ -82,8 +85,8 @@ class TfdsSet(Reader):
         found: set[str] = set()
         columns = self._columns()
         for column in columns:
-            feature = tfds_fields.at(self._builder().info.features, self._keys(column.name))
-            languages = tfds_fields.languages(feature) if column.language == '*' else None
+            feature = tfds_fields.feature_at(self._builder().info.features, self._keys(column.name))
+            languages = tfds_fields.fixed_languages(feature) if column.language == '*' else None
             if column.language != '*' and '@' not in (column.language[0], column.kind[0]):
                 languages = [column.language]
             if languages is None:
@@ -92,15 +95,15 @@ class TfdsSet(Reader):
         return sorted(set(self.languages) or found), sorted({column.kind for column in columns})
 
     def _builder(self) -> Any:
-        return _builder(self.dataset, self.tfds_dir, self.download)
+        return _load_builder(self.dataset, self.tfds_dir, self.download)
 
-    def _keys(self, field: str) -> Keys:
+    def _keys(self, field: str) -> FieldPath:
         """The way to a field. Raises UserError where there is none."""
         features = self._builder().info.features
-        keys = tfds_fields.way(features, field)
+        keys = tfds_fields.find_path(features, field)
         if keys is None:
             raise UserError(
-                f'{self.dataset} has no field {field}; it has {tfds_fields.fields(features)}.'
+                f'{self.dataset} has no field {field}; it has {tfds_fields.list_fields(features)}.'
             )
         return keys
 
@@ -109,12 +112,13 @@ class TfdsSet(Reader):
         features, columns = self._builder().info.features, []
         if self.texts == ('*',):
             columns = [
-                TextColumn(name, self._kind(), '*') for name in tfds_fields.translations(features)
+                TextColumn(name, self._kind(), '*')
+                for name in tfds_fields.find_translations(features)
             ]
         else:
             columns = [TextColumn.of(words, self._kind(), self.language) for words in self.texts]
         if not columns:
-            known = tfds_fields.fields(features)
+            known = tfds_fields.list_fields(features)
             raise UserError(f'{self.dataset} has no translations for --texts *; it has {known}.')
         return [self._checked(column) for column in columns]
 
@@ -125,7 +129,7 @@ class TfdsSet(Reader):
         for name in column.needs:
             self._keys(name)
         if tfds_fields.is_translation(
-            tfds_fields.at(self._builder().info.features, self._keys(column.name))
+            tfds_fields.feature_at(self._builder().info.features, self._keys(column.name))
         ):
             return dataclasses.replace(column, language='*')
         if column.language in ('', '*'):
@@ -134,8 +138,8 @@ class TfdsSet(Reader):
 
     def _texts(self, column: TextColumn, record: Any) -> Iterator[Text]:
         if column.language == '*':
-            for language, text in tfds_fields.translated(
-                tfds_fields.inside(record, self._keys(column.name))
+            for language, text in tfds_fields.read_translation(
+                tfds_fields.value_at(record, self._keys(column.name))
             ):
                 yield language, column.kind, text
             return
@@ -151,15 +155,18 @@ class TfdsSet(Reader):
         name = word[1:].partition('.')[0]
         values = self._words(record, self._keys(name))
         values = values * count if len(values) == 1 else values
-        return [value_of(word, {name: value}) for value in values]
+        return [resolve_word(word, {name: value}) for value in values]
 
-    def _words(self, record: Any, keys: Keys) -> list[str]:
+    def _words(self, record: Any, keys: FieldPath) -> list[str]:
         """The values of a field as text; a class by its name."""
-        feature = tfds_fields.at(self._builder().info.features, keys)
-        return [tfds_fields.word(feature, leaf) for leaf in tfds_fields.leaves(record, keys)]
+        feature = tfds_fields.feature_at(self._builder().info.features, keys)
+        return [
+            tfds_fields.leaf_to_text(feature, leaf)
+            for leaf in tfds_fields.iterate_leaves(record, keys)
+        ]
 
-    def _with_picture(self, example: Example, record: Any, keys: Keys) -> Example:
-        content = next(tfds_fields.leaves(record, keys), None)
+    def _with_picture(self, example: Example, record: Any, keys: FieldPath) -> Example:
+        content = next(tfds_fields.iterate_leaves(record, keys), None)
         if not isinstance(content, bytes):
             return dataclasses.replace(example, bad=f'{self.image} is no encoded picture')
         return dataclasses.replace(example, image=content)
@@ -171,7 +178,7 @@ class TfdsSet(Reader):
         builder, wanted = self._builder(), f'{split}[{part}]'
         try:
             image = self._keys(self.image) if self.image else ()
-            records = _read(builder, wanted, image, self._used(pictures=pictures))
+            records = _read_records(builder, wanted, image, self._used(pictures=pictures))
             yield from enumerate(records, int(part.partition(':')[0]))
         except (tf.errors.OpError, OSError, RuntimeError) as error:
             raise UserError(
@@ -189,7 +196,7 @@ class TfdsSet(Reader):
 
 
 @functools.cache
-def _builder(dataset: str, tfds_dir: str, download: bool) -> Any:
+def _load_builder(dataset: str, tfds_dir: str, download: bool) -> Any:
     """The prepared data set. Raises UserError where there is none, or it cannot be prepared."""
     from pathlib import Path
 
@@ -211,7 +218,7 @@ def _builder(dataset: str, tfds_dir: str, download: bool) -> Any:
     return builder
 
 
-def _read(builder: Any, split: str, image: Keys, used: set[str]) -> Iterator[Any]:
+def _read_records(builder: Any, split: str, image: FieldPath, used: set[str]) -> Iterator[Any]:
     """The records of a split, their pictures still encoded; of others than `used` not all."""
     import tensorflow_datasets as tfds
 
@@ -229,7 +236,7 @@ def _read(builder: Any, split: str, image: Keys, used: set[str]) -> Iterator[Any
     return iter(tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders)))
 
 
-def _shards(lengths: Sequence[int]) -> list[str]:
+def shard_slices(lengths: Sequence[int]) -> list[str]:
     """START:END of each file of a split that is not empty, as TFDS writes slices."""
     parts, start = [], 0
     for length in lengths:

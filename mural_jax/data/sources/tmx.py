@@ -39,9 +39,9 @@ class Tmx(Reader):
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {self.split: self._files()}
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         name = short_name(part, self._files())
-        for number, unit in enumerate(units(part)):
+        for number, unit in enumerate(read_units(part)):
             if len({language for language, _ in unit}) > 1:
                 yield Example(
                     id=f'{name}:{number}',
@@ -50,11 +50,11 @@ class Tmx(Reader):
                 )
 
     def _files(self) -> list[str]:
-        paths = [path for pattern in self.files for path in tables.files(pattern, 'TMX file')]
+        paths = [path for pattern in self.files for path in tables.find_files(pattern, 'TMX file')]
         return list(dict.fromkeys(paths))
 
 
-def units(path: str) -> Iterator[Unit]:
+def read_units(path: str) -> Iterator[Unit]:
     """The units of a file, one after the other: nothing but the current chunk is held.
 
     Raises UserError where it is no whole XML, declares entities, or has an element or a text too
@@ -62,7 +62,7 @@ def units(path: str) -> Iterator[Unit]:
     """
     try:
         with tables.open_binary(path) as file:
-            yield from _Parser(path).units(file)
+            yield from _UnitParser(path).units(file)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
     except (expat.ExpatError, LookupError, ValueError) as error:
@@ -71,7 +71,7 @@ def units(path: str) -> Iterator[Unit]:
         raise UserError(f'{path} is not readable XML ({error}). Is the file whole?') from error
 
 
-class _Parser:
+class _UnitParser:
     """Collects units from expat's events.
 
     The events are used instead of a tree so that entities are seen before they are expanded, in

@@ -20,7 +20,7 @@ from typing import ClassVar
 from urllib.parse import unquote
 
 from mural_jax.data.sources import archives, tables
-from mural_jax.data.sources.reader import Example, JoinedReader, Text, merge
+from mural_jax.data.sources.reader import Example, JoinedReader, Text, merge_rows
 from mural_jax.types import UserError
 
 # Columns with texts, and the kind of each.
@@ -34,12 +34,24 @@ KINDS = {
     'context_section_description': 'section_text',
 }
 COLUMNS = (
-    'language', 'page_url', 'image_url', 'page_title', 'section_title',
-    'hierarchical_section_title', 'caption_reference_description',
-    'caption_attribution_description', 'caption_alt_text_description', 'mime_type',
-    'original_height', 'original_width', 'is_main_image', 'attribution_passes_lang_id',
-    'page_changed_recently', 'context_page_description', 'context_section_description',
-)  # fmt: skip
+    'language',
+    'page_url',
+    'image_url',
+    'page_title',
+    'section_title',
+    'hierarchical_section_title',
+    'caption_reference_description',
+    'caption_attribution_description',
+    'caption_alt_text_description',
+    'mime_type',
+    'original_height',
+    'original_width',
+    'is_main_image',
+    'attribution_passes_lang_id',
+    'page_changed_recently',
+    'context_page_description',
+    'context_section_description',
+)
 HASHES = ('md5', 'sha1', 'sha256')
 IMAGE_KEYS = ('basename', *HASHES, 'json')
 SPLIT = re.compile(r'(?:^|[._-])(train|val|test)(?=[._-]|$)')
@@ -83,7 +95,7 @@ class Wit(JoinedReader):
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         found: dict[str, list[str]] = {}
-        for path in tables.files(self.table, 'WIT table'):
+        for path in tables.find_files(self.table, 'WIT table'):
             found.setdefault(self._split_of(path), []).append(path)
         return found
 
@@ -99,14 +111,16 @@ class Wit(JoinedReader):
     def _languages(self) -> set[str]:
         """The languages of all tables; nothing else of a row is looked at."""
         parts = itertools.chain(*self.splits().values())
-        found = {row['language'] for part in parts for _, row in _rows(part) if 'language' in row}
+        found = {
+            row['language'] for part in parts for _, row in _read_rows(part) if 'language' in row
+        }
         if not found - {''}:
             raise UserError(f'There is not one row in {self.table}. Are the files whole?')
         return found - {''}
 
-    def rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
+    def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
         key = self._key_of_url()
-        for number, row in _rows(part):
+        for number, row in _read_rows(part):
             where = f'{part}:{number}'
             bad = row.get('bad', '')
             if not bad and self.languages and row['language'] not in self.languages:
@@ -122,7 +136,7 @@ class Wit(JoinedReader):
                 )
 
     def _texts(self, row: Mapping[str, str]) -> list[Text]:
-        own = self.all_attributions or _true(row['attribution_passes_lang_id'])
+        own = self.all_attributions or _is_true(row['attribution_passes_lang_id'])
         return [
             (row['language'], kind, row[column])
             for column, kind in KINDS.items()
@@ -131,17 +145,17 @@ class Wit(JoinedReader):
 
     def merge(self, rows: Sequence[Example]) -> Example:
         """As of any reader; bad where files of the same name, of two wikis, cannot be told."""
-        example = merge(rows)
-        if len({url_form(row.id) for row in rows}) > 1:
+        example = merge_rows(rows)
+        if len({normalise_url(row.id) for row in rows}) > 1:
             return dataclasses.replace(example, bad='pictures of several URLs have one file name')
         return example
 
-    def picture_parts(self) -> Sequence[str]:
-        parts = archives.parts(self.images)
+    def image_parts(self) -> Sequence[str]:
+        parts = archives.find_parts(self.images)
         if not parts:
             raise UserError('WIT tables have no pictures in them. Give --images.')
         for part in parts:
-            packed = _packed(part)
+            packed = _find_packed_file(part)
             if packed:
                 raise UserError(
                     f'{part} holds files with pictures in them, such as {packed.name}. '
@@ -151,8 +165,8 @@ class Wit(JoinedReader):
 
     def _key_of_url(self) -> Callable[[str], str]:
         """What joins a row, by its URL, to a picture; one and the same for all parts."""
-        if self.images_key == 'json' or all(map(_has_pixels, self.picture_parts())):
-            return url_form
+        if self.images_key == 'json' or all(map(_is_pixel_file, self.image_parts())):
+            return normalise_url
         if self.images_key == 'basename':
             return _basename
         return self._hash
@@ -161,22 +175,22 @@ class Wit(JoinedReader):
         content = url.encode('utf-8', 'surrogateescape')
         return hashlib.new(self.images_key, content, usedforsecurity=False).hexdigest()
 
-    def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        if _has_pixels(part):
-            yield from _pixels(part, _Keys(self._key_of_url(), wanted))
+    def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+        if _is_pixel_file(part):
+            yield from _read_pixel_file(part, _WantedKeys(self._key_of_url(), wanted))
         elif self.images_key == 'json':
-            keys = _Keys(url_form, wanted)
-            for url, picture in _beside_json(archives.read(part, None)):
+            keys = _WantedKeys(normalise_url, wanted)
+            for url, picture in _pair_images_with_urls(archives.read_files(part, None)):
                 if url in keys:
                     yield keys.of(url), picture
         else:
-            keys = _Keys(_basename if self.images_key == 'basename' else _stem, wanted)
-            for name, picture in archives.read(part, keys):
+            keys = _WantedKeys(_basename if self.images_key == 'basename' else _stem, wanted)
+            for name, picture in archives.read_files(part, keys):
                 yield keys.of(name), picture
 
 
 @dataclasses.dataclass(frozen=True)
-class _Keys(Container[str]):
+class _WantedKeys(Container[str]):
     """The names, or URLs, whose key is wanted; all of them for None."""
 
     of: Callable[[str], str]
@@ -186,7 +200,7 @@ class _Keys(Container[str]):
         return self.wanted is None or self.of(str(name)) in self.wanted
 
 
-def url_form(url: str) -> str:
+def normalise_url(url: str) -> str:
     """A URL as it is compared: no scheme, no percent codes, letters composed."""
     rest = url.strip().split('://', 1)[-1]
     # Once is not enough: a file name may be the encoded or the decoded end of a URL.
@@ -196,30 +210,30 @@ def url_form(url: str) -> str:
 
 
 def _basename(url: str) -> str:
-    return url_form(url.rsplit('/', 1)[-1])
+    return normalise_url(url.rsplit('/', 1)[-1])
 
 
 def _stem(name: str) -> str:
     return name.rsplit('/', 1)[-1].split('.', 1)[0].lower()
 
 
-def _packed(part: str) -> Path | None:
+def _find_packed_file(part: str) -> Path | None:
     """An archive in a folder of pictures, by the first names: a folder may hold millions."""
     names = itertools.islice(Path(part).iterdir() if Path(part).is_dir() else [], 100)
     return next((name for name in names if name.name.endswith(PACKED)), None)
 
 
-def _has_pixels(part: str) -> bool:
+def _is_pixel_file(part: str) -> bool:
     return tables.suffix(part) in PIXELS and not Path(part).is_dir()
 
 
-def _true(word: str) -> bool:
+def _is_true(word: str) -> bool:
     return word.strip().lower() in ('true', '1')
 
 
-def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(number, columns) of the rows of a table; only 'bad', the reason, of a broken one."""
-    records = _records(path)
+    records = _read_records(path)
     names = next(records, [])
     missing = [name for name in COLUMNS if name not in names]
     if missing:
@@ -231,14 +245,14 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, {'bad': f'row with {len(values)} fields'}
 
 
-def _records(path: str) -> Iterator[list[str]]:
+def _read_records(path: str) -> Iterator[list[str]]:
     """The fields of each record, the names first; none for a record that cannot be parsed.
 
     Fields are quoted as in CSV and may hold line breaks (google-research-datasets/wit, issue 3).
     """
     csv.field_size_limit(tables.MAX_FIELD)
     with tables.open_text(path, newline='') as file:
-        reader = csv.reader(tables.lines(file, path), delimiter='\t')
+        reader = csv.reader(tables.read_lines(file, path), delimiter='\t')
         while True:
             try:
                 yield next(reader)
@@ -250,22 +264,22 @@ def _records(path: str) -> Iterator[list[str]]:
                 raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
-def _pixels(path: str, keys: _Keys) -> Iterator[tuple[str, bytes]]:
+def _read_pixel_file(path: str, keys: _WantedKeys) -> Iterator[tuple[str, bytes]]:
     """(key, picture) of a file of the competition: image_url, base64, metadata_url.
 
     What is no base64 is given as it is: it is found to be no picture later.
     """
     with tables.open_text(path, newline='\n') as file:
         try:
-            for line in tables.lines(file, path):
+            for line in tables.read_lines(file, path):
                 url, _, rest = line.partition('\t')
                 if url and rest and url in keys:
-                    yield keys.of(url), _decoded(rest.partition('\t')[0].strip())
+                    yield keys.of(url), _decode_base64(rest.partition('\t')[0].strip())
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
-def _decoded(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     content = text.encode('utf-8', 'surrogateescape')
     try:
         return base64.b64decode(content, validate=True)
@@ -273,20 +287,20 @@ def _decoded(text: str) -> bytes:
         return content
 
 
-def _beside_json(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+def _pair_images_with_urls(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
     """(url, picture) of the files of img2dataset; those of one picture stand side by side."""
     for _, group in itertools.groupby(files, lambda file: file[0].rpartition('.')[0]):
         url, picture = '', b''
         for name, content in group:
             if name.endswith('.json'):
-                url = _url(content)
-            elif name.lower().endswith(archives.IMAGES):
+                url = _parse_url(content)
+            elif name.lower().endswith(archives.IMAGE_SUFFIXES):
                 picture = content
         if url and picture:
             yield url, picture
 
 
-def _url(content: bytes) -> str:
+def _parse_url(content: bytes) -> str:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mural_jax.data.sources import named, tables
-from mural_jax.evaluation.evaluators.base import ALL, Measured, Scored, languages_of
+from mural_jax.data.sources import named_images, tables
+from mural_jax.evaluation.evaluators.base import ALL, SplitEvaluator, Evaluation, choose_languages
 from mural_jax.evaluation.metrics.bootstrap import DRAWS
-from mural_jax.evaluation.metrics.correlation import Rated, agreement, numbered
-from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.evaluation.metrics.correlation import RatedEmbeddings, correlate_ratings, number_keys
+from mural_jax.evaluation.split_data import SplitExamples, SplitData
 from mural_jax.types import UserError
 
 IMAGE = 'image'
@@ -22,7 +22,7 @@ TOGETHER = 'all'  # the place of a language where none is known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Similarity(Measured):
+class RatedSimilarity(SplitEvaluator):
     """Spearman correlation, times 100, of ratings with the cosine of embeddings.
 
     With the sampled correlation of Crisscrossed Captions (Parekh et al. 2021, arXiv:2004.15020),
@@ -62,7 +62,7 @@ class Similarity(Measured):
     def needs(self) -> dict[str, str]:
         return {'tasks': self.task}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+    def __call__(self, sources: SplitData, languages: Sequence[str]) -> Evaluation:
         if not self.ratings:
             return self._examples(sources, languages)
         rows = read_ratings(self.ratings, self._columns, self.score)
@@ -70,23 +70,24 @@ class Similarity(Measured):
             rated, language = self._pictures(sources, rows), TOGETHER
         else:
             rated, language = self._texts(sources, rows), self.languages[0]
-        return Scored({language: agreement(rated, self.ratings)}, len(rows))
+        return Evaluation({language: correlate_ratings(rated, self.ratings)}, len(rows))
 
     @property
     def _columns(self) -> tuple[str, ...]:
         return PICTURES if IMAGE in self.sides else self.sides
 
-    def _examples(self, sources: Sources, languages: Sequence[str]) -> Scored:
+    def _examples(self, sources: SplitData, languages: Sequence[str]) -> Evaluation:
         """Of a data set whose examples hold both sides and a score."""
         pictured = IMAGE in self.sides
         kinds = [side for side in self.sides if side != IMAGE]
         items = [sources.items(self.dataset, self.split, kind, images=pictured) for kind in kinds]
         results = {}
-        for language in languages_of(self, languages, items[0]):
+        for language in choose_languages(self, languages, items[0]):
             found = [
-                place for place in range(len(items[0].ids))
+                place
+                for place in range(len(items[0].ids))
                 if all(one.names[place].get(language) for one in items)
-            ]  # fmt: skip
+            ]
             texts = [[one.names[place][language] for place in found] for one in items]
             ids = [items[0].ids[place] for place in found]
             self._check(ids, texts, pictured)
@@ -96,9 +97,11 @@ class Similarity(Measured):
                 image = self.sides.index(IMAGE)
                 vectors.insert(image, self._images(sources, items[0], found))
                 keys = ids if image == 0 else keys
-            rated = Rated(vectors[0], vectors[1], items[0].score_N[found], numbered(keys))
-            results[language] = agreement(rated, f'{self.dataset}:{self.split}')
-        return Scored(results, len(items[0].ids))
+            rated = RatedEmbeddings(
+                vectors[0], vectors[1], items[0].score_N[found], number_keys(keys)
+            )
+            results[language] = correlate_ratings(rated, f'{self.dataset}:{self.split}')
+        return Evaluation(results, len(items[0].ids))
 
     def _check(self, ids: list[str], texts: list[list[str]], pictured: bool) -> None:
         """Raises UserError where pairs were read twice.
@@ -112,19 +115,21 @@ class Similarity(Measured):
         if len(twice) == len(counts) if pictured else twice:
             raise _doubled(f'{self.dataset}:{self.split}', twice)
 
-    def _images(self, sources: Sources, items: Items, places: Sequence[int]) -> np.ndarray:
+    def _images(
+        self, sources: SplitData, items: SplitExamples, places: Sequence[int]
+    ) -> np.ndarray:
         """The pictures at some places, float32 [P, D]; those of one id are embedded once."""
         first: dict[str, int] = {}
         for place in places:
             first.setdefault(items.ids[place], place)
         order = {name: row for row, name in enumerate(first)}
-        vector_ND = sources.embedder.images(self.task, chosen(items, [*first.values()]))
+        vector_ND = sources.embedder.images(self.task, select_examples(items, [*first.values()]))
         return vector_ND[[order[items.ids[place]] for place in places]]
 
-    def _pictures(self, sources: Sources, rows: list['Row']) -> Rated:
+    def _pictures(self, sources: SplitData, rows: list['RatedPair']) -> RatedEmbeddings:
         items = sources.items(self.dataset, self.split, '', images=True)
-        places = {named.base_name(name): place for place, name in enumerate(items.ids)}
-        names = [[named.base_name(name) for name in row.sides] for row in rows]
+        places = {named_images.base_name(name): place for place, name in enumerate(items.ids)}
+        names = [[named_images.base_name(name) for name in row.sides] for row in rows]
         missing = sorted({name for pair in names for name in pair if name not in places})
         if missing:
             raise UserError(
@@ -135,39 +140,45 @@ class Similarity(Measured):
         wanted = [[places[name] for name in side] for side in zip(*names)]
         image_ND = self._images(sources, items, wanted[0] + wanted[1])
         left_PD, right_PD = np.split(image_ND, 2)
-        return Rated(left_PD, right_PD, _ratings(rows), numbered([pair[0] for pair in names]))
+        return RatedEmbeddings(
+            left_PD, right_PD, _ratings(rows), number_keys([pair[0] for pair in names])
+        )
 
-    def _texts(self, sources: Sources, rows: list['Row']) -> Rated:
+    def _texts(self, sources: SplitData, rows: list['RatedPair']) -> RatedEmbeddings:
         left, right = ([row.sides[side] for row in rows] for side in (0, 1))
         left_PD, right_PD = (_embedded(sources, self.task, texts) for texts in (left, right))
-        return Rated(left_PD, right_PD, _ratings(rows), numbered(left))
+        return RatedEmbeddings(left_PD, right_PD, _ratings(rows), number_keys(left))
 
     def protocol(self) -> dict[str, Any]:
         more = {'ratings': self.ratings, 'rating': self.score} if self.ratings else {}
-        return self.about() | more | {
-            'name': 'semantic similarity',
-            'head': self.task,
-            'compared': list(self.sides),
-            'spearman': 'correlation, times 100, of the ranks of ratings and of cosines; ties '
-            'have the mean of their ranks',
-            'spearman_bootstrap': f'mean and standard deviation of {DRAWS} samples, each of half '
-            f'of the queries (each {self.sides[0]}) and one pair of each '
-            '(Parekh et al. 2021, arXiv:2004.15020)',
-        }  # fmt: skip
+        return (
+            self.about()
+            | more
+            | {
+                'name': 'semantic similarity',
+                'head': self.task,
+                'compared': list(self.sides),
+                'spearman': 'correlation, times 100, of the ranks of ratings and of cosines; ties '
+                'have the mean of their ranks',
+                'spearman_bootstrap': f'mean and standard deviation of {DRAWS} samples, each of half '
+                f'of the queries (each {self.sides[0]}) and one pair of each '
+                '(Parekh et al. 2021, arXiv:2004.15020)',
+            }
+        )
 
 
-class Row(NamedTuple):
+class RatedPair(NamedTuple):
     """One rating of a table."""
 
     sides: tuple[str, str]
     rating: float
 
 
-def read_ratings(path: str, columns: tuple[str, ...], score: str) -> list[Row]:
+def read_ratings(path: str, columns: tuple[str, ...], score: str) -> list[RatedPair]:
     """The rows of a table, in their order. Raises UserError where a pair or a rating is missing,
     a rating is no number, or a pair is there twice; the two sides may change places."""
     rows = []
-    for number, row in enumerate(tables.rows(path, (*columns, score)), 1):
+    for number, row in enumerate(tables.read_rows(path, (*columns, score)), 1):
         sides = tuple(str(row.get(column) or '') for column in columns)
         rating = _number(row.get(score))
         if not all(sides) or not math.isfinite(rating):
@@ -175,7 +186,7 @@ def read_ratings(path: str, columns: tuple[str, ...], score: str) -> list[Row]:
                 f'{path}, row {number}: {columns[0]}, {columns[1]} and a number as {score} are '
                 f'needed, there is {[*sides, row.get(score)]}. Take the row out.'
             )
-        rows.append(Row(sides, rating))  # type: ignore[arg-type]
+        rows.append(RatedPair(sides, rating))  # type: ignore[arg-type]
     twice = [
         pair for pair, count in collections.Counter(r.sides for r in rows).items() if count > 1
     ]
@@ -184,26 +195,30 @@ def read_ratings(path: str, columns: tuple[str, ...], score: str) -> list[Row]:
     return rows
 
 
-def chosen(items: Items, places: Sequence[int]) -> Items:
+def select_examples(items: SplitExamples, places: Sequence[int]) -> SplitExamples:
     """Some of the items with their pictures, in this order."""
 
     def decode(start: int, stop: int) -> Any:
         rows = [items.decode(place, place + 1) for place in places[start:stop]]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
-    return Items(
-        [items.ids[i] for i in places], [items.texts[i] for i in places],
-        items.label_N[places], items.score_N[places], [items.png[i] for i in places], decode,
-    )  # fmt: skip
+    return SplitExamples(
+        [items.ids[i] for i in places],
+        [items.texts[i] for i in places],
+        items.label_N[places],
+        items.score_N[places],
+        [items.png[i] for i in places],
+        decode,
+    )
 
 
-def _embedded(sources: Sources, task: str, texts: Sequence[str]) -> np.ndarray:
+def _embedded(sources: SplitData, task: str, texts: Sequence[str]) -> np.ndarray:
     """Texts -> float32 [P, D]; equal ones are embedded once."""
     different = list(dict.fromkeys(texts))
-    return sources.embedder.texts(task, different)[numbered(texts)]
+    return sources.embedder.texts(task, different)[number_keys(texts)]
 
 
-def _ratings(rows: Sequence[Row]) -> np.ndarray:
+def _ratings(rows: Sequence[RatedPair]) -> np.ndarray:
     return np.array([row.rating for row in rows])
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from mural_jax.data.sets import schema
 from mural_jax.data.sets.filters import Filters, select_texts
-from mural_jax.data.sets.records import Records, named
+from mural_jax.data.sets.records import Records, open_split
 from mural_jax.data.streams.base import StreamSource
 from mural_jax.data.streams.captions import Captions
 from mural_jax.types import UserError
@@ -62,7 +62,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(data_dir: Path, filters: Filters, name: str = 'captions/small') -> tuple[set, dict]:
     """((id, language, text) of all that stays, counts that are not of the whole)."""
     records = Records(name, 'train', data_dir)
-    keep_T, counts, _ = select_texts(records, filters, lambda test: named(test, data_dir))
+    keep_T, counts, _ = select_texts(records, filters, lambda test: open_split(test, data_dir))
     totals = {key: counts.pop(key) for key in ('texts', 'texts kept', 'records', 'records kept')}
     assert totals['texts'] == len(keep_T)
     assert totals['texts kept'] == keep_T.sum()
@@ -75,7 +75,7 @@ def kept(data_dir: Path, filters: Filters, name: str = 'captions/small') -> tupl
 
 def rows_of(records: Records) -> list[tuple[str, str, str]]:
     """(id, language, text) in the order of the index."""
-    parsed = schema.parse(records.read(np.arange(len(records))), 'id', 'text')
+    parsed = schema.parse_examples(records.read(np.arange(len(records))), 'id', 'text')
     index, texts, ids = records.index, parsed['text'].to_list(), parsed['id'].numpy()
     return [
         (ids[record].decode(), records.languages[language], texts[record][number].decode())

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from conftest import REAL_DATA as SHARED
 from data.fuzz import FUZZ_ROUNDS, mutated
-from data.wit_files import (
+from data.sources.wit_files import (
     COMMONS,
     PICTURES,
     ROWS,
@@ -25,7 +25,7 @@ from data.wit_files import (
     tsv,
     write_pixels,
     write_tar,
-)  # fmt: skip
+)
 
 from mural_jax.data.sources import join
 from mural_jax.data.sources.reader import Example
@@ -34,7 +34,7 @@ from mural_jax.types import UserError
 
 
 def read(reader: Wit, split: str = 'train') -> dict[str, Example]:
-    return {example.id: example for example in join.local(reader, split)}
+    return {example.id: example for example in join.read_split(reader, split)}
 
 
 @pytest.mark.parametrize(('way', 'name'), WAYS)
@@ -49,13 +49,17 @@ def test_each_layout_joins(tmp_path: Path, way: str, name: str) -> None:
 def test_rows_of_a_picture_are_one_example(tmp_path: Path) -> None:
     reader = Wit(table=table(tmp_path, tsv(ROWS)), images=(write_pixels(tmp_path, PICTURES),))
     assert read(reader)[URLS[0]].texts == [
-        ('pt', 'reference', 'A "cidade"\nvista\tde longe'), ('pt', 'page_title', 'S'),
-        ('de', 'attribution', 'Deutsch: Die Stadt'), ('de', 'section_title', 'Lage'),
-        ('de', 'section_text', 'Am'), ('en', 'page_title', 'Town'),
-    ]  # fmt: skip
+        ('pt', 'reference', 'A "cidade"\nvista\tde longe'),
+        ('pt', 'page_title', 'S'),
+        ('de', 'attribution', 'Deutsch: Die Stadt'),
+        ('de', 'section_title', 'Lage'),
+        ('de', 'section_text', 'Am'),
+        ('en', 'page_title', 'Town'),
+    ]
     assert read(reader)[URLS[1]].texts == [
-        ('en', 'alt_text', 'a dog'), ('en', 'page_description', 'Dogs bark'),
-    ]  # fmt: skip
+        ('en', 'alt_text', 'a dog'),
+        ('en', 'page_description', 'Dogs bark'),
+    ]
     all_of_them = dataclasses.replace(reader, all_attributions=True)
     assert ('en', 'attribution', 'Deutsch: Die Stadt') in read(all_of_them)[URLS[0]].texts
 
@@ -86,19 +90,24 @@ def test_broken_rows_are_counted_and_stop_nothing(tmp_path: Path) -> None:
     no_url = tsv([row('', 'en')]).split(b'\n')[1]
     content = b'\n'.join([first, b'en\ttoo few', no_url, second + b'\ttoo many', second, rest])
     reader = Wit(table=table(tmp_path, content), images=(write_pixels(tmp_path, PICTURES),))
-    examples = list(join.local(reader, 'train'))
+    examples = list(join.read_split(reader, 'train'))
     assert sorted(example.bad for example in examples) == [
-        '', '', 'no image_url', 'row with 18 fields', 'row with 2 fields',
-    ]  # fmt: skip
+        '',
+        '',
+        'no image_url',
+        'row with 18 fields',
+        'row with 2 fields',
+    ]
     assert {example.id for example in examples if not example.bad} == set(URLS)
 
 
 def test_an_open_quote_costs_no_more_than_its_rows(tmp_path: Path) -> None:
     content = tsv(ROWS[1:2]) + b'"open'
     reader = Wit(table=table(tmp_path, content), images=(write_pixels(tmp_path, PICTURES),))
-    assert sorted(example.bad for example in join.local(reader, 'train')) == [
-        '', 'row with 1 fields',
-    ]  # fmt: skip
+    assert sorted(example.bad for example in join.read_split(reader, 'train')) == [
+        '',
+        'row with 1 fields',
+    ]
 
 
 @pytest.mark.parametrize('name', COLUMNS)
@@ -122,12 +131,15 @@ def test_one_file_name_of_two_wikis_is_bad_only_by_that_name(tmp_path: Path) -> 
     given = layout(tmp_path, 'tar', 'encoded', PICTURES)
     reader = Wit(table=table(tmp_path, tsv(rows)), **given)
     # http or https are no two pictures.
-    assert sorted(bool(example.bad) for example in join.local(reader, 'train')) == [False, True]
+    assert sorted(bool(example.bad) for example in join.read_split(reader, 'train')) == [
+        False,
+        True,
+    ]
     pixels = write_pixels(tmp_path, {**PICTURES, local_url: b'another'})
     found = read(dataclasses.replace(reader, images=(pixels,)))
     assert found[local_url].image == b'another' and not found[URLS[0]].bad
     both = dataclasses.replace(reader, images=(pixels, *reader.images))
-    assert {e.image for e in join.local(both, 'train') if not e.bad} == {PICTURES[URLS[1]]}
+    assert {e.image for e in join.read_split(both, 'train') if not e.bad} == {PICTURES[URLS[1]]}
 
 
 def test_what_is_no_base64_comes_as_it_is(tmp_path: Path) -> None:
@@ -135,8 +147,9 @@ def test_what_is_no_base64_comes_as_it_is(tmp_path: Path) -> None:
     folder.write_text(f'no tab\n\n\t\t\n{URLS[0]}\t*&(\tx\n{URLS[1]}\tYQ==\n', encoding='utf-8')
     reader = Wit(table=table(tmp_path, tsv(ROWS)), images=(str(folder),))
     assert {url: example.image for url, example in read(reader).items()} == {
-        URLS[0]: b'*&(', URLS[1]: b'a',
-    }  # fmt: skip
+        URLS[0]: b'*&(',
+        URLS[1]: b'a',
+    }
 
 
 def test_wrong_flags_say_what_to_do(tmp_path: Path) -> None:
@@ -157,7 +170,7 @@ def test_wrong_flags_say_what_to_do(tmp_path: Path) -> None:
 def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
     images = (write_pixels(tmp_path, PICTURES),)
     reader = Wit(table=table(tmp_path, tsv(ROWS)), images=images)
-    for path in (*reader.splits()['train'], *reader.picture_parts()):
+    for path in (*reader.splits()['train'], *reader.image_parts()):
         whole = Path(path).read_bytes()
         Path(path).write_bytes(whole[:-12])
         with pytest.raises(UserError, match='whole'):
@@ -170,7 +183,7 @@ def attempt(reader: Wit) -> None:
     """Reads all; only a UserError may come of it."""
     try:
         reader.vocabulary()
-        for example in join.local(reader, 'train'):
+        for example in join.read_split(reader, 'train'):
             assert isinstance(example.image, bytes)
     except UserError:
         pass

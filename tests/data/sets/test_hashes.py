@@ -13,7 +13,7 @@ from mural_jax.data.sets import hashes as near
 
 
 def hashed(image: Image.Image) -> int:
-    return near.picture_hash(np.asarray(image.convert('RGB')))
+    return near.image_hash(np.asarray(image.convert('RGB')))
 
 
 def bits(left: int, right: int) -> int:
@@ -62,15 +62,17 @@ def test_a_changed_picture_is_near_and_others_are_far(kind: str) -> None:
 def test_flat_and_thin_pictures_have_a_hash() -> None:
     flat = [np.full((height, width, 3), 200, np.uint8) for height, width in ((1, 1), (1, 999))]
     flat += [np.full((70, 50, 3), 201, np.uint8)]
-    assert len({near.picture_hash(image_HWC) for image_HWC in flat}) == 1
-    assert 0 <= near.picture_hash(np.zeros((5, 5, 3), np.uint8)) < 2**64
+    assert len({near.image_hash(image_HWC) for image_HWC in flat}) == 1
+    assert 0 <= near.image_hash(np.zeros((5, 5, 3), np.uint8)) < 2**64
 
 
 def test_texts_with_little_changed_have_near_sketches() -> None:
     text = 'a brown dog runs over the wet grass behind a red ball while two children look on'
     near_by = [text.replace('red', 'blue'), text + ' today', text.replace('two', 'three')]
-    others = ['a man in a black suit plays the violin on the stage of a large concert hall',
-              'two girls sit on a bench in the park and eat ice cream in the hot sun']  # fmt: skip
+    others = [
+        'a man in a black suit plays the violin on the stage of a large concert hall',
+        'two girls sit on a bench in the park and eat ice cream in the hot sun',
+    ]
     sketch = near.text_sketch(text)
     assert sketch == near.text_sketch(text)
     near_bits = [bits(sketch, near.text_sketch(other)) for other in near_by]
@@ -103,7 +105,7 @@ def test_pairs_are_those_of_brute_force(
     query_N, table_M = clusters(rng, 60), clusters(rng, 80)
     table_M[:5] = query_N[:5]
     within = np.bitwise_count(query_N[:, None] ^ table_M[None]) <= distance
-    found = near.pairs(query_N, table_M, distance)
+    found = near.find_pairs(query_N, table_M, distance)
     np.testing.assert_array_equal(np.stack(found), np.stack(np.nonzero(within)))
     assert found[0].dtype == np.int64
     assert len(found[0]) >= 5
@@ -112,8 +114,8 @@ def test_pairs_are_those_of_brute_force(
 def test_nothing_has_no_pairs() -> None:
     none, some = np.zeros(0, np.uint64), np.zeros(3, np.uint64)
     for query_N, table_M in ((none, some), (some, none), (none, none)):
-        assert [len(part) for part in near.pairs(query_N, table_M, 4)] == [0, 0]
-    assert near.later_copies(none, 4).tolist() == []
+        assert [len(part) for part in near.find_pairs(query_N, table_M, 4)] == [0, 0]
+    assert near.find_later_copies(none, 4).tolist() == []
 
 
 @pytest.mark.parametrize('distance', [0, 1, 3, 4, 8])
@@ -126,11 +128,11 @@ def test_later_copies_are_those_of_a_greedy_walk(distance: int, seed: int) -> No
         dropped_N.append(any(bits(hash_, other) <= distance for other in kept))
         if not dropped_N[-1]:
             kept.append(hash_)
-    assert near.later_copies(hash_N, distance).tolist() == dropped_N
+    assert near.find_later_copies(hash_N, distance).tolist() == dropped_N
     assert 0 < sum(dropped_N) < len(hash_N)
 
 
 def test_a_copy_of_what_was_dropped_stays() -> None:
     """0, 1 and 3 differ by one bit each; 1 is dropped for 0, and 3 has no one that is kept."""
     hash_N = np.array([0b00, 0b01, 0b11], np.uint64)
-    assert near.later_copies(hash_N, 1).tolist() == [False, True, False]
+    assert near.find_later_copies(hash_N, 1).tolist() == [False, True, False]

@@ -11,9 +11,9 @@ from data.datasets import encoded, picture
 from data.fuzz import FUZZ_ROUNDS, mutated
 
 from mural_jax.data.sets import checks, schema
-from mural_jax.data.sets.checks import BadRecord, Limits
+from mural_jax.data.sets.checks import BadRecord, RecordLimits
 from mural_jax.data.sources.reader import Example
-from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.base import StreamSource
 from mural_jax.data.streams.captions import Captions
 
 PICTURE = picture(1, (61, 43))
@@ -36,7 +36,7 @@ def test_broken_pictures_never_surprise(form: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(FUZZ_ROUNDS):
         try:
-            image_HWC = checks.decode(mutated(SEEDS[form], rng), most)
+            image_HWC = checks.decode_image(mutated(SEEDS[form], rng), most)
         except BadRecord:
             continue
         good += 1
@@ -48,18 +48,18 @@ def test_broken_pictures_never_surprise(form: str) -> None:
 
 
 def test_broken_records_never_surprise() -> None:
-    features = tfds.features.FeaturesDict(schema.features(['de', 'en'], ['x'], pictures=True))
+    features = tfds.features.FeaturesDict(schema.make_features(['de', 'en'], ['x'], has_image=True))
     example = Example('1', [('en', 'x', 'a dog'), ('de', 'x', 'Hund')], SEEDS['jpeg'])
-    stored = checks.record(example, Limits(), pictures=True)
+    stored = checks.make_fields(example, RecordLimits(), has_image=True)
     serialized = features.serialize_example(features.encode_example(stored))
-    spec = Captions({'x': Source('captions/x')}, ('en',), 1, image_size=8)
+    spec = Captions({'x': StreamSource('captions/x')}, ('en',), 1, image_size=8)
     given = [tf.constant([[1]], tf.int64)], tf.zeros([1, spec.num_random])
     assert spec.fields([tf.constant([serialized])], *given)['text'].numpy() == [b'Hund']
     rng, failed = random.Random(7), 0
     for _ in range(FUZZ_ROUNDS):
         broken = tf.constant([mutated(serialized, rng)])
         try:
-            schema.parse(broken, *schema._SPECS)
+            schema.parse_examples(broken, *schema.FIELD_SPECS)
             spec.fields([broken], *given)
         # The latter where the message holds bytes of the record.
         except (tf.errors.OpError, UnicodeDecodeError):

@@ -15,13 +15,18 @@ from mural_jax.data.sources.tfds_sets import TfdsSet
 from mural_jax.types import UserError
 
 f = tfds.features
-CAPTIONS = f.FeaturesDict({
-    'image': f.Image(shape=(None, None, 3)),
-    'image/filename': f.Text(),
-    'captions': f.Sequence({'text': f.Text(), 'lang': f.Text(), 'id': f.Scalar(np.int64)}),
-    'nested': {'words': f.Sequence(f.Sequence(f.Text())), 'photo': f.Image(shape=(None, None, 3))},
-    'label': f.ClassLabel(names=['cat', 'dog']),
-})  # fmt: skip
+CAPTIONS = f.FeaturesDict(
+    {
+        'image': f.Image(shape=(None, None, 3)),
+        'image/filename': f.Text(),
+        'captions': f.Sequence({'text': f.Text(), 'lang': f.Text(), 'id': f.Scalar(np.int64)}),
+        'nested': {
+            'words': f.Sequence(f.Sequence(f.Text())),
+            'photo': f.Image(shape=(None, None, 3)),
+        },
+        'label': f.ClassLabel(names=['cat', 'dog']),
+    }
+)
 
 
 def png(shade: int) -> bytes:
@@ -37,17 +42,25 @@ def photo(number: int) -> dict[str, Any]:
         {'text': f'Hund {number}', 'lang': 'de-DE', 'id': 2},
     ]
     return {
-        'image': png(number), 'image/filename': f'{number}.png', 'label': number % 2,
-        'captions': captions, 'nested': {'words': [['a', 'b'], ['c']], 'photo': png(100 + number)},
-    }  # fmt: skip
+        'image': png(number),
+        'image/filename': f'{number}.png',
+        'label': number % 2,
+        'captions': captions,
+        'nested': {'words': [['a', 'b'], ['c']], 'photo': png(100 + number)},
+    }
 
 
 def store(folder: Path, name: str, features: Any, rows: Any, form: str = 'tfrecord') -> TfdsSet:
     splits = {split: list(enumerate(examples)) for split, examples in rows.items()}
     tfds.dataset_builders.store_as_tfds_dataset(
-        name, version='1.0.0', features=features, split_datasets=splits, data_dir=folder,
-        file_format=form, disable_shuffling=True,
-    )  # fmt: skip
+        name,
+        version='1.0.0',
+        features=features,
+        split_datasets=splits,
+        data_dir=folder,
+        file_format=form,
+        disable_shuffling=True,
+    )
     return TfdsSet(dataset=name, tfds_dir=str(folder))
 
 
@@ -66,16 +79,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(reader: TfdsSet, split: str) -> list[Any]:
-    return [e for part in reader.splits()[split] for e in reader.examples(split, part)]
+    return [e for part in reader.splits()[split] for e in reader.read_examples(split, part)]
 
 
 @pytest.mark.parametrize('form', ['tfrecord', 'array_record'])
 def test_captions(folder: Path, form: str) -> None:
     reader = TfdsSet(
-        dataset=f'photos_{form}', tfds_dir=str(folder), image='image', label='label',
+        dataset=f'photos_{form}',
+        tfds_dir=str(folder),
+        image='image',
+        label='label',
         texts=('captions/text::@captions/lang.0', 'nested/words:word:fr', 'label:name:en'),
         id=('image/filename',),
-    )  # fmt: skip
+    )
     assert reader.family == 'captions'
     assert {split: list(parts) for split, parts in reader.splits().items()} == {
         'train': ['0:3'],
@@ -86,10 +102,14 @@ def test_captions(folder: Path, form: str) -> None:
     assert [example.id for example in found] == ['0.png', '1.png', '2.png']
     assert [example.label for example in found] == [0, 1, 0]
     assert found[1].texts == [
-        ('en', 'caption', 'dog 1'), ('de', 'caption', 'Hund 1'),
-        ('fr', 'word', 'a'), ('fr', 'word', 'b'), ('fr', 'word', 'c'), ('en', 'name', 'dog'),
-    ]  # fmt: skip
-    assert list(reader.part_texts('train', '1:2')) == found[1].texts
+        ('en', 'caption', 'dog 1'),
+        ('de', 'caption', 'Hund 1'),
+        ('fr', 'word', 'a'),
+        ('fr', 'word', 'b'),
+        ('fr', 'word', 'c'),
+        ('en', 'name', 'dog'),
+    ]
+    assert list(reader.read_texts('train', '1:2')) == found[1].texts
     assert reader.vocabulary() == (['de', 'en', 'fr'], ['caption', 'name', 'word'])
 
 
@@ -106,11 +126,11 @@ def test_a_picture_inside_of_another_field(folder: Path) -> None:
 def test_parts_are_files(folder: Path) -> None:
     from mural_jax.data.sources import tfds_sets
 
-    assert tfds_sets._shards([2, 0, 3]) == ['0:2', '2:5']
+    assert tfds_sets.shard_slices([2, 0, 3]) == ['0:2', '2:5']
     reader = TfdsSet(
         dataset='photos_tfrecord', tfds_dir=str(folder), texts=('captions/text',), language='en'
     )
-    assert [e.id for e in reader.examples('train', '1:3')] == ['train:1', 'train:2']
+    assert [e.id for e in reader.read_examples('train', '1:3')] == ['train:1', 'train:2']
 
 
 def test_translations(folder: Path) -> None:
@@ -126,8 +146,10 @@ def test_translations_with_variable_languages(folder: Path, texts: str) -> None:
     reader = TfdsSet(dataset='talks', tfds_dir=str(folder), texts=(texts,), id=('talk',))
     first, second = read(reader, 'train')
     assert sorted(first.texts) == [
-        ('de', 'sentence', 'Hallo'), ('de', 'sentence', 'Na'), ('en', 'sentence', 'Hi'),
-    ]  # fmt: skip
+        ('de', 'sentence', 'Hallo'),
+        ('de', 'sentence', 'Na'),
+        ('en', 'sentence', 'Hi'),
+    ]
     assert (second.id, second.texts) == ('u', [('fr', 'sentence', 'Salut')])
     assert reader.vocabulary() == (['de', 'en', 'fr'], ['sentence'])
 
@@ -153,8 +175,12 @@ def test_wrong_flags(folder: Path, flags: dict[str, Any], message: str) -> None:
 
 
 def test_a_broken_file(tmp_path: Path) -> None:
-    reader = store(tmp_path, 'broken', f.Translation(languages=['en', 'de']),
-                   {'test': [{'en': 'Hi', 'de': 'Hallo'}] * 9})  # fmt: skip
+    reader = store(
+        tmp_path,
+        'broken',
+        f.Translation(languages=['en', 'de']),
+        {'test': [{'en': 'Hi', 'de': 'Hallo'}] * 9},
+    )
     (file,) = tmp_path.rglob('*.tfrecord*')
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match='Is the data set whole'):

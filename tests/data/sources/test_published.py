@@ -39,9 +39,7 @@ def picture(color: str) -> bytes:
 
 
 RED, BLUE = picture('red'), picture('blue')
-PICTURES = {
-    f'val2014/{COCO}': RED, f'train2014/{OTHER}': BLUE, 'f/1.jpg': RED, 'f/2.jpg': BLUE
-}  # fmt: skip
+PICTURES = {f'val2014/{COCO}': RED, f'train2014/{OTHER}': BLUE, 'f/1.jpg': RED, 'f/2.jpg': BLUE}
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def write(path: Path, content: Any) -> str:
 
 
 def examples(reader: JoinedReader, split: str) -> list[Example]:
-    return sorted(join.local(reader, split), key=lambda example: (example.id, example.score))
+    return sorted(join.read_split(reader, split), key=lambda example: (example.id, example.score))
 
 
 def found(reader: JoinedReader, split: str) -> dict[str, list[tuple[str, str]]]:
@@ -84,12 +82,24 @@ def sentences(*numbers: int) -> list[dict[str, Any]]:
 
 def karpathy(path: Path) -> str:
     entries = [
-        {'filepath': 'val2014', 'filename': COCO, 'split': 'test', 'cocoid': 42,
-         'sentids': [1, 2], 'sentences': sentences(1, 2)},
-        {'filepath': 'train2014', 'filename': OTHER, 'split': 'train', 'cocoid': 9,
-         'sentids': [3], 'sentences': sentences(3)},
+        {
+            'filepath': 'val2014',
+            'filename': COCO,
+            'split': 'test',
+            'cocoid': 42,
+            'sentids': [1, 2],
+            'sentences': sentences(1, 2),
+        },
+        {
+            'filepath': 'train2014',
+            'filename': OTHER,
+            'split': 'train',
+            'cocoid': 9,
+            'sentids': [3],
+            'sentences': sentences(3),
+        },
         {'filename': '1.jpg', 'split': 'restval', 'imgid': 3, 'sentences': sentences(4)},
-    ]  # fmt: skip
+    ]
     return write(path / 'dataset_coco.json', {'images': entries, 'dataset': 'coco'})
 
 
@@ -143,8 +153,10 @@ def test_flickr_tokens(tmp_path: Path, images: tuple[str]) -> None:
     assert broken.bad.startswith('not NAME#NUMBER')
     every = examples(FlickrTokens(captions=tokens(tmp_path), images=images), 'train')
     assert [(e.id, e.bad) for e in every][1:] == [
-        ('1.jpg', ''), ('2.jpg', ''), ('3.jpg.1', 'no picture')
-    ]  # fmt: skip
+        ('1.jpg', ''),
+        ('2.jpg', ''),
+        ('3.jpg.1', 'no picture'),
+    ]
     with pytest.raises(UserError, match='no file of captions'):
         FlickrTokens(captions=str(tmp_path / 'none'), images=images).splits()
 
@@ -189,8 +201,9 @@ def test_xtd10(tmp_path: Path, images: tuple[str]) -> None:
     names = write(tmp_path / 'test_image_names.txt', f'{OTHER}\n{COCO}\n')
     pattern = (str(tmp_path / 'test_1kcaptions_*.txt'),)
     assert found(Xtd10(captions=pattern, names=names, images=images), 'test') == {
-        OTHER: [('es', 'Un perro'), ('jp', '犬')], COCO: [('es', 'Un gato'), ('jp', '猫')],
-    }  # fmt: skip
+        OTHER: [('es', 'Un perro'), ('jp', '犬')],
+        COCO: [('es', 'Un gato'), ('jp', '猫')],
+    }
     write(tmp_path / 'test_1kcaptions_it.txt', 'Un cane\nUn gatto\n\n')
     with pytest.raises(UserError, match='3 lines'):
         examples(Xtd10(captions=pattern, names=names, images=images), 'test')
@@ -200,11 +213,18 @@ def test_xtd10(tmp_path: Path, images: tuple[str]) -> None:
 
 def crossmodal(path: Path) -> str:
     lines = [
-        {'image/key': '1', 'image/locale': 'fi', 'mi': {'caption': ['He kurī'], 'x': ['he']},
-         'quz': {'caption': ['Allqu', 'Huk allqu'], 'caption/tokenized': ['Allqu'],
-                 'caption/tokenized/lowercase': ['allqu']}},
+        {
+            'image/key': '1',
+            'image/locale': 'fi',
+            'mi': {'caption': ['He kurī'], 'x': ['he']},
+            'quz': {
+                'caption': ['Allqu', 'Huk allqu'],
+                'caption/tokenized': ['Allqu'],
+                'caption/tokenized/lowercase': ['allqu'],
+            },
+        },
         {'image/key': '2', 'image/locale': 'en', 'fil': {'caption': ['Pusa']}},
-    ]  # fmt: skip
+    ]
     return write(path / 'captions.jsonl', '\n'.join(map(json.dumps, lines)))
 
 
@@ -243,11 +263,14 @@ HEADER = ',agg_score,sampling_method\n'
 
 
 def sits(path: Path) -> str:
-    return write(path / 'sits_val.csv', (
-        f'caption,image{HEADER}{SENTENCE}1,{COCO},4.99,c2i_original\n'
-        f'{SENTENCE}3,{COCO},1.5,c2i_intrasim\n{SENTENCE}1,{OTHER},0.2,c2i_intrasim\n'
-        f'{SENTENCE}99,{COCO},1,c2i_intrasim\n{SENTENCE}1,{COCO},high,c2i_intrasim\n'
-    ))  # fmt: skip
+    return write(
+        path / 'sits_val.csv',
+        (
+            f'caption,image{HEADER}{SENTENCE}1,{COCO},4.99,c2i_original\n'
+            f'{SENTENCE}3,{COCO},1.5,c2i_intrasim\n{SENTENCE}1,{OTHER},0.2,c2i_intrasim\n'
+            f'{SENTENCE}99,{COCO},1,c2i_intrasim\n{SENTENCE}1,{COCO},high,c2i_intrasim\n'
+        ),
+    )
 
 
 def test_crisscrossed_pictures(tmp_path: Path, images: tuple[str]) -> None:
@@ -260,7 +283,7 @@ def test_crisscrossed_pictures(tmp_path: Path, images: tuple[str]) -> None:
     ]
     bad = {example.bad for example in examples(reader, 'val')}
     assert bad == {'', 'no score', 'no such caption in --captions'}
-    everything = list(reader.pictures(images[0], None))
+    everything = list(reader.read_images(images[0], None))
     assert len(everything) == len(dict(everything)) == 4
 
 
@@ -268,7 +291,7 @@ def test_crisscrossed_texts(tmp_path: Path) -> None:
     row = f'{SENTENCE}1,{SENTENCE}3,2.4,c2c_isim\n'
     file = write(tmp_path / 'sts_test.csv', f'caption1,caption2{HEADER}{row}')
     reader = CrissCrossed(ratings=(file,), captions=karpathy(tmp_path))
-    assert not reader.picture_parts()
+    assert not reader.image_parts()
     (example,) = examples(reader, 'test')
     assert example.texts == [('en', 'sentence1', 'Text 1.'), ('en', 'sentence2', 'Text 3.')]
     assert (example.id, example.score, example.image) == ('1/3', 2.4, b'')
@@ -316,9 +339,17 @@ def readers(folder: Path, images: tuple[str]) -> dict[str, tuple[str, JoinedRead
 
 
 KINDS = (
-    'karpathy', 'coco', 'tokens', 'multi30k', 'names', 'xtd10', 'crossmodal', 'sits', 'captions',
+    'karpathy',
+    'coco',
+    'tokens',
+    'multi30k',
+    'names',
+    'xtd10',
+    'crossmodal',
+    'sits',
+    'captions',
     'pictures',
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -35,7 +35,7 @@ TMX = """<?xml version="1.0" encoding="{encoding}"?>
 
 def examples(reader: Reader) -> dict[str, list[Example]]:
     return {
-        split: [example for part in parts for example in reader.examples(split, part)]
+        split: [example for part in parts for example in reader.read_examples(split, part)]
         for split, parts in reader.splits().items()
     }
 
@@ -108,10 +108,15 @@ def test_a_lone_return_ends_no_row(tmp_path: Path) -> None:
 
 def test_parquet_columns_of_strings_only(tmp_path: Path) -> None:
     bad = pyarrow.array([b'ok', b'\xff\xfe']).cast(pyarrow.string(), safe=False)
-    table = pyarrow.table({
-        'n': [1, 2], 'en': pyarrow.array(['a', 'b'], pyarrow.large_string()), 'de': bad,
-        'fr': pyarrow.array(['c', None]).dictionary_encode(), 'pt': [['d', 'e'], []],
-    })  # fmt: skip
+    table = pyarrow.table(
+        {
+            'n': [1, 2],
+            'en': pyarrow.array(['a', 'b'], pyarrow.large_string()),
+            'de': bad,
+            'fr': pyarrow.array(['c', None]).dictionary_encode(),
+            'pt': [['d', 'e'], []],
+        }
+    )
     parquet.write_table(table, tmp_path / 'a.parquet')
     reader = PairTable(table=str(tmp_path / 'a.parquet'))
     assert counts(reader)['train'] == {'en': 2, 'de': 2, 'fr': 1, 'pt': 2}
@@ -265,9 +270,13 @@ def test_tmx(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-16'])
 @pytest.mark.parametrize(
     'subset',
-    ['<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">', '<!ENTITY a SYSTEM "file:///etc/passwd">',
-     '<!ENTITY % a SYSTEM "http://example.org/x"> %a;', '<!ELEMENT tmx ANY>'],
-)  # fmt: skip
+    [
+        '<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">',
+        '<!ENTITY a SYSTEM "file:///etc/passwd">',
+        '<!ENTITY % a SYSTEM "http://example.org/x"> %a;',
+        '<!ELEMENT tmx ANY>',
+    ],
+)
 def test_tmx_with_entities_is_refused(tmp_path: Path, subset: str, encoding: str) -> None:
     bomb = TMX.format(encoding=encoding).replace('"tmx14.dtd"', f'"tmx14.dtd" [{subset}]')
     path = written(tmp_path / 'a.tmx', bomb.replace('Ein Hund', '&a;').encode(encoding))

@@ -7,8 +7,8 @@ import pytest
 from data.datasets import caption_reader, captions, encoded, picture, write_rows
 
 from mural_jax.data.ingest.ingest import ingest
-from mural_jax.data.sets.checks import Limits
-from mural_jax.data.sets.records import Records, splits
+from mural_jax.data.sets.checks import RecordLimits
+from mural_jax.data.sets.records import Records, list_splits
 from mural_jax.data.sources.pairs import PairTable
 from mural_jax.types import UserError
 
@@ -21,8 +21,9 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     """What each file below a folder holds, and when it was written."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob('*') if path.is_file()
-    }  # fmt: skip
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
 
 
 def ids(data_dir: Path, name: str = 'captions/some') -> set[str]:
@@ -31,12 +32,12 @@ def ids(data_dir: Path, name: str = 'captions/some') -> set[str]:
 
 def test_a_second_time_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> None:
     reader = caption_reader(tmp_path / 'made', PICTURES, ROWS)
-    name = ingest(reader, 'some', tmp_path, Limits(), 0.0)
+    name = ingest(reader, 'some', tmp_path, RecordLimits(), 0.0)
     assert name == 'captions/some'
     before = files(tmp_path / name)
-    assert ingest(reader, 'some', tmp_path, Limits(), 0.0) == name
+    assert ingest(reader, 'some', tmp_path, RecordLimits(), 0.0) == name
     other = caption_reader(tmp_path / 'made', PICTURES, ROWS, kind='alt')
-    for reader_, limits in ((other, Limits()), (reader, Limits(max_pixels=10))):
+    for reader_, limits in ((other, RecordLimits()), (reader, RecordLimits(max_pixels=10))):
         with pytest.raises(UserError, match='was made of something else'):
             ingest(reader_, 'some', tmp_path, limits, 0.0)
     assert files(tmp_path / name) == before
@@ -69,14 +70,14 @@ def test_what_a_killed_build_left_is_made_anew(tmp_path: Path, left: str) -> Non
 def test_only_some_languages_are_taken(tmp_path: Path) -> None:
     """What has no text in them is left out, and is not bad."""
     reader = caption_reader(tmp_path / 'made', PICTURES, ROWS, languages=('de', 'sw'))
-    ingest(reader, 'some', tmp_path, Limits(), max_bad=0.0)
+    ingest(reader, 'some', tmp_path, RecordLimits(), max_bad=0.0)
     records = Records('captions/some', 'train', tmp_path)
     assert records.languages == ['de', 'sw']
     texts = {one['id']: one['texts'] for one in records.examples(image=False)}
     assert texts['0.png'] == {'de': {'caption': ['de 0.png']}}
     assert texts['5.png'] == {'sw': {'caption': ['picha']}}
     german = caption_reader(tmp_path / 'made', PICTURES, ROWS, languages=('de',))
-    ingest(german, 'german', tmp_path, Limits(), max_bad=0.0)
+    ingest(german, 'german', tmp_path, RecordLimits(), max_bad=0.0)
     assert ids(tmp_path, 'captions/german') == set(PICTURES) - {'5.png'}
     assert len(Records('captions/german', 'train', tmp_path)) == 5
 
@@ -96,11 +97,14 @@ def test_examples_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_rows_of_texts_have_splits_and_no_pictures(tmp_path: Path) -> None:
-    rows = [{'split': split, 'en': f'{split} {n}', 'de': f'{split}e {n}', 'fr': 'x' * (n % 2)}
-            for split, count in (('train', 9), ('test', 4)) for n in range(count)]  # fmt: skip
+    rows = [
+        {'split': split, 'en': f'{split} {n}', 'de': f'{split}e {n}', 'fr': 'x' * (n % 2)}
+        for split, count in (('train', 9), ('test', 4))
+        for n in range(count)
+    ]
     table = str(write_rows(tmp_path / 'rows.jsonl', rows))
-    ingest(PairTable(table=table, split_column='split'), 'rows', tmp_path, Limits(), 0.0)
-    assert splits('translations/rows', tmp_path) == ['test', 'train']
+    ingest(PairTable(table=table, split_column='split'), 'rows', tmp_path, RecordLimits(), 0.0)
+    assert list_splits('translations/rows', tmp_path) == ['test', 'train']
     records = Records('translations/rows', 'test', tmp_path)
     assert not records.has_image
     assert len(records) == 4

@@ -47,7 +47,7 @@ def table(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def examples(reader: Reader, split: str = 'train') -> list[Example]:
-    return sorted(join.local(reader, split), key=lambda example: (example.id, example.where))
+    return sorted(join.read_split(reader, split), key=lambda example: (example.id, example.where))
 
 
 def test_rows_of_one_picture_are_one_example(tmp_path: Path) -> None:
@@ -73,13 +73,16 @@ def test_splits_are_the_values_of_a_column(tmp_path: Path) -> None:
     table(tmp_path / '2.parquet', [{'image': 'c', 'caption': 'C', 's': 'val'}])
     (tmp_path / 'images').mkdir()
     reader = CaptionTable(
-        table=str(tmp_path / '*.parquet'), images=(str(tmp_path / 'images'),), language='en',
+        table=str(tmp_path / '*.parquet'),
+        images=(str(tmp_path / 'images'),),
+        language='en',
         split_column='s',
-    )  # fmt: skip
+    )
     splits = reader.splits()
     assert {split: [Path(p).name for p in parts] for split, parts in splits.items()} == {
-        'train': ['1.parquet'], 'val': ['1.parquet', '2.parquet'],
-    }  # fmt: skip
+        'train': ['1.parquet'],
+        'val': ['1.parquet', '2.parquet'],
+    }
     assert [example.id for example in examples(reader, 'val')] == ['a', 'c']
 
 
@@ -92,35 +95,50 @@ def test_pictures_in_the_table_are_whole_examples(tmp_path: Path) -> None:
     names = tmp_path / 'names.csv'
     names.write_text('class,lang,name\n5,en,"dog, big"\n5,de,Hund\n6.0,fi,talo\n')
     reader = CaptionTable(
-        table=table(tmp_path / 't.parquet', rows), language='en', kind='title', label_column='n',
-        class_names=str(names), class_names_columns=('class', 'lang', 'name'),
-    )  # fmt: skip
-    assert not reader.picture_parts()
+        table=table(tmp_path / 't.parquet', rows),
+        language='en',
+        kind='title',
+        label_column='n',
+        class_names=str(names),
+        class_names_columns=('class', 'lang', 'name'),
+    )
+    assert not reader.image_parts()
     first, second, third = examples(reader)
     assert [first.id, second.id] == ['t.parquet:1', 't.parquet:2']
     assert first.texts == [
-        ('en', 'title', 'A'), ('en', 'title', 'B'), ('en', 'name', 'dog, big'),
+        ('en', 'title', 'A'),
+        ('en', 'title', 'B'),
+        ('en', 'name', 'dog, big'),
         ('de', 'name', 'Hund'),
-    ]  # fmt: skip
+    ]
     assert (first.image, first.label) == (RED, 5)
     # Classes are numbers in one table and words in the other.
     assert second.image == BLUE
     assert second.label == 6
     assert third.bad == 'no picture in the row'
     assert reader.vocabulary()[1] == ['name', 'title']
-    keys = [key for key, _ in reader.rows('train', reader.splits()['train'][0])]
+    keys = [key for key, _ in reader.read_rows('train', reader.splits()['train'][0])]
     assert len(set(keys)) == 3
 
 
 def test_regions_and_ids(tmp_path: Path) -> None:
     row = {
-        'image': RED, 'a': 'A', 'page': 'p', 'no': 3,
-        'boxes': [[0.0, 0.0, 0.5, 1.0]], 'classes': [7], 'features': [[1.0, 2.0]],
-    }  # fmt: skip
+        'image': RED,
+        'a': 'A',
+        'page': 'p',
+        'no': 3,
+        'boxes': [[0.0, 0.0, 0.5, 1.0]],
+        'classes': [7],
+        'features': [[1.0, 2.0]],
+    }
     reader = CaptionTable(
-        table=table(tmp_path / 't.parquet', [row]), texts=('a:alt:en',), id=('page', 'no'),
-        boxes_column='boxes', classes_column='classes', features_column='features',
-    )  # fmt: skip
+        table=table(tmp_path / 't.parquet', [row]),
+        texts=('a:alt:en',),
+        id=('page', 'no'),
+        boxes_column='boxes',
+        classes_column='classes',
+        features_column='features',
+    )
     (example,) = examples(reader)
     assert example.id == 'p/3'
     assert example.texts == [('en', 'alt', 'A')]
@@ -154,9 +172,13 @@ def test_broken_regions_are_a_bad_record(tmp_path: Path, broken: dict) -> None:
     for name in rows:
         (tmp_path / name).write_bytes(RED)
     reader = CaptionTable(
-        table=str(tmp_path / 't.jsonl'), images=(str(tmp_path),), texts=('a:alt:en',),
-        boxes_column='boxes', classes_column='classes', features_column='features',
-    )  # fmt: skip
+        table=str(tmp_path / 't.jsonl'),
+        images=(str(tmp_path),),
+        texts=('a:alt:en',),
+        boxes_column='boxes',
+        classes_column='classes',
+        features_column='features',
+    )
     assert [example.bad for example in examples(reader)] == ['', 'regions are broken']
 
 
@@ -166,9 +188,7 @@ def test_every_column_is_a_language(tmp_path: Path) -> None:
     (tmp_path / 'a.jpg').write_bytes(RED)
     reader = CaptionTable(table=str(captions), images=(str(tmp_path),), texts=('*',))
     (example,) = examples(reader)
-    assert example.texts == [
-        ('en', 'caption', 'A'), ('de', 'caption', 'B'), ('en', 'caption', '4')
-    ]  # fmt: skip
+    assert example.texts == [('en', 'caption', 'A'), ('de', 'caption', 'B'), ('en', 'caption', '4')]
 
 
 def test_names_are_unique_or_whole_paths(tmp_path: Path) -> None:
@@ -211,42 +231,65 @@ def test_a_row_without_name_is_bad(tmp_path: Path) -> None:
     assert {example.bad for example in examples(reader)} == {'', 'no name of a picture'}
 
 
-META = {'caption': 'A dog', 'url': 'http://a.b/c.jpg', 'key': '000000001', 'status': 'success',
-        'error_message': None, 'sha256': 'beef', 'lang': 'fi', 'alt': ['x', 'y']}  # fmt: skip
+META = {
+    'caption': 'A dog',
+    'url': 'http://a.b/c.jpg',
+    'key': '000000001',
+    'status': 'success',
+    'error_message': None,
+    'sha256': 'beef',
+    'lang': 'fi',
+    'alt': ['x', 'y'],
+}
 
 
 def shard(path: Path) -> str:
     meta = json.dumps(META).encode()
-    return tar(path, [
-        ('000000001.jpg', RED), ('000000001.txt', b'A dog'), ('000000001.json', meta),
-        ('d.1/b.JPEG', BLUE), ('d.1/b.txt', b'caf\xe9'),
-        ('c.txt', b'no picture'),
-        ('e.png', BLUE), ('e.json', b'{"lang": '),
-        ('f.seg.png', BLUE), ('f.webp', RED), ('f.json', b'[]'),
-        ('README', b'nothing'),
-    ])  # fmt: skip
+    return tar(
+        path,
+        [
+            ('000000001.jpg', RED),
+            ('000000001.txt', b'A dog'),
+            ('000000001.json', meta),
+            ('d.1/b.JPEG', BLUE),
+            ('d.1/b.txt', b'caf\xe9'),
+            ('c.txt', b'no picture'),
+            ('e.png', BLUE),
+            ('e.json', b'{"lang": '),
+            ('f.seg.png', BLUE),
+            ('f.webp', RED),
+            ('f.json', b'[]'),
+            ('README', b'nothing'),
+        ],
+    )
 
 
 def test_samples_share_a_stem(tmp_path: Path) -> None:
     reader = WebDataset(shards=(shard(tmp_path / '00000.tar'),), language='en')
     found = {
-        example.id: example for example in reader.examples('train', reader.splits()['train'][0])
+        example.id: example
+        for example in reader.read_examples('train', reader.splits()['train'][0])
     }
     assert list(found) == [f'00000.tar/{stem}' for stem in ('000000001', 'd.1/b', 'c', 'e', 'f')]
     first, second, *others = found.values()
     assert (first.image, first.texts, first.bad) == (RED, [('en', 'caption', 'A dog')], '')
     assert second.texts == [('en', 'caption', 'caf\udce9')]
     assert [example.bad for example in others] == [
-        'no picture in the sample', 'its .json is broken', 'its .json is no object',
-    ]  # fmt: skip
+        'no picture in the sample',
+        'its .json is broken',
+        'its .json is no object',
+    ]
 
 
 def test_texts_of_the_json(tmp_path: Path) -> None:
     reader = WebDataset(
-        shards=(shard(tmp_path / '00000.tar'),), text_keys=('caption', 'alt:alt:en'),
-        language_key='lang', id_key='sha256', split='val',
-    )  # fmt: skip
-    first = next(iter(reader.examples('val', reader.splits()['val'][0])))
+        shards=(shard(tmp_path / '00000.tar'),),
+        text_keys=('caption', 'alt:alt:en'),
+        language_key='lang',
+        id_key='sha256',
+        split='val',
+    )
+    first = next(iter(reader.read_examples('val', reader.splits()['val'][0])))
     assert first.id == 'beef'
     assert first.texts == [('fi', 'caption', 'A dog'), ('en', 'alt', 'x'), ('en', 'alt', 'y')]
 
@@ -301,21 +344,31 @@ def test_flickr8k() -> None:
     if not folder.is_dir():
         pytest.skip('The Flickr8k data are not here.')
     reader = CaptionTable(
-        table=str(folder / 'captions.parquet'), images=(str(folder / 'images112.tar'),),
-        language='@lang', kind='@kind', split_column='split',
-    )  # fmt: skip
+        table=str(folder / 'captions.parquet'),
+        images=(str(folder / 'images112.tar'),),
+        language='@lang',
+        kind='@kind',
+        split_column='split',
+    )
     parts = reader.splits()
     assert set(parts) == {'train', 'dev'}
-    rows = {split: list(reader.rows(split, parts[split][0])) for split in parts}
+    rows = {split: list(reader.read_rows(split, parts[split][0])) for split in parts}
     assert sum(map(len, rows.values())) == 159_365
     train = {key for key, _ in rows['train']}
     assert (len(train), len({key for key, _ in rows['dev']})) == (5914, 964)
-    found = dict(reader.pictures(reader.picture_parts()[0], train))
+    found = dict(reader.read_images(reader.image_parts()[0], train))
     assert set(found) == train
     assert not any(example.bad for split in rows for _, example in rows[split])
     assert {text[0] for _, example in rows['dev'] for text in example.texts} == {
-        'ar', 'brx', 'cs', 'de', 'en', 'fr', 'hi', 'pt'
-    }  # fmt: skip
+        'ar',
+        'brx',
+        'cs',
+        'de',
+        'en',
+        'fr',
+        'hi',
+        'pt',
+    }
 
 
 def test_tiny_imagenet() -> None:
@@ -323,17 +376,23 @@ def test_tiny_imagenet() -> None:
     if not folder.is_dir():
         pytest.skip('The Tiny-ImageNet data are not here.')
     reader = CaptionTable(
-        table=str(folder / 'images.parquet'), image_column='jpeg', texts=(), split_column='split',
-        label_column='class_index', class_names=str(folder / 'class_names_298langs.parquet'),
+        table=str(folder / 'images.parquet'),
+        image_column='jpeg',
+        texts=(),
+        split_column='split',
+        label_column='class_index',
+        class_names=str(folder / 'class_names_298langs.parquet'),
         class_names_columns=('class_index', 'lang', 'name'),
-    )  # fmt: skip
+    )
     counts: dict[str, int] = {}
     for split, parts in reader.splits().items():
-        found = list(join.local(reader, split))
+        found = list(join.read_split(reader, split))
         counts[split] = len(found)
         assert len({example.label for example in found}) == 160
         assert all(example.image.startswith(b'\xff\xd8') and not example.bad for example in found)
-        assert len({key for part in parts for key, _ in reader.rows(split, part)}) == len(found)
+        assert len({key for part in parts for key, _ in reader.read_rows(split, part)}) == len(
+            found
+        )
     assert counts == {'train': 11_200, 'val': 1600}
     assert len(reader.vocabulary()[0]) == 297
 
@@ -351,9 +410,7 @@ def test_sparse_files_are_left_out(tmp_path: Path) -> None:
     with tarfile.open(path, 'w', format=tarfile.PAX_FORMAT) as archive:
         member = tarfile.TarInfo('hole.jpg')
         # A terabyte of nothing, in no byte at all.
-        member.pax_headers = {
-            'GNU.sparse.size': str(2**40), 'GNU.sparse.map': f'{2**40},0',
-        }  # fmt: skip
+        member.pax_headers = {'GNU.sparse.size': str(2**40), 'GNU.sparse.map': f'{2**40},0'}
         archive.addfile(member)
         archive.addfile(tarfile.TarInfo('a.jpg'))
-    assert [name for name, _ in archives.members(str(path))] == ['a.jpg']
+    assert [name for name, _ in archives.read_members(str(path))] == ['a.jpg']

@@ -10,7 +10,7 @@ from mural_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NamedPictures(JoinedReader):
+class NamedImages(JoinedReader):
     """Pictures of folders and tar archives, joined by the last part of their path.
 
     images: folders or tar archives with the pictures, or patterns of them.
@@ -18,25 +18,25 @@ class NamedPictures(JoinedReader):
 
     images: tuple[str, ...] = ()
 
-    def picture_parts(self) -> Sequence[str]:
+    def image_parts(self) -> Sequence[str]:
         if not self.images:
             raise UserError('Where are the pictures? Give --images, folders or tar archives.')
-        return archives.parts(self.images)
+        return archives.find_parts(self.images)
 
-    def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        return by_name(part, wanted)
+    def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+        return read_named_images(part, wanted)
 
 
-def by_name(part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+def read_named_images(part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
     """(last part of the path, content) of the pictures of a folder or a tar archive.
 
     Raises UserError where two folders hold pictures of one name, whether they are wanted or not.
     """
-    for path, content in archives.read(part, _Paths(part, wanted)):
+    for path, content in archives.read_files(part, _WantedPaths(part, wanted)):
         yield base_name(path), content
 
 
-class _Paths(Container[str]):
+class _WantedPaths(Container[str]):
     """The paths whose last part is wanted, in the order in which they are asked for."""
 
     def __init__(self, part: str, wanted: Container[str] | None):
@@ -45,7 +45,7 @@ class _Paths(Container[str]):
 
     def __contains__(self, path: object) -> bool:
         name = base_name(str(path))
-        picture = name.lower().endswith(archives.IMAGES)
+        picture = name.lower().endswith(archives.IMAGE_SUFFIXES)
         if picture and self.seen.setdefault(name, str(path)) != path:
             raise UserError(
                 f'{self.part} has both {self.seen[name]} and {path}, but pictures are found by '
@@ -60,14 +60,14 @@ def base_name(path: str) -> str:
     return PurePosixPath(path.replace('\\', '/')).name
 
 
-def row(name: object, texts: Sequence[Text], where: str) -> tuple[str, Example]:
+def make_row(name: object, texts: Sequence[Text], where: str) -> tuple[str, Example]:
     """(key, example) of a picture's texts; a bad example of its own where it has no name."""
     key = base_name(name) if isinstance(name, str) else ''
     if not key:
-        return bad('no name of a picture', where)
+        return make_bad_row('no name of a picture', where)
     return key, Example(id=key, texts=list(texts), where=where)
 
 
-def bad(reason: str, where: str) -> tuple[str, Example]:
+def make_bad_row(reason: str, where: str) -> tuple[str, Example]:
     """(key, example) of a record that cannot be used; the key is nobody else's."""
     return f'bad/{where}', Example(id=where, texts=[], where=where, bad=reason)

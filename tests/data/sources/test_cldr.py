@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mural_jax.data.ingest.emoji import split_of
+from mural_jax.data.ingest.emoji import assign_split
 from mural_jax.data.sources import cldr
 from mural_jax.types import UserError
 
@@ -39,41 +39,48 @@ def unicode_dir(tmp_path: Path) -> Path:
 
 
 def test_base_emoji_only(unicode_dir: Path) -> None:
-    table = cldr.emoji_table(unicode_dir)
+    table = cldr.read_emoji_table(unicode_dir)
     assert [emoji.id for emoji in table] == [
-        '1f468', '1f469', '1f468-200d-1f692', '1f9d1-200d-1f692', '260e',
-    ]  # fmt: skip
+        '1f468',
+        '1f469',
+        '1f468-200d-1f692',
+        '1f9d1-200d-1f692',
+        '260e',
+    ]
     assert table[-1].group == 'Objects'
 
 
 def test_person_variants_are_one_concept(unicode_dir: Path) -> None:
-    concepts = {emoji.name: emoji.concept for emoji in cldr.emoji_table(unicode_dir)}
+    concepts = {emoji.name: emoji.concept for emoji in cldr.read_emoji_table(unicode_dir)}
     assert concepts['man'] == concepts['woman']
     assert concepts['man firefighter'] == concepts['firefighter']
     assert concepts['man'] != concepts['firefighter']
 
 
 def test_inherited_texts_are_no_texts(unicode_dir: Path) -> None:
-    assert cldr.annotations(unicode_dir, 'xx') == {'☎': ('telephone', ['phone', 'ringer'])}
-    assert cldr.locales(unicode_dir) == ['xx']
+    assert cldr.read_annotations(unicode_dir, 'xx') == {'☎': ('telephone', ['phone', 'ringer'])}
+    assert cldr.list_locales(unicode_dir) == ['xx']
 
 
 def test_missing_and_broken_files_say_what_to_do(tmp_path: Path, unicode_dir: Path) -> None:
     with pytest.raises(UserError, match='unicode-data'):
-        cldr.emoji_table(tmp_path / 'nowhere')
+        cldr.read_emoji_table(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='unicode-cldr-core'):
-        cldr.locales(tmp_path / 'nowhere')
+        cldr.list_locales(tmp_path / 'nowhere')
     broken = unicode_dir / 'common' / 'annotations' / 'xx.xml'
     broken.write_text('<ldml>', encoding='utf-8')
     with pytest.raises(UserError, match='not readable XML'):
-        cldr.annotations(unicode_dir, 'xx')
+        cldr.read_annotations(unicode_dir, 'xx')
 
 
 def test_splits_are_stable() -> None:
-    splits = [split_of(f'concept {i}') for i in range(10_000)]
+    splits = [assign_split(f'concept {i}') for i in range(10_000)]
     assert abs(splits.count('test') / 10_000 - 0.15) < 0.01
     assert abs(splits.count('validation') / 10_000 - 0.03) < 0.01
     # Written down once: another hash would move concepts from test to training.
-    assert [split_of(c) for c in ('dog', 'cat', 'telephone', 'person')] == [
-        'train', 'train', 'train', 'train',
-    ]  # fmt: skip
+    assert [assign_split(c) for c in ('dog', 'cat', 'telephone', 'person')] == [
+        'train',
+        'train',
+        'train',
+        'train',
+    ]

@@ -16,7 +16,7 @@ from mural_jax.runs.run import Run
 def measured(data_dir: Path) -> dict:
     run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    return bench.run(run.build_streams(), data_dir, read, run.seed, seconds=0.3)
+    return bench.bench_streams(run.build_streams(), data_dir, read, run.seed, seconds=0.3)
 
 
 def test_streams_with_pictures_have_a_limit(measured: dict) -> None:

@@ -15,7 +15,7 @@ from data.datasets import encoded, picture
 from PIL import Image, ImageFile
 
 from mural_jax.data.sets import checks
-from mural_jax.data.sets.checks import BadRecord, Limits
+from mural_jax.data.sets.checks import BadRecord, RecordLimits
 from mural_jax.data.sources.reader import Example
 
 PICTURE = picture(1, (61, 43))
@@ -58,7 +58,7 @@ def test_pictures_have_the_colours_that_pillow_sees(
 ) -> None:
     """What is transparent shows the colours that are stored there, on no ground."""
     data = encoded(image, form, **options)
-    found_HWC = checks.decode(data)
+    found_HWC = checks.decode_image(data)
     assert found_HWC.dtype == np.uint8
     apart_HWC = abs(found_HWC - rgb(data))
     assert apart_HWC.mean() <= most
@@ -67,14 +67,14 @@ def test_pictures_have_the_colours_that_pillow_sees(
 
 def test_sixteen_bits_are_cut_to_eight() -> None:
     expected_HW = np.asarray(PICTURE.convert('L'))
-    np.testing.assert_array_equal(checks.decode(encoded(WIDE))[..., 1], expected_HW)
+    np.testing.assert_array_equal(checks.decode_image(encoded(WIDE))[..., 1], expected_HW)
 
 
 def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
     """EXIF is not heeded, neither here nor in streams: portraits of phones lie on their side."""
     plain, turned = (encoded(PICTURE, 'JPEG', exif=exif) for exif in (Image.Exif(), TURNED))
     assert b'Exif' in turned
-    np.testing.assert_array_equal(checks.decode(plain), checks.decode(turned))
+    np.testing.assert_array_equal(checks.decode_image(plain), checks.decode_image(turned))
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,13 @@ def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
         (encoded(ALPHA, 'WEBP', lossless=True), 'is broken'),  # TensorFlow reads no alpha there
         (encoded(PICTURE, 'WEBP', **FRAMES), 'is broken'),
     ],
-)  # fmt: skip
+)
 def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadRecord, match=reason):
-        checks.decode(data)
-    stored = checks.record(Example('1', [('en', 'x', 'a')], data), Limits(), pictures=True)
+        checks.decode_image(data)
+    stored = checks.make_fields(
+        Example('1', [('en', 'x', 'a')], data), RecordLimits(), has_image=True
+    )
     assert stored['bad'].startswith('picture ')
     assert stored['image'] == data
     assert stored['width'] == stored['hash'] == 0
@@ -144,7 +146,7 @@ def bombs() -> dict[str, bytes]:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from mural_jax.data import checks
+from mural_jax.data.sets import checks
 checks.decode(Path(sys.argv[1]).read_bytes())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
@@ -178,7 +180,7 @@ def test_large_pictures_are_refused_before_a_pixel_is_made(
     monkeypatch.setattr(ImageFile.ImageFile, 'load', never)
     for path in paths[1:]:
         with pytest.raises(BadRecord, match='too many pixels'):
-            checks.decode(path.read_bytes())
+            checks.decode_image(path.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -198,37 +200,43 @@ def test_large_pictures_are_refused_before_a_pixel_is_made(
     ],
 )
 def test_texts_are_cleaned_and_their_marks_stay(text: str, cleaned: str) -> None:
-    assert checks.clean(text, 1000) == cleaned
-    assert checks.clean(cleaned, 1000) == cleaned
+    assert checks.clean_text(text, 1000) == cleaned
+    assert checks.clean_text(cleaned, 1000) == cleaned
 
 
 @pytest.mark.parametrize(
     ('text', 'reason'),
     [
-        ('', 'empty'), (' \n\u3000', 'empty'), ('\0\0', 'empty'), ('\u200d', 'empty'),
-        ('\u0301', 'empty'), ('\u202b\u202c', 'empty'), ('\ufeff', 'empty'),
-        (b'caf\xe9'.decode('utf-8', 'surrogateescape'), 'not UTF-8'), ('\ud83d', 'not UTF-8'),
+        ('', 'empty'),
+        (' \n\u3000', 'empty'),
+        ('\0\0', 'empty'),
+        ('\u200d', 'empty'),
+        ('\u0301', 'empty'),
+        ('\u202b\u202c', 'empty'),
+        ('\ufeff', 'empty'),
+        (b'caf\xe9'.decode('utf-8', 'surrogateescape'), 'not UTF-8'),
+        ('\ud83d', 'not UTF-8'),
     ],
-)  # fmt: skip
+)
 def test_bad_texts_are_refused_with_a_reason(text: str, reason: str) -> None:
     with pytest.raises(BadRecord, match=reason):
-        checks.clean(text, 1000)
+        checks.clean_text(text, 1000)
 
 
 def test_a_megabyte_of_text_is_cut() -> None:
-    assert checks.clean('dog ' * 250_000, 10_000) == ('dog ' * 2500)
-    assert checks.clean('\0' * 100 + 'dog' + ' ' * 10**6, 50) == 'dog'
-    assert len(checks.clean('犬' * 10**6, 10_000)) == 10_000
+    assert checks.clean_text('dog ' * 250_000, 10_000) == ('dog ' * 2500)
+    assert checks.clean_text('\0' * 100 + 'dog' + ' ' * 10**6, 50) == 'dog'
+    assert len(checks.clean_text('犬' * 10**6, 10_000)) == 10_000
 
 
 def test_the_good_texts_of_a_record_stay() -> None:
     texts = [('en', 'x', ' '), ('de', 'x', 'ein\0Hund'), ('en', 'x', '\udce9')]
     example = Example('1', texts, encoded(PICTURE), where='dir\udcff/a.jsonl, row 1')
-    stored = checks.record(example, Limits(), pictures=True)
+    stored = checks.make_fields(example, RecordLimits(), has_image=True)
     assert stored['bad'] == ''
     assert stored['texts'] == {'language': ['de'], 'kind': ['x'], 'text': ['ein Hund']}
     assert (stored['width'], stored['height']) == (61, 43)
     assert stored['where'] == 'dir?/a.jsonl, row 1'
-    lost = checks.record(Example('1', texts[2:]), Limits(), pictures=True)
+    lost = checks.make_fields(Example('1', texts[2:]), RecordLimits(), has_image=True)
     assert lost['bad'] == 'text is not UTF-8'
-    assert checks.record(Example('1', []), Limits(), pictures=True)['bad'] == 'no text'
+    assert checks.make_fields(Example('1', []), RecordLimits(), has_image=True)['bad'] == 'no text'

@@ -12,10 +12,10 @@ from mural_jax.config.load import load_config
 from mural_jax.data import tokenizer
 from mural_jax.data.ingest.ingest import ingest
 from mural_jax.data.pages import contents, histograms, inspect
-from mural_jax.data.sets.checks import Limits
-from mural_jax.data.sets.filters import Filters
+from mural_jax.data.sets.checks import RecordLimits
+from mural_jax.data.sets.filter_settings import Filters
 from mural_jax.data.sets.records import Records
-from mural_jax.data.streams.base import Source, Stream
+from mural_jax.data.streams.base import Stream, StreamSource
 from mural_jax.data.streams.captions import Captions
 from mural_jax.data.tokenizer import Tokenizer, Vocabulary
 from mural_jax.runs.prepare import vocabulary_path
@@ -34,14 +34,14 @@ def opened(data_dir: Path) -> tuple[Run, Tokenizer, dict[str, Stream]]:
 def page(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     run, read, streams = opened(data_dir)
     out = tmp_path_factory.mktemp('page') / 'data.html'
-    assert inspect.write(streams, data_dir, read, run.seed, out) == out
+    assert inspect.write_page(streams, data_dir, read, run.seed, out) == out
     return out.read_text(encoding='utf-8')
 
 
 def test_counts_are_those_of_the_records(data_dir: Path) -> None:
     _, _, streams = opened(data_dir)
     spec = streams['captions']
-    (held,) = contents.of(spec, spec.pool(data_dir))
+    (held,) = contents.describe_sources(spec, spec.pool(data_dir))
     records = Records('emoji_cldr/pictures', 'train', data_dir)
     count: dict[str, int] = {}
     for example in records.examples(image=False):
@@ -56,7 +56,7 @@ def test_shares_are_those_of_the_draws(data_dir: Path) -> None:
     _, _, streams = opened(data_dir)
     for spec in streams.values():
         pool = spec.pool(data_dir)
-        rows = [row for held in contents.of(spec, pool) for row in held.languages]
+        rows = [row for held in contents.describe_sources(spec, pool) for row in held.languages]
         np.testing.assert_allclose(sum(row.share for row in rows), 1.0)
         np.testing.assert_allclose(sum(row.before for row in rows), 1.0)
         drawn = {row.language for row in rows if row.share}
@@ -82,34 +82,41 @@ def test_batches_are_those_of_training(data_dir: Path, page: str) -> None:
 
 def test_cut_texts_are_counted(data_dir: Path) -> None:
     lengths = np.array([3, 4, 5, 6])
-    assert histograms.tokens(lengths, 4).words.startswith('50.0% of 4 texts')
+    assert histograms.draw_token_histogram(lengths, 4).words.startswith('50.0% of 4 texts')
     records = Records('emoji_cldr/pictures', 'train', data_dir)
-    side, ratio = histograms.pictures([records], 65)
+    side, ratio = histograms.draw_image_histograms([records], 65)
     assert side.words.startswith('100.0% of')
     assert ratio.words.startswith('0.0%')
 
 
 @pytest.mark.parametrize(
     ('kind', 'ids'),
-    [('sentencepiece', {'pad_id': 0, 'unk_id': 1, 'bos_id': 2, 'eos_id': 3}),
-     ('xlm_r', {'unk_id': 0, 'bos_id': 1, 'eos_id': 2}),
-     ('siglip', {'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1})],
-)  # fmt: skip
+    [
+        ('sentencepiece', {'pad_id': 0, 'unk_id': 1, 'bos_id': 2, 'eos_id': 3}),
+        ('xlm_r', {'unk_id': 0, 'bos_id': 1, 'eos_id': 2}),
+        ('siglip', {'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1}),
+    ],
+)
 def test_tokens_become_text_again(kind: str, ids: dict[str, int], tmp_path: Path) -> None:
     import sentencepiece
 
     prefix = tmp_path / 'published'
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_prefix=str(prefix), vocab_size=40,
-        hard_vocab_limit=False, minloglevel=2, **ids,
-    )  # fmt: skip
+        sentence_iterator=iter(TEXTS),
+        model_prefix=str(prefix),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
     marks = {'bos': True, 'eos': True} if kind == 'sentencepiece' else {}
     read = Tokenizer.load(
         prefix.with_suffix('.model'), Vocabulary(vocab_size=99, kind=kind, **marks)
     )
     assert [read.decode(row) for row in read(['red apple', 'un fruto rojo'], 40)] == [
-        'red apple', 'un fruto rojo',
-    ]  # fmt: skip
+        'red apple',
+        'un fruto rojo',
+    ]
 
 
 def test_bytes_become_characters_again() -> None:
@@ -121,15 +128,17 @@ def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
     wide = {f'{number}.png': encoded(picture(number, (200, 72))) for number in range(3)}
     pictures = wide | {'good.png': encoded(picture(9)), 'bad.png': b'no picture'}
     rows = [(name, 'en', f'a caption of {name}') for name in pictures]
-    name = ingest(caption_reader(tmp_path, pictures, rows), 'made', tmp_path, Limits(), max_bad=1.0)
+    name = ingest(
+        caption_reader(tmp_path, pictures, rows), 'made', tmp_path, RecordLimits(), max_bad=1.0
+    )
     filters = Filters(max_aspect=2.0)
-    spec = Captions({'made': Source(name, filters=filters)}, (), batch_size=1)
+    spec = Captions({'made': StreamSource(name, filters=filters)}, (), batch_size=1)
     spec.filter(tmp_path)
-    (lost,) = contents.lost(spec, tmp_path)
+    (lost,) = contents.describe_drops(spec, tmp_path)
     assert lost.filters == {'max_aspect': 2.0}
     assert lost.dropped == [('max_aspect', 'pictures', 3, 3 / 5)]
     ((reason, count, places),) = lost.bad
     assert (reason, count, len(places)) == ('picture is not an image', 1, 1)
-    (held,) = contents.of(spec, spec.pool(tmp_path))
+    (held,) = contents.describe_sources(spec, spec.pool(tmp_path))
     assert (held.records, held.bad) == (4, 1)
     assert [(row.records, row.drawable, row.share) for row in held.languages] == [(4, 1, 1.0)]

@@ -27,7 +27,7 @@ def scenes(**more) -> Scenes:
 
 
 def of_split(reader: Scenes, split: str) -> list[Example]:
-    return [x for part in reader.splits()[split] for x in reader.examples(split, part)]
+    return [x for part in reader.splits()[split] for x in reader.read_examples(split, part)]
 
 
 def test_nothing_is_drawn_outside_the_boxes_and_something_inside() -> None:
@@ -88,7 +88,7 @@ def test_they_are_ingested_with_their_regions(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 'captions/scenes:train: 30 records, 30 texts in 1 languages' in done.stdout
     records = Records('captions/scenes', 'train', tmp_path)
-    stored = schema.parse(records.read(np.arange(30)), 'id', 'boxes', 'classes')
+    stored = schema.parse_examples(records.read(np.arange(30)), 'id', 'boxes', 'classes')
     made = {x.id: x.regions for x in of_split(Scenes(count=30, objects=20), 'train')}
     for name, boxes, classes in zip(*(stored[key] for key in ('id', 'boxes', 'classes'))):
         regions = made[name.numpy().decode()]

@@ -22,22 +22,32 @@ PICTURES = dict(zip(URLS, (b'picture of a town', b'picture of a dog')))
 def row(url: str, language: str, **columns: str) -> dict[str, str]:
     """A row of a table as published: nothing is null in it but a text is empty."""
     return dict.fromkeys(COLUMNS, '') | {
-        'language': language, 'page_url': f'https://{language}.wikipedia.org/wiki/X',
-        'image_url': url, 'mime_type': 'image/jpeg', 'original_height': '3', 'original_width': '4',
-        'is_main_image': 'true', 'attribution_passes_lang_id': 'false',
-        'page_changed_recently': 'true', **columns,
-    }  # fmt: skip
+        'language': language,
+        'page_url': f'https://{language}.wikipedia.org/wiki/X',
+        'image_url': url,
+        'mime_type': 'image/jpeg',
+        'original_height': '3',
+        'original_width': '4',
+        'is_main_image': 'true',
+        'attribution_passes_lang_id': 'false',
+        'page_changed_recently': 'true',
+        **columns,
+    }
 
 
 ROWS = (
     row(URLS[0], 'pt', caption_reference_description='A "cidade"\nvista\tde longe', page_title='S'),
     row(URLS[1], 'en', caption_alt_text_description='a dog', context_page_description='Dogs bark'),
     row(
-        URLS[0], 'de', caption_attribution_description='Deutsch: Die Stadt',
-        attribution_passes_lang_id='true', section_title='Lage', context_section_description='Am',
+        URLS[0],
+        'de',
+        caption_attribution_description='Deutsch: Die Stadt',
+        attribution_passes_lang_id='true',
+        section_title='Lage',
+        context_section_description='Am',
     ),
     row(URLS[0], 'en', caption_attribution_description='Deutsch: Die Stadt', page_title='Town'),
-)  # fmt: skip
+)
 
 
 def tsv(rows: Iterable[dict[str, str]], columns: Iterable[str] = COLUMNS) -> bytes:

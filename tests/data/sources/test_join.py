@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from data.wit_files import row, table, tsv, write_pixels
+from data.sources.wit_files import row, table, tsv, write_pixels
 
 from mural_jax.data.sources import beam, join
 from mural_jax.data.sources.reader import Example, JoinedReader, Reader
@@ -36,16 +36,16 @@ class Made(JoinedReader):
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {'train': list(TEXTS)}
 
-    def rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
+    def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
         for number, (key, text) in enumerate(TEXTS[part]):
             where = f'{part}:{number}'
             bad = 'broken' if key == '!' else ''
             yield key, Example(f'{key} {where}', [('en', 'text', text)], where=where, bad=bad)
 
-    def picture_parts(self) -> Sequence[str]:
+    def image_parts(self) -> Sequence[str]:
         return list(PICTURES) if self.with_pictures else []
 
-    def pictures(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
+    def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
         yield from (p for p in PICTURES[part] if wanted is None or p[0] in wanted)
 
 
@@ -56,7 +56,7 @@ class Whole(Reader):
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {'train': ['a', 'b'], 'test': ['c']}
 
-    def examples(self, split: str, part: str) -> Iterator[Example]:
+    def read_examples(self, split: str, part: str) -> Iterator[Example]:
         yield Example(part, [('en', split, BAD)], image=part.encode(), score=1.0)
 
 
@@ -77,43 +77,45 @@ def by_beam(reader: Reader, split: str, folder: Path, *flags: str) -> tuple[list
     def write(example: Example) -> None:
         (folder / uuid.uuid4().hex).write_bytes(pickle.dumps(example))
 
-    with apache_beam.Pipeline(options=beam.options(flags)) as pipeline:
-        _ = pipeline | beam.examples(reader, split) | apache_beam.Map(write)
+    with apache_beam.Pipeline(options=beam.make_options(flags)) as pipeline:
+        _ = pipeline | beam.read_split(reader, split) | apache_beam.Map(write)
     counters = pipeline.result.metrics().query()['counters']
     dropped = [c.committed for c in counters if c.key.metric.name == 'pictures_without_rows']
     return [pickle.loads(path.read_bytes()) for path in folder.iterdir()], sum(dropped)
 
 
 def test_the_parts_of_a_join() -> None:
-    found = {example.id.split()[0]: example for example in join.local(Made(), 'train')}
+    found = {example.id.split()[0]: example for example in join.read_split(Made(), 'train')}
     assert found['a'].texts == [('en', 'text', 'first'), ('en', 'text', 'second')]
     assert found['a'].image == b'the longer', 'the first picture, in the order of the parts'
     assert (found['b'].image, found['b'].bad) == (b'2', ''), 'an empty file is no picture'
-    assert (found['c'].image, found['c'].bad) == (b'', join.NO_PICTURE)
+    assert (found['c'].image, found['c'].bad) == (b'', join.NO_IMAGE)
     assert found['!'].bad == 'broken'
     assert set(found) == {'a', 'b', 'c', '!', BAD}
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
-    rows = [row for part in TEXTS for key, row in Made().rows('train', part) if key == 'a']
+    rows = [row for part in TEXTS for key, row in Made().read_rows('train', part) if key == 'a']
     rows += [Example('a', [('en', 'text', 'tenth')], where='two:10')]
-    merged = {repr(join.example_of(Made(), rows, b'1')) for rows in itertools.permutations(rows)}
+    merged = {repr(join.make_example(Made(), rows, b'1')) for rows in itertools.permutations(rows)}
     assert len(merged) == 1
-    assert [text[2] for text in join.example_of(Made(), rows, b'1').texts] == [
-        'first', 'second', 'tenth',
-    ]  # fmt: skip
+    assert [text[2] for text in join.make_example(Made(), rows, b'1').texts] == [
+        'first',
+        'second',
+        'tenth',
+    ]
 
 
 def test_readers_without_pictures_pass_through() -> None:
-    found = list(join.local(Made(with_pictures=False), 'train'))
+    found = list(join.read_split(Made(with_pictures=False), 'train'))
     assert len(found) == 7 and not any(example.image for example in found)
-    assert [example.image for example in join.local(Whole(), 'test')] == [b'c']
+    assert [example.image for example in join.read_split(Whole(), 'test')] == [b'c']
 
 
 @pytest.mark.parametrize('reader', READERS, ids=['joined', 'rows', 'whole'])
 def test_beam_gives_the_same(tmp_path: Path, reader: Reader) -> None:
     found, dropped = by_beam(reader, 'train', tmp_path / 'found')
-    assert in_order(found) == in_order(join.local(reader, 'train'))
+    assert in_order(found) == in_order(join.read_split(reader, 'train'))
     assert dropped == (1 if reader == Made() else 0)
 
 
@@ -124,17 +126,17 @@ def test_beam_in_two_processes(tmp_path: Path) -> None:
     reader = Wit(table=table(tmp_path, tsv(rows)), images=(write_pixels(tmp_path, pictures),))
     flags = ('--direct_num_workers=2', '--direct_running_mode=multi_processing')
     found, _ = by_beam(reader, 'train', tmp_path / 'found', *flags)
-    assert in_order(found) == in_order(join.local(reader, 'train'))
-    assert sorted(example.bad for example in found) == [*[''] * 20, join.NO_PICTURE]
+    assert in_order(found) == in_order(join.read_split(reader, 'train'))
+    assert sorted(example.bad for example in found) == [*[''] * 20, join.NO_IMAGE]
 
 
 def test_a_runner_that_is_given_is_taken() -> None:
     pytest.importorskip('apache_beam', reason='Apache Beam is not installed')
-    given = beam.options(['--runner=DirectRunner', '--direct_num_workers=2']).get_all_options()
+    given = beam.make_options(['--runner=DirectRunner', '--direct_num_workers=2']).get_all_options()
     assert (given['runner'], given['direct_num_workers']) == ('DirectRunner', 2)
 
 
 def test_without_beam_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'apache_beam', None)
     with pytest.raises(UserError, match=r'mural-jax\[beam\]'):
-        beam.examples(Made(), 'train')
+        beam.read_split(Made(), 'train')
