@@ -1,53 +1,53 @@
 """mural doctor: checks everything that a run needs before it starts."""
 
+import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from mural_jax.config.load import Config
-from mural_jax.distributed import processes
-from mural_jax.runs import preflight
-from mural_jax.runs.changes import check_changes
-from mural_jax.runs.run import Run
-from mural_jax.runs.start import _open, _timed
+from mural_jax.cli import flags
 from mural_jax.types import UserError
-from mural_jax.workdir.checkpoints import bytes_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mural_jax.runs.preflight import Finding
 
 
-def doctor(config: Config, workdir: Path, data_dir: Path) -> None:
-    """Prints what `train` checks before it starts. Raises UserError where something failed."""
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags."""
+    text = 'Check everything that a run needs before it starts.'
+    parser = flags.add_verb(verbs, 'doctor', run, text)
+    flags.add_config(parser)
+    flags.add_workdir(parser)
+    flags.add_data_dir(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints what `mural train` checks before it starts. Raises UserError if a check failed.
+
+    Every process of a run may call this together, as with `mural train`.
+    """
+    config = flags.load_config(arguments)
+    from mural_jax.distributed import processes
+
     processes.join()
-    processes.end_together(lambda: _doctor(config, workdir, data_dir))
+    processes.end_together(lambda: _report_checks(config, arguments.workdir, arguments.data_dir))
 
 
-def _doctor(config: Config, workdir: Path, data_dir: Path) -> None:
-    existed = workdir.exists()
+def _report_checks(config: dict[str, Any], workdir: Path, data_dir: Path) -> None:
+    from rich.console import Console
 
-    def data() -> list[preflight.Finding]:
-        run = Run.of(config)
-        tokenizer, streams = _open(run, workdir, data_dir)
-        _timed(run, data_dir)
-        return preflight.same_data(streams, tokenizer.hash)
+    from mural_jax.distributed import processes
 
-    def folder() -> list[preflight.Finding]:
-        run = Run.of(config)
-        graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
-        trainer = run.build_trainer(graphdef, params)
-        check_changes(workdir, config)
-        found = preflight.one_folder(workdir, bytes_of(trainer.abstract(params, statistics)))
-        with preflight.Lock(workdir):
-            return found
-
-    findings = preflight.collect({
-        'versions': preflight.same_programs, 'config': lambda: preflight.same_config(config),
-        'devices': preflight.same_devices, 'data': data, 'workdir': folder,
-    })  # fmt: skip
+    workdir_existed = workdir.exists()
+    findings = _check_run(config, workdir, data_dir)
     if processes.is_first():
-        if not existed and workdir.exists():
+        # The check of the workdir creates it; a doctor leaves nothing behind.
+        if not workdir_existed and workdir.exists():
             shutil.rmtree(workdir)
-        Console().print(_findings(findings))
+        Console().print(_build_table(findings))
     failed = [finding.check for finding in findings if finding.fatal]
     if failed:
         raise UserError(
@@ -55,7 +55,43 @@ def _doctor(config: Config, workdir: Path, data_dir: Path) -> None:
         )
 
 
-def _findings(findings: list[preflight.Finding]) -> Table:
+def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[Finding]':
+    from mural_jax.runs import preflight
+    from mural_jax.runs.changes import check_changes
+    from mural_jax.runs.run import Run
+    from mural_jax.runs.start import _open, _timed
+    from mural_jax.workdir.checkpoints import bytes_of
+
+    def check_data() -> 'list[Finding]':
+        made = Run.of(config)
+        tokenizer, streams = _open(made, workdir, data_dir)
+        _timed(made, data_dir)
+        return preflight.same_data(streams, tokenizer.hash)
+
+    def check_workdir() -> 'list[Finding]':
+        made = Run.of(config)
+        graphdef, params, statistics = made.build_model(made.tokenizer.vocab_size, abstract=True)
+        trainer = made.build_trainer(graphdef, params)
+        check_changes(workdir, config)
+        size = bytes_of(trainer.abstract_state(params, statistics))
+        findings = preflight.one_folder(workdir, size)
+        with preflight.Lock(workdir):
+            return findings
+
+    return preflight.collect(
+        {
+            'versions': preflight.same_programs,
+            'config': lambda: preflight.same_config(config),
+            'devices': preflight.same_devices,
+            'data': check_data,
+            'workdir': check_workdir,
+        }
+    )
+
+
+def _build_table(findings: 'Sequence[Finding]') -> 'Table':
+    from rich.table import Table
+
     table = Table(title='before a run starts')
     for name in ('check', 'result', 'found', 'what to do'):
         table.add_column(name)

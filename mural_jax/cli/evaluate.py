@@ -1,166 +1,203 @@
-"""What the verbs do that look at a trained model: evaluate, search, report."""
+"""mural evaluate: scores checkpoints, models of other libraries, or embeddings from files."""
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-
-from mural_jax.config.build import nearest, plain
-from mural_jax.evaluation import scores
-from mural_jax.evaluation.external.scoring import STEP, claimed
-from mural_jax.evaluation.report import tables
-from mural_jax.runs.restore import Restored, restore, sources
-from mural_jax.runs.run import Run
-from mural_jax.search.run_index import Index
-from mural_jax.search.sheet import save_sheet
+from mural_jax.cli import flags
 from mural_jax.types import UserError
-from mural_jax.workdir.checkpoints import check_vocabulary, steps_in
-from mural_jax.workdir.files import read_config
 
-ALL = 'all'  # of --step
+ALL_STEPS = 'all'  # Value of --step.
+# What can be scored, by flag: (other flags it needs, other flags it allows). All allow --force and
+# --data_dir.
+SUBJECTS = {
+    'workdir': ((), ('step', 'config', 'only')),
+    'model': (('config', 'out'), ('only',)),
+    'images': (('texts', 'out'), ('language',)),
+}
 
 
-def evaluate(
-    workdir: Path, data_dir: Path, step: str | None, only: list[str], force: bool,
-    config: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Scores checkpoints, writes `eval/STEP.json` and `index/STEP.npz`, prints the table.
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags; `choose_subject` says which go together."""
+    text = 'Score a checkpoint and index its images, or score what other libraries embed.'
+    parser = flags.add_verb(verbs, 'evaluate', run, text)
+    _add_subjects(parser)
+    parser.add_argument(
+        '--step', help='Step of the checkpoint, or all for every checkpoint (default: the newest).'
+    )
+    parser.add_argument(
+        '--config',
+        metavar='FILE[:ARG]',
+        help='Config whose evaluators and languages are used, such as evaluation:flores. '
+        '--config.FIELD=VALUE overrides its fields (default: the config of the run).',
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        default=[],
+        metavar='EVALUATOR',
+        help='Names of the only evaluators to run (default: all).',
+    )
+    parser.add_argument(
+        '--force',
+        action='store_true',
+        help='Score again even what was scored by the same protocol before.',
+    )
+    flags.add_data_dir(parser)
 
-    step: a number, 'all', or None for the newest. only: these evaluators. config: whose evaluators
-    and languages are taken instead of the run's.
+
+def _add_subjects(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('what is scored, one of --workdir, --model and --images')
+    group.add_argument('--workdir', type=flags.user_path, help='Folder of the run.')
+    group.add_argument(
+        '--model',
+        help='Model of another library: open_clip:NAME:PRETRAINED or transformers:FOLDER. Needs '
+        '--config and --out.',
+    )
+    group.add_argument(
+        '--images',
+        type=flags.user_path,
+        metavar='FILE',
+        help='Embeddings of images: a .parquet table with the columns id and embedding, or a .npy '
+        'array. Needs --texts and --out.',
+    )
+    group.add_argument(
+        '--texts',
+        type=flags.user_path,
+        metavar='FILE',
+        help='Embeddings of the texts of --images: a .parquet table with the columns id (of the '
+        'image), language, embedding and optionally kind, or a .npy array with one row per image.',
+    )
+    group.add_argument(
+        '--language', default='', help='Language of the texts if --texts is an array (default: en).'
+    )
+    group.add_argument(
+        '--out',
+        type=flags.user_path,
+        help='Folder that takes the scores, as OUT/eval/0.json, of what is not a run.',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Scores, writes the scores to a file, and prints them as a table."""
+    subject = choose_subject(arguments)
+    if arguments.overrides and not arguments.config:
+        raise UserError(
+            '--config.FIELD=VALUE needs --config: the config of the run itself cannot change.'
+        )
+    if subject == 'workdir':
+        config = flags.load_config(arguments) if arguments.config else None
+        for step in list_steps(arguments.workdir, arguments.step):
+            _evaluate_checkpoint(arguments, step, config)
+        return
+    from mural_jax.evaluation.external import scoring
+
+    if subject == 'model':
+        scoring.evaluate_model(
+            arguments.model,
+            flags.load_config(arguments),
+            arguments.data_dir,
+            arguments.out,
+            arguments.only,
+            arguments.force,
+        )
+    else:
+        scoring.evaluate_files(
+            arguments.images, arguments.texts, arguments.language, arguments.out, arguments.force
+        )
+
+
+def choose_subject(arguments: argparse.Namespace) -> str:
+    """The key of SUBJECTS that the user gave.
+
+    Raises UserError unless it is exactly one, with the flags it needs and no others.
     """
-    for number in _steps(workdir, step):
-        _evaluate(workdir, data_dir, number, only, force, config)
+    given = [name for name in SUBJECTS if getattr(arguments, name)]
+    if len(given) != 1:
+        said = f'--{" and --".join(given)} are given' if given else 'none is given'
+        raise UserError(
+            'What is scored? Give one of --workdir=RUN, --model=NAME, or --images=FILE with '
+            f'--texts=FILE; {said}.'
+        )
+    (subject,) = given
+    needed, allowed = SUBJECTS[subject]
+    missing = [name for name in needed if not getattr(arguments, name)]
+    if missing:
+        raise UserError(f'--{subject} needs --{" and --".join(missing)} too.')
+    known = {name for pair in SUBJECTS.values() for names in pair for name in names}
+    wrong = sorted(name for name in known - {*needed, *allowed} if getattr(arguments, name))
+    if wrong:
+        raise UserError(f'--{" and --".join(wrong)} do not go with --{subject}. Leave them out.')
+    return subject
 
 
-def _evaluate(
-    workdir: Path, data_dir: Path, step: int | None, only: list[str], force: bool,
-    config: dict[str, Any] | None,
-) -> None:  # fmt: skip
-    found = restore(workdir, step)
-    run = found.run
+def list_steps(workdir: Path, word: str | None) -> list[int | None]:
+    """The steps that --step names, in order; [None] stands for the newest.
+
+    Raises UserError if `word` is neither a number nor 'all', or 'all' finds no checkpoint.
+    """
+    if word is None:
+        return [None]
+    if word == ALL_STEPS:
+        from mural_jax.workdir.checkpoints import steps_in
+
+        steps = sorted(steps_in(workdir / 'checkpoints'))
+        if not steps:
+            raise UserError(f'{workdir} has no checkpoint yet. Run `mural train` first.')
+        return [*steps]
+    if not word.isdigit():
+        raise UserError(f"--step {word} must be a number, or 'all'.")
+    return [int(word)]
+
+
+def _evaluate_checkpoint(
+    arguments: argparse.Namespace, step: int | None, config: dict[str, Any] | None
+) -> None:
+    """Scores one checkpoint: writes `eval/STEP.json` and the image index, prints a table.
+
+    config: replaces the evaluators and languages of the run's config.
+    """
+    from rich.console import Console
+
+    from mural_jax.config.build import plain
+    from mural_jax.evaluation import scores
+    from mural_jax.evaluation.report import tables
+    from mural_jax.runs.image_index import write_run_index
+    from mural_jax.runs.restore import restore, sources
+    from mural_jax.runs.run import Run
+    from mural_jax.workdir.files import read_config
+
+    workdir = arguments.workdir
+    restored = restore(workdir, step)
+    made = restored.run
     if config:
-        asked = {key: config[key] for key in ('evaluators', 'languages') if key in config}
-        run = Run.of(plain(read_config(workdir)) | asked)
-    evaluators = run.build_evaluators()
+        replaced = {key: config[key] for key in ('evaluators', 'languages') if key in config}
+        made = Run.of(plain(read_config(workdir)) | replaced)
+    evaluators = _select_evaluators(made.build_evaluators(), arguments.only)
+    path = workdir / 'eval' / f'{restored.step}.json'
+    scored, galleries = scores.score(
+        evaluators,
+        made.languages,
+        sources(restored, arguments.data_dir),
+        path,
+        print,
+        force=arguments.force,
+    )
+    if galleries and not config:  # `mural search` searches the images of the run itself.
+        write_run_index(workdir, restored, galleries)
+    print(f'step {restored.step}: {path}')
+    results = {name: scored.results[name] for name in evaluators}
+    tables.print_tables(results, made.languages, Console())
+
+
+def _select_evaluators(evaluators: dict[str, Any], only: list[str]) -> dict[str, Any]:
+    """The evaluators named in `only`, or all if it is empty. Raises UserError for unknown names."""
+    from mural_jax.config.build import nearest
+
     for name in only:
         if name not in evaluators:
             raise UserError(
                 f'--only {name}: there is no such evaluator.{nearest(name, evaluators)} There are '
                 f'{", ".join(evaluators)}.'
             )
-    chosen = {name: one for name, one in evaluators.items() if name in (only or evaluators)}
-    path = workdir / 'eval' / f'{found.step}.json'
-    scored, galleries = scores.score(
-        chosen, run.languages, sources(found, data_dir), path, print, force=force
-    )
-    if galleries and not config:  # What is searched is the run's own.
-        index = _index(galleries, found.tokenizer.hash)
-        index.save(workdir / 'index' / f'{found.step}.npz')
-    print(f'step {found.step}: {path}')
-    results = {name: scored.results[name] for name in chosen}
-    tables.print_tables(results, run.languages, Console())
-
-
-def _steps(workdir: Path, step: str | None) -> list[int | None]:
-    if step is None:
-        return [None]
-    if step == ALL:
-        found = sorted(steps_in(workdir / 'checkpoints'))
-        if not found:
-            raise UserError(f'{workdir} has no checkpoint yet. Run `mural train` first.')
-        return [*found]
-    if not step.isdigit():
-        raise UserError(f"--step {step} must be a number, or 'all'.")
-    return [int(step)]
-
-
-def search(workdir: Path, query: str, k: int, step: int | None, out: Path) -> None:
-    """Prints the k pictures nearest to the query and writes them as one picture."""
-    found = restore(workdir, step)
-    index = Index.load(workdir / 'index' / f'{found.step}.npz')
-    check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
-    hits = index.search(found.embedder.texts(index.task, [query])[0], k)
-    for place, hit in enumerate(hits, 1):
-        print(f'{place:3d}  {hit.score:6.3f}  {hit.name}  ({hit.id}, {hit.split})')
-    save_sheet(hits, out)
-
-
-def report(words: Sequence[str], step: int | None, out: Path | None) -> None:
-    """Writes the page `out` about runs, each at a step, or at its newest checkpoint.
-
-    words: folders; several stand behind each other or behind commas. Those of models of others and
-    of embeddings stand beside runs. The page of one is in its folder, that of several in the
-    current one.
-    """
-    # Only here: curves take a second to import.
-    from mural_jax.evaluation.report import examples, language_map
-    from mural_jax.evaluation.report import page as pages
-
-    workdirs = _folders(words)
-    pages.labels(workdirs)
-    home = Path() if len(workdirs) > 1 else workdirs[0]
-    out = (out or home / 'report.html').expanduser()
-    runs: list[pages.Reported] = []
-    looked = pages.Looked(None, [], {}, [])
-    for number, workdir in enumerate(workdirs):
-        if other := claimed(workdir):
-            runs.append(pages.load(workdir, STEP, other))
-            looked.maps.append(None)
-            continue
-        found = restore(workdir, step)
-        runs.append(pages.load(workdir, found.step, read_config(workdir)))
-        index = _searched(workdir, found)
-        if not index:
-            looked.maps.append(None)
-            continue
-        groups = found.run.languages
-        names = examples.embed_names(index, found.embedder, [x for g in groups.values() for x in g])
-        looked.maps.append(language_map.place(names.vector_LND, names.languages))
-        if looked.shown is None:
-            looked = looked._replace(
-                shown=number, queries=examples.grid(index, found.embedder, groups),
-                failures=examples.failures(index, names, groups),
-            )  # fmt: skip
-    pages.write(out, runs, looked)
-    print(f'the report is {out}')
-
-
-def _searched(workdir: Path, found: Restored) -> Index | None:
-    """The search index of a run; None where it retrieves no pictures or was not evaluated whole."""
-    path = workdir / 'index' / f'{found.step}.npz'
-    if not path.exists():
-        return None
-    index = Index.load(path)
-    check_vocabulary(index.vocabulary, found.tokenizer.hash, workdir)
-    return index
-
-
-def _folders(words: Sequence[str]) -> list[Path]:
-    """A word that is a folder is one, whatever commas its name has."""
-    parts = [
-        part
-        for word in words
-        for part in ([word] if Path(word).expanduser().is_dir() else word.split(','))
-    ]
-    if not any(parts):
-        raise UserError('--workdirs names no folder. Give at least one: --workdirs RUN_A,RUN_B.')
-    return [Path(part).expanduser() for part in parts if part]
-
-
-def _index(galleries: list[Any], vocabulary: str) -> Index:
-    """One index over the galleries in the space of the first one's task, each split once."""
-    task = galleries[0].task
-    splits = {(one.dataset, one.split): one for one in galleries if one.task == task}
-    galleries = [*splits.values()]
-    return Index(
-        image_ND=np.concatenate([gallery.image_ND for gallery in galleries]),
-        ids=[item for gallery in galleries for item in gallery.items.ids],
-        names=[names for gallery in galleries for names in gallery.items.names],
-        splits=[gallery.split for gallery in galleries for _ in gallery.items.ids],
-        pngs=[png for gallery in galleries for png in gallery.items.png],
-        task=task,
-        vocabulary=vocabulary,
-    )
+    return {name: one for name, one in evaluators.items() if name in (only or evaluators)}

@@ -1,4 +1,4 @@
-"""Flags of the command line from the fields of a dataclass, with the help of its docstring."""
+"""Flags that several verbs share, and flags made from the fields of a dataclass."""
 
 import argparse
 import dataclasses
@@ -8,179 +8,164 @@ import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mural_jax.types import UserError
 
+if TYPE_CHECKING:
+    from mural_jax.search.searcher import Searcher
+
+Verbs = argparse._SubParsersAction  # What argparse returns for the verbs of a parser.
+
 DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-CONFIG_HELP = (
-    'FILE[:arg], a path or the name of a config of the package, such as emoji:mural; '
-    'any field is set with --config.field.field=VALUE'
-)
+SEARCH_METHODS = ('exact', 'binary', 'faiss')
 _FIELD = re.compile(r'^(\w+): ')
 
 
-def verb(
-    verbs: argparse._SubParsersAction, name: str, run: Callable, text: str
+def add_verb(
+    verbs: Verbs, name: str, run: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """Adds a verb, whose function takes the arguments and may return an exit code."""
-    # Without abbreviations, or --conf.x=1 would be taken for --config.
+    """Adds a verb and returns its parser. `run` may return an exit code."""
+    # argparse would otherwise read --conf.x=1 as an abbreviation of --config.
     parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(verb=run)
+    parser.set_defaults(run=run)
     return parser
 
 
-def common(parser: argparse.ArgumentParser, **wanted: bool) -> None:
-    """Adds the flags that many verbs have: config, workdir, data_dir, step."""
-    if wanted.get('config'):
-        parser.add_argument('--config', required=True, help=CONFIG_HELP)
-    if wanted.get('workdir'):
-        parser.add_argument('--workdir', required=True, type=Path, help='the folder of the run')
-    if wanted.get('data_dir'):
-        parser.add_argument(
-            '--data_dir', type=Path, default=Path(DATA_DIR),
-            help='the folder of prepared data (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
-        )  # fmt: skip
-    if wanted.get('step'):
-        parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+def user_path(word: str) -> Path:
+    """The path that the user wrote, with `~` expanded."""
+    return Path(word).expanduser()
 
 
-def add(parser: argparse._ArgumentGroup, kind: type) -> None:
-    """Adds a flag for each field: text, number, switch, or several texts."""
-    helps, hints = _helps(kind), typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        needed = field.default is dataclasses.MISSING
-        words: dict[str, Any] = {'dest': _dest(field.name), 'help': helps.get(field.name, '')}
-        words |= {'required': True} if needed else {'default': field.default}
-        if hints[field.name] is bool:
-            words['action'] = argparse.BooleanOptionalAction
-        elif hints[field.name] in (int, float, str):
-            words |= {'type': hints[field.name], 'metavar': field.name.upper()}
-        else:
-            words |= {'nargs': '+', 'metavar': field.name.upper()}
-        if not needed and field.default not in ('', (), False):
-            words['help'] += f' (default: {_shown(field.default)})'
-        words['help'] = words['help'].replace('%', '%%')
-        parser.add_argument(f'--{field.name}', **words)
-
-
-def build(kind: type, arguments: argparse.Namespace) -> Any:
-    """The object that the flags describe."""
-    values = {field.name: getattr(arguments, _dest(field.name)) for field in
-              dataclasses.fields(kind)}  # fmt: skip
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def add_scored(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `mural evaluate`; `scored` says which go together."""
-    one = parser.add_argument_group('what is scored, one of these')
-    one.add_argument('--workdir', type=Path, help='the folder of a run')
-    one.add_argument(
-        '--model', help='of another library: open_clip:NAME:PRETRAINED or transformers:FOLDER; '
-        'with --config and --out',
-    )  # fmt: skip
-    one.add_argument(
-        '--images', type=Path, metavar='FILE', help='embeddings: a table .parquet with the columns '
-        'id, embedding, or an array .npy; with --texts and --out',
-    )  # fmt: skip
-    one.add_argument(
-        '--texts', type=Path, metavar='FILE', help='of images: a table .parquet with the columns '
-        'id (of the image), language, embedding and perhaps kind, or an array .npy, row by row',
-    )  # fmt: skip
-    one.add_argument('--language', default='', help='of texts in an array (default: en)')
-    one.add_argument('--out', type=Path, help='where scores go that are of no run: OUT/eval/0.json')
-    parser.add_argument('--step', help="which checkpoint, or 'all' (default: the newest)")
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, which the verb requires. `load_config` reads it."""
     parser.add_argument(
-        '--config', help='FILE[:arg], whose evaluators and languages are taken, such as '
-        'evaluation:flores; fields are set with --config.field=VALUE (default: those of the run)'
-    )  # fmt: skip
-    parser.add_argument(
-        '--only', nargs='+', default=[], metavar='EVALUATOR', help='these alone (default: all)'
-    )
-    parser.add_argument(
-        '--force', action='store_true', help='score again what was scored by the same protocol'
+        '--config',
+        required=True,
+        metavar='FILE[:ARG]',
+        help='Path of a config file, or the name of one that comes with the package, such as '
+        'emoji:mural. --config.FIELD.FIELD=VALUE overrides any of its fields.',
     )
 
 
-# Flags of `mural evaluate` beside --force and --data_dir, by what is scored: (needed, may be).
-_SCORED = {
-    'workdir': ((), ('step', 'config', 'only')),
-    'model': (('config', 'out'), ('only',)),
-    'images': (('texts', 'out'), ('language',)),
-}
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """Adds --workdir, which the verb requires."""
+    parser.add_argument('--workdir', required=True, type=user_path, help='Folder of the run.')
 
 
-def scored(arguments: argparse.Namespace) -> str:
-    """What is scored: 'workdir', 'model' or 'images'.
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds --data_dir."""
+    parser.add_argument(
+        '--data_dir',
+        type=user_path,
+        default=DATA_DIR,
+        help='Folder of the prepared data (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).',
+    )
 
-    Raises UserError where that is not one thing, or flags do not go with it.
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds --step, the number of one checkpoint."""
+    parser.add_argument('--step', type=int, help='Step of the checkpoint (default: the newest).')
+
+
+def add_searcher(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how an index is searched. `open_searcher` reads them."""
+    parser.add_argument(
+        '--model',
+        type=user_path,
+        help='Folder of the exported model, if it moved since the index was made.',
+    )
+    parser.add_argument(
+        '--how',
+        default='exact',
+        choices=SEARCH_METHODS,
+        help='Compare the query with every image, or find candidates first, by the signs of the '
+        'embeddings (binary) or by faiss (default: exact).',
+    )
+    parser.add_argument(
+        '--rerank',
+        type=int,
+        help='Number of candidates that are compared exactly (default: 5000 for binary, 200 for '
+        'faiss).',
+    )
+
+
+def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The config that --config names, with the --config.FIELD=VALUE overrides applied."""
+    from mural_jax.config import load
+
+    return load.load_config(arguments.config, arguments.overrides)
+
+
+def open_searcher(arguments: argparse.Namespace) -> 'Searcher':
+    """The index that --index names, with its model. Raises UserError for a wrong --rerank."""
+    if arguments.rerank is not None and arguments.rerank < 1:
+        raise UserError(f'--rerank {arguments.rerank} must be at least 1.')
+    from mural_jax.search import searcher
+
+    return searcher.open_searcher(arguments.index, arguments.model, arguments.how, arguments.rerank)
+
+
+def add_fields(parser: argparse._ArgumentGroup, kind: type) -> None:
+    """Adds one flag for each field of a dataclass; `build_from_fields` reads them.
+
+    A field is a text, a number, a switch, or a tuple of texts. Its help comes from the line
+    `FIELD: TEXT` of the docstring.
     """
-    given = [name for name in _SCORED if getattr(arguments, name)]
-    if len(given) != 1:
-        said = f'--{" and --".join(given)} are given' if given else 'none is given'
-        raise UserError(
-            'What is scored? Give one of --workdir=RUN, --model=NAME, or --images=FILE with '
-            f'--texts=FILE; {said}.'
-        )
-    needed, others = _SCORED[given[0]]
-    missing = [name for name in needed if not getattr(arguments, name)]
-    if missing:
-        raise UserError(f'--{given[0]} needs --{" and --".join(missing)} too.')
-    known = {name for pair in _SCORED.values() for names in pair for name in names}
-    wrong = sorted(n for n in known - {*needed, *others} if getattr(arguments, n))
-    if wrong:
-        raise UserError(f'--{" and --".join(wrong)} do not go with --{given[0]}. Leave them out.')
-    return given[0]
+    helps, hints = _read_field_helps(kind), typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING
+        options: dict[str, Any] = {'dest': _dest(field.name), 'help': helps.get(field.name, '')}
+        options |= {'required': True} if required else {'default': field.default}
+        if hints[field.name] is bool:
+            options['action'] = argparse.BooleanOptionalAction
+        elif hints[field.name] in (int, float, str):
+            options |= {'type': hints[field.name], 'metavar': field.name.upper()}
+        else:
+            options |= {'nargs': '+', 'metavar': field.name.upper()}
+        if not required and field.default not in ('', (), False):
+            default = _format_default(field.default)
+            options['help'] = f'{options["help"].removesuffix(".")} (default: {default}).'
+        # argparse formats help texts with the % operator.
+        options['help'] = options['help'].replace('%', '%%')
+        parser.add_argument(f'--{field.name}', **options)
 
 
-def add_planned(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `mural plan`: for which devices."""
-    parser.add_argument(
-        '--topology', required=True, help='such as v4:4x4x8, v5e:16x16, v5p:4x4x4, v6e:16x16, '
-        'cpu:8, or gpu for the GPUs of this machine',
-    )  # fmt: skip
-    parser.add_argument(
-        '--search', action='store_true', help='where it does not fit, look for settings that do'
+def build_from_fields(kind: type, arguments: argparse.Namespace) -> Any:
+    """The dataclass object that the flags of `add_fields` describe."""
+    values = {
+        field.name: getattr(arguments, _dest(field.name)) for field in dataclasses.fields(kind)
+    }
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
     )
-    parser.add_argument('--memory_gib', type=float, help='of one device (default: of its kind)')
-    parser.add_argument('--json', type=Path, help='all numbers, as a file')
-
-
-def add_reported(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `mural report`: whose page it is and where it goes."""
-    runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument('--workdir', type=Path, help='the folder of the run')
-    runs.add_argument(
-        '--workdirs', nargs='+', metavar='A,B', help='the folders of several runs; the others are '
-        'compared with the first'
-    )  # fmt: skip
-    parser.add_argument(
-        '--out', type=Path,
-        help='the page (default: WORKDIR/report.html; of several runs report.html, here)',
-    )  # fmt: skip
 
 
 def _dest(name: str) -> str:
-    # Apart from flags of the same name that belong to the verb.
+    # The prefix keeps a field apart from a flag of the verb with the same name.
     return f'field_{name}'
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     return ' '.join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _helps(kind: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of each field."""
+def _read_field_helps(kind: type) -> dict[str, str]:
+    """The text on each field in the docstrings of a class and its bases, as a sentence."""
+    fields = {field.name for field in dataclasses.fields(kind)}
     helps: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         field = ''
-        for line in (inspect.cleandoc(base.__doc__ or '')).splitlines():
+        for line in inspect.cleandoc(base.__doc__ or '').splitlines():
             match = _FIELD.match(line)
-            if match and match[1] in {f.name for f in dataclasses.fields(kind)}:
+            if match and match[1] in fields:
                 field = match[1]
                 helps[field] = line[match.end() :]
             elif field and line.strip():
                 helps[field] += f' {line.strip()}'
             else:
                 field = ''
-    return helps
+    return {field: text[:1].upper() + text[1:] for field, text in helps.items()}

@@ -1,199 +1,151 @@
-"""What the verbs do that search pictures of one's own: index, search, serve."""
+"""mural index: embeds the user's images, so that they can be searched."""
 
-import hashlib
-import socket
-import sys
-from pathlib import Path
-from typing import NamedTuple
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from mural_jax.inference import model as exported
-from mural_jax.inference.model import Model
-from mural_jax.inference.pictures import upright
-from mural_jax.search import finder, store, update
-from mural_jax.search.sheet import Hit, save_sheet
-from mural_jax.search.store import Gallery
+from mural_jax.cli import flags
 from mural_jax.types import UserError
 
-LOOPBACK = ['127.0.0.1', 'localhost', '::1', '[::1]']
-CLIENTS = 500  # at one time; ours
-FINGERPRINTED = (exported.ABOUT, exported.WEIGHTS, exported.VOCABULARY)
+if TYPE_CHECKING:
+    from mural_jax.inference.model import Model
+    from mural_jax.search.store import IndexDescription
 
 
-class Opened(NamedTuple):
-    """An index with its model."""
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags."""
+    parser = flags.add_verb(verbs, 'index', run, 'Embed images, so that they can be searched.')
+    parser.add_argument(
+        '--model',
+        type=flags.user_path,
+        required=True,
+        help='Folder of the model, made by `mural export --format=safetensors`.',
+    )
+    parser.add_argument(
+        '--images',
+        type=flags.user_path,
+        required=True,
+        help='Folder of images, or table of images (.parquet, .tsv, .csv, .jsonl).',
+    )
+    parser.add_argument(
+        '--out',
+        type=flags.user_path,
+        required=True,
+        help='Folder of the index. An index that is already there is updated.',
+    )
+    parser.add_argument(
+        '--image_column',
+        default='image',
+        help='Column of the table with the files of the images, or their bytes (default: image).',
+    )
+    parser.add_argument(
+        '--id_column',
+        default='',
+        help='Column of the table with the ids of the images (default: the file of the image, or '
+        'the number of the row).',
+    )
+    parser.add_argument(
+        '--space',
+        help='Space in which images and queries are compared (default: the first of the model).',
+    )
+    parser.add_argument(
+        '--thumbnail',
+        type=int,
+        default=256,
+        help='Longer side of the stored thumbnails in pixels; 0 stores none (default: 256).',
+    )
+    parser.add_argument(
+        '--faiss',
+        default='',
+        metavar='FACTORY',
+        help='Factory string of an additional faiss index, such as HNSW32 or IVF1024,PQ32.',
+    )
 
-    model: Model
-    find: finder.Finder
 
-    @property
-    def gallery(self) -> Gallery:
-        return self.find.gallery
+def run(arguments: argparse.Namespace) -> None:
+    """Embeds the images that the index lacks, drops those that are gone, and prints the counts."""
+    if arguments.thumbnail < 0:
+        raise UserError(f'--thumbnail {arguments.thumbnail} must be 0 or more.')
+    from mural_jax.inference.model import load
+    from mural_jax.search import finder, store, update
+    from mural_jax.search.fingerprints import fingerprint_export
 
-    @property
-    def space(self) -> str:
-        return self.gallery.about.space
-
-
-def index(
-    model: Path, images: Path, out: Path, columns: tuple[str, str], space: str | None,
-    thumbnail: int, factory: str,
-) -> None:  # fmt: skip
-    """Embeds the pictures that an index lacks, drops those that are gone, and tells of both."""
-    if factory:
-        finder.needed()
-    encoder = exported.load(model)
-    about = _about(model, encoder, images, space, thumbnail, factory)
-    sources, total = update.listed(images, *columns)
-    if (out / store.ABOUT).exists():
-        _check_same(store.About.read(out), about, out)
+    if arguments.faiss:
+        # Find out now that faiss is missing, not after hours of embedding.
+        finder.import_faiss()
+    out = arguments.out
+    model = load(arguments.model)
+    description = _describe_index(arguments, model)
+    fingerprint = fingerprint_export(arguments.model)
+    files, total = update.list_images(arguments.images, arguments.image_column, arguments.id_column)
+    if (out / store.DESCRIPTION).exists():
+        update.require_same_index(out, description, fingerprint, str(arguments.model))
     elif out.exists() and any(out.iterdir()):
-        raise UserError(f'{out} is there and is no index. Give another folder with --out.')
-    bar = Progress(
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        raise UserError(f'{out} exists and is not an index. Give another folder with --out.')
+    encoder = update.ImageEncoder(
+        lambda images: model.encode_image(images, description.space),
+        model.about.resize,
+        fingerprint,
     )
     try:
-        with bar:
-            task = bar.add_task('pictures', total=total)
-            done = update.update(
-                out, about, sources, lambda squares: encoder.encode_image(squares, about.space),
-                encoder.about.resize, lambda count: bar.update(task, completed=count),
-            )  # fmt: skip
+        with _progress_bar(total) as report_progress:
+            counts = update.update(out, description, encoder, files, report_progress)
     except OSError as error:
         raise UserError(
             f'{out} cannot be written ({error}). Make room, and run the same command again: it '
-            'goes on where it ended.'
+            'continues where it stopped.'
         ) from error
-    if factory:
-        found = Gallery(out)
-        finder.write_faiss(out, found.image_ND, factory)
+    if arguments.faiss:
+        finder.write_faiss(out, store.ImageIndex(out).image_ND, arguments.faiss)
     else:
-        (out / store.FAISS).unlink(missing_ok=True)  # It knows other pictures.
+        # An older faiss index would find other images.
+        (out / store.FAISS).unlink(missing_ok=True)
     print(
-        f'{out}: {done.added + done.kept:,} pictures, {done.added:,} new, {done.removed:,} removed'
+        f'{out}: {counts.added + counts.kept:,} images, {counts.added:,} new, '
+        f'{counts.removed:,} removed'
     )
-    if done.broken:
-        print(f'{done.broken:,} could not be read: {out / store.BROKEN} says why')
+    if counts.broken:
+        print(f'{counts.broken:,} images could not be read: {out / store.BROKEN} says why')
 
 
-def _about(
-    model: Path, encoder: Model, images: Path, space: str | None, thumbnail: int, factory: str
-) -> store.About:
-    spaces = [name for name, one in encoder.about.spaces.items() if 'image' in one.towers]
-    if not spaces or (space and space not in spaces):
-        asked = f' in a space {space!r}' if space else ''
+def _describe_index(arguments: argparse.Namespace, model: 'Model') -> 'IndexDescription':
+    """The description of the index. Raises UserError if the model embeds no images in --space."""
+    from mural_jax.search.store import IndexDescription
+
+    spaces = [name for name, space in model.about.spaces.items() if 'image' in space.towers]
+    if not spaces or (arguments.space and arguments.space not in spaces):
+        where = f' in a space {arguments.space!r}' if arguments.space else ''
         raise UserError(
-            f'{model} encodes no pictures{asked}; it does in {", ".join(spaces) or "none"}.'
+            f'{arguments.model} does not embed images{where}. Spaces in which it does: '
+            f'{", ".join(spaces) or "none"}.'
         )
-    chosen = space or spaces[0]
-    return store.About(
-        model=str(model.resolve()), hash=fingerprint(model), space=chosen,
-        dim=encoder.encode_image([], chosen).shape[1], images=str(images.resolve()),
-        thumbnail=thumbnail, faiss=factory,
-    )  # fmt: skip
+    space = arguments.space or spaces[0]
+    return IndexDescription(
+        space=space,
+        # Encoding nothing tells the dimension of the space.
+        dim=model.encode_image([], space).shape[1],
+        model=str(arguments.model.resolve()),
+        images=str(arguments.images.resolve()),
+        thumbnail=arguments.thumbnail,
+        faiss=arguments.faiss,
+    )
 
 
-def _check_same(before: store.About, now: store.About, out: Path) -> None:
-    differ = {
-        'hash': 'another model', 'space': 'another space', 'images': 'other pictures',
-        'thumbnail': 'another --thumbnail',
-    }  # fmt: skip
-    for name, what in differ.items():
-        if getattr(before, name) != getattr(now, name):
-            said = '' if name == 'hash' else f' ({getattr(before, name)})'
-            raise UserError(
-                f'{out} was made with {what}{said}. Give another folder with --out, or remove it.'
-            )
+@contextmanager
+def _progress_bar(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows a bar; yields a function that takes the number of images done so far."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-
-def fingerprint(model: Path) -> str:
-    """Tells models apart: a hash of the files of an export."""
-    whole = hashlib.sha256()
-    for name in FINGERPRINTED:
-        with (model / name).open('rb') as file:
-            whole.update(hashlib.file_digest(file, 'sha256').digest())
-    return whole.hexdigest()
-
-
-def opened(folder: Path, model: Path | None, how: str, rerank: int | None) -> Opened:
-    """An index and its model, which has to be the one that it was made with."""
-    found = Gallery(folder)
-    where = model or Path(found.about.model)
-    if not where.is_dir():
-        raise UserError(
-            f'{where}, the model of {folder}, is not there. Say where it is: --model=DIR.'
-        )
-    encoder = exported.load(where)
-    if fingerprint(where) != found.about.hash:
-        raise UserError(f'{where} is another model than the one that made {folder}.')
-    return Opened(encoder, finder.Finder(found, how, rerank))
-
-
-def serve(given: Opened, host: str, port: int, limits: tuple[int, int]) -> None:
-    """Answers until it is interrupted."""
-    try:
-        import uvicorn
-
-        from mural_jax.search import page
-    except ImportError as error:
-        raise UserError(
-            f"`mural serve` needs the package {error.name}: pip install 'mural-jax[serve]'."
-        ) from error
-    towers = given.model.about.spaces[given.space].towers
-    if missing := {'image', 'text'} - {*towers}:
-        raise UserError(f'This model has no tower {sorted(missing)[0]!r}, which the page needs.')
-    local = host in LOOPBACK
-    if not local:
-        print(
-            f'mural: warning: {host} lets other machines in, without a password and without '
-            'encryption. Put a proxy with both in front of it.', file=sys.stderr,
-        )  # fmt: skip
-    listener = _listening(host, port)
-    service = page.Service(given.model, given.find, given.model.about.resize, page.Limits(*limits))
-    application = page.app(service, LOOPBACK if local else ['*'])
-    shown = f'[{host}]' if ':' in host else host
-    print(f'{len(given.gallery.rows):,} pictures: http://{shown}:{listener.getsockname()[1]}/')
-    sys.stdout.flush()
-    config = uvicorn.Config(
-        application, log_level='warning', limit_concurrency=CLIENTS, server_header=False,
-        timeout_keep_alive=10,
-    )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UserError(
-            f'Nothing can answer at {host}, port {port} ({error.strerror}). Give another --host or '
-            '--port; --port=0 takes a free one.'
-        ) from error
-
-
-def search(given: Opened, query: str | Path, k: int, out: Path | None) -> None:
-    """Prints the k pictures nearest to words or to a picture, and writes them as one picture."""
-    if isinstance(query, Path):
-        try:
-            vector_1D = given.model.encode_image(upright(query), given.space)
-        except UserError as error:
-            raise UserError(f'{query}: {error}') from error
-    else:
-        vector_1D = given.model.encode_text(query, given.space)
-    (found,) = given.find(vector_1D, k)
-    rows = given.gallery.rows
-    for place, hit in enumerate(found, 1):
-        row = rows[hit.number]
-        print(f'{place:3d}  {hit.score:6.3f}  {row.id}  ({row.width} x {row.height})')
-    if not out:
-        return
-    if not given.gallery.about.thumbnail:
-        raise UserError('This index keeps no thumbnails: --out has nothing to show.')
-    hits = [
-        Hit(hit.score, rows[hit.number].id, Path(rows[hit.number].id).name, '',
-            given.gallery.thumbnail(hit.number), hit.number)
-        for hit in found
-    ]  # fmt: skip
-    save_sheet(hits, out)
+    bar = Progress(
+        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )
+    with bar:
+        task = bar.add_task('images', total=total)
+        yield lambda count: bar.update(task, completed=count)

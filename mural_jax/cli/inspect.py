@@ -1,99 +1,135 @@
-"""What is in the checkpoints of a workdir, told without reading an array."""
+"""mural inspect: what the checkpoints of a run hold, without reading their arrays."""
 
+import argparse
 import contextlib
 import dataclasses
 import datetime
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from rich.console import Console
-from rich.json import JSON
-from rich.table import Table
-
+from mural_jax.cli import flags
 from mural_jax.types import UserError
-from mural_jax.workdir.checkpoints import arrays, saved_at, steps_in
-from mural_jax.workdir.checksums import Best, Damaged, metrics_of, read_json, read_seal, shapes
-from mural_jax.workdir.files import read_config
 
-DEPTH = 3  # words of a path that rows are grouped by
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mural_jax.workdir.checksums import Best
+
+GROUP_DEPTH = 3  # Arrays with the same first parts of their path share a row.
 OPTIMIZER = 'progress/optimizer'
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array: its path from the name of the tree on, and what it takes in memory."""
+    """One array of a checkpoint. `path` starts with the name of its tree; `num_bytes` in memory."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
+    num_bytes: int
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def megabytes(self) -> float:
-        return self.size * np.dtype(self.dtype).itemsize / 1e6
+        """Memory in units of 10^6 bytes."""
+        return self.num_bytes / 1e6
 
 
-def inspect(workdir: Path, step: int | None, full: bool) -> None:
-    """Prints the steps there are and what one of them holds, the newest for None.
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags."""
+    parser = flags.add_verb(verbs, 'inspect', run, 'Show what the checkpoints of a run hold.')
+    parser.add_argument(
+        'workdir', type=flags.user_path, metavar='WORKDIR', help='Folder of the run.'
+    )
+    flags.add_step(parser)
+    parser.add_argument(
+        '--full', action='store_true', help='List every array instead of groups of arrays.'
+    )
 
-    `full` lists every array. Nothing is written, no accelerator is taken, whatever devices the
-    step was saved on. Raises UserError where there is no such step or it cannot be read.
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the steps of a run and what one of them holds, the newest by default.
+
+    Writes nothing and takes no accelerator, whatever devices the step was saved on. Raises
+    UserError if there is no such step or it cannot be read.
     """
-    # Orbax starts a backend to read metadata: an accelerator may be held by the run itself.
+    import jax
+    from rich.console import Console
+
+    # Orbax starts a backend even to read metadata, and the run itself may hold the accelerator.
     jax.config.update('jax_platforms', 'cpu')
     console = Console()
-    for part in describe(workdir, step, full):
+    for part in describe_workdir(arguments.workdir, arguments.step, arguments.full):
         console.print(part)
 
 
-def describe(workdir: Path, step: int | None, full: bool = False) -> Iterator[Any]:
-    """What `inspect` prints, piece by piece, for rich."""
+def describe_workdir(workdir: Path, step: int | None, full: bool = False) -> Iterator[Any]:
+    """Yields tables and texts for rich. `step` None stands for the newest."""
+    from rich.json import JSON
+
+    from mural_jax.workdir.checkpoints import steps_in
+    from mural_jax.workdir.checksums import Damaged, read_json
+    from mural_jax.workdir.files import read_config
+
     config = read_config(workdir)
     folder = workdir / 'checkpoints'
     steps = steps_in(folder)
     if not steps:
         raise UserError(f'There is no checkpoint in {folder}. Run `mural train` first.')
-    yield _steps_table(folder, steps)
+    yield _build_steps_table(folder, steps)
     for broken in sorted(folder.glob('*.broken')):
         yield f'{broken.name} could not be read and was moved aside; delete it when you like'
     if step is not None and step not in steps:
         raise UserError(f'There is no checkpoint of step {step}; there are {steps}.')
     step = steps[-1] if step is None else step
     try:
-        about, found = read_json(folder / str(step) / 'about'), leaves(folder / str(step))
+        about, leaves = read_json(folder / str(step) / 'about'), read_leaves(folder / str(step))
     except Damaged as error:
         raise UserError(
             f'The checkpoint of step {step} in {folder} cannot be read: {error}. '
             'Give another --step, or put back a copy of it.'
         ) from error
-    yield _arrays_table(step, found, full)
-    yield _totals_table(found)
-    yield _positions_table(about)
+    yield _build_arrays_table(step, leaves, full)
+    yield _build_totals_table(leaves)
+    yield _build_positions_table(about)
     yield 'config:'
     yield JSON.from_data(config)
 
 
-def leaves(folder: Path) -> list[Leaf]:
+def read_leaves(folder: Path) -> list[Leaf]:
     """The arrays of a step, in the order of their trees. Raises Damaged."""
+    import numpy as np
+
+    from mural_jax.workdir.checkpoints import arrays
+    from mural_jax.workdir.checksums import shapes
+
     return [
-        Leaf(f'{name}/{path}', tuple(kept['shape']), kept['dtype'])
+        Leaf(
+            f'{name}/{path}',
+            tuple(leaf['shape']),
+            leaf['dtype'],
+            math.prod(leaf['shape']) * np.dtype(leaf['dtype']).itemsize,
+        )
         for name, tree in shapes(arrays(folder)).items()
-        for path, kept in tree.items()
+        for path, leaf in tree.items()
     ]
 
 
-def _steps_table(folder: Path, steps: list[int]) -> Table:
-    best = _best(folder, steps)
-    columns = ['step', 'saved', 'MB on disk', *([best[0].metric] if best else []), '']
-    table = Table(*columns, title='checkpoints')
+def _build_steps_table(folder: Path, steps: Sequence[int]) -> 'Table':
+    from mural_jax.workdir.checkpoints import saved_at
+    from mural_jax.workdir.checksums import metrics_of
+
+    best = _find_best(folder, steps)
+    table = _new_table(
+        'checkpoints', 'step', 'saved', 'MB on disk', *([best[0].metric] if best else []), ''
+    )
     for step in steps:
         path = folder / str(step)
         size = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
@@ -107,8 +143,10 @@ def _steps_table(folder: Path, steps: list[int]) -> Table:
     return table
 
 
-def _best(folder: Path, steps: list[int]) -> tuple[Best, int | None] | None:
-    """What the run kept the best of, as the newest step tells, and which step that is."""
+def _find_best(folder: Path, steps: Sequence[int]) -> 'tuple[Best, int | None] | None':
+    """(the rule by which the run keeps its best step, that step), as the newest step has it."""
+    from mural_jax.workdir.checksums import Best, Damaged, metrics_of, read_seal
+
     with contextlib.suppress(Damaged):
         rule = read_seal(folder / str(steps[-1])).get('best')
         if rule:
@@ -118,49 +156,55 @@ def _best(folder: Path, steps: list[int]) -> tuple[Best, int | None] | None:
     return None
 
 
-def _arrays_table(step: int, found: list[Leaf], full: bool) -> Table:
-    table = Table(
-        'path', 'arrays', 'shape', 'dtype', 'values', 'MB', title=f'arrays of step {step}'
-    )
+def _build_arrays_table(step: int, leaves: Sequence[Leaf], full: bool) -> 'Table':
+    table = _new_table(f'arrays of step {step}', 'path', 'arrays', 'shape', 'dtype', 'values', 'MB')
     for column in table.columns[1:]:
         column.justify = 'right'
 
-    def group(leaf: Leaf) -> str:
-        # The name of the tree does not count.
-        return leaf.path if full else '/'.join(leaf.path.split('/')[: DEPTH + 1])
+    def group_of(leaf: Leaf) -> str:
+        # One part more than GROUP_DEPTH, because the first part is the name of the tree.
+        return leaf.path if full else '/'.join(leaf.path.split('/')[: GROUP_DEPTH + 1])
 
-    for path, members in itertools.groupby(found, group):
-        held = list(members)
-        dtypes = ', '.join(sorted({leaf.dtype for leaf in held}))
-        shape = str(list(held[0].shape)) if len(held) == 1 else ''
-        path = held[0].path if len(held) == 1 else f'{path}/…'
-        table.add_row(path, str(len(held)), shape, dtypes, *_sums(held))
+    for group, members in itertools.groupby(leaves, group_of):
+        own = list(members)
+        dtypes = ', '.join(sorted({leaf.dtype for leaf in own}))
+        shape = str(list(own[0].shape)) if len(own) == 1 else ''
+        path = own[0].path if len(own) == 1 else f'{group}/…'
+        table.add_row(path, str(len(own)), shape, dtypes, *_format_sums(own))
     return table
 
 
-def _totals_table(found: list[Leaf]) -> Table:
+def _build_totals_table(leaves: Sequence[Leaf]) -> 'Table':
+    prefixes = {'params': 'params/', 'statistics': 'statistics/', 'optimizer': f'{OPTIMIZER}/'}
     parts = {
-        'params': [leaf for leaf in found if leaf.path.startswith('params/')],
-        'statistics': [leaf for leaf in found if leaf.path.startswith('statistics/')],
-        'optimizer': [leaf for leaf in found if leaf.path.startswith(f'{OPTIMIZER}/')],
+        name: [leaf for leaf in leaves if leaf.path.startswith(prefix)]
+        for name, prefix in prefixes.items()
     }
-    named = [leaf for held in parts.values() for leaf in held]
-    parts |= {'other': [leaf for leaf in found if leaf not in named], 'all': found}
-    table = Table('', 'arrays', 'values', 'MB', title='totals')
-    for name, held in parts.items():
-        table.add_row(name, f'{len(held):,}', *_sums(held))
+    parts['other'] = [leaf for leaf in leaves if not leaf.path.startswith((*prefixes.values(),))]
+    parts['all'] = list(leaves)
+    table = _new_table('totals', '', 'arrays', 'values', 'MB')
+    for name, own in parts.items():
+        table.add_row(name, f'{len(own):,}', *_format_sums(own))
     return table
 
 
-def _sums(held: list[Leaf]) -> tuple[str, str]:
+def _format_sums(leaves: Sequence[Leaf]) -> tuple[str, str]:
+    """(values, megabytes) of some arrays together."""
     return (
-        f'{sum(leaf.size for leaf in held):,}',
-        f'{sum(leaf.megabytes for leaf in held):,.3f}',
+        f'{sum(leaf.size for leaf in leaves):,}',
+        f'{sum(leaf.megabytes for leaf in leaves):,.3f}',
     )
 
 
-def _positions_table(about: Mapping[str, Any]) -> Table:
-    table = Table('stream', 'position', 'bad records', title='streams: the next example')
+def _build_positions_table(about: Mapping[str, Any]) -> 'Table':
+    title = 'streams: the next example'
+    table = _new_table(title, 'stream', 'position', 'bad records')
     for name, position in about.get('positions', {}).items():
         table.add_row(name, f'{position:,}', f'{about.get("bad", {}).get(name, 0):,}')
     return table
+
+
+def _new_table(title: str, *columns: str) -> 'Table':
+    from rich.table import Table
+
+    return Table(*columns, title=title)

@@ -1,30 +1,58 @@
-"""mural params: parameters and operations of a config."""
+"""mural params: counts the parameters and operations of a config."""
 
-import jax
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+import argparse
+from typing import TYPE_CHECKING, Any
 
-from mural_jax.config.load import Config
-from mural_jax.models import cost
-from mural_jax.runs.run import Run
+from mural_jax.cli import flags
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mural_jax.runs.run import Run
 
 
-def params(config: Config) -> None:
-    """Prints parameters and forward FLOPs by tower and part; makes no array."""
-    run = Run.of(config)
-    model = run.build_model(run.tokenizer.vocab_size, abstract=True)
-    shapes = {
-        'image': jax.ShapeDtypeStruct((1, run.image_size, run.image_size, 3), np.uint8),
-        'text': jax.ShapeDtypeStruct((1, run.text_length), np.int32),
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags."""
+    text = 'Count the parameters and operations of a config.'
+    flags.add_config(flags.add_verb(verbs, 'params', run, text))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints parameters and forward FLOPs by tower and part, without allocating any array."""
+    from rich.console import Console
+
+    from mural_jax.runs.run import Run
+
+    made = Run.of(flags.load_config(arguments))
+    Console().print(_build_table(made))
+    print(
+        f'GFLOPs are for one image of {made.image_size} x {made.image_size} pixels or one text of '
+        f'{made.text_length} tokens. They count matrix products and convolutions; a '
+        'multiplication with its addition counts as two operations.'
+    )
+
+
+def _build_table(made: 'Run') -> 'Table':
+    """One row for each part of a tower, and totals of each tower and of the model."""
+    import jax
+    import numpy as np
+    from rich.table import Table
+
+    from mural_jax.models import cost
+
+    model: Any = made.build_model(made.tokenizer.vocab_size, abstract=True)
+    inputs = {
+        'image': jax.ShapeDtypeStruct((1, made.image_size, made.image_size, 3), np.uint8),
+        'text': jax.ShapeDtypeStruct((1, made.text_length), np.int32),
     }
     table = Table(title='parameters, and operations of one forward pass')
     for name in ('', 'part', 'parameters', 'GFLOPs'):
         table.add_column(name, justify='left' if name in ('', 'part') else 'right')
-    counts = cost.parameters(model[1])
-    for group in sorted(counts, key=lambda group: group not in shapes):
+    counts = cost.count_parameters(model[1])
+    # Towers first: only these have a forward pass that is counted.
+    for group in sorted(counts, key=lambda group: group not in inputs):
         parts = counts[group]
-        flops = cost.forward_flops(model, group, shapes[group]) if group in shapes else {}
+        flops = cost.count_forward_flops(model, group, inputs[group]) if group in inputs else {}
         for part in sorted(parts):
             work = f'{flops[part] / 1e9:.3f}' if part in flops else ''
             table.add_row(group, part, f'{parts[part]:,}', work)
@@ -33,8 +61,4 @@ def params(config: Config) -> None:
         table.add_section()
     total = sum(sum(parts.values()) for parts in counts.values())
     table.add_row('all', '', f'{total:,}', '', style='bold')
-    Console().print(table)
-    print(
-        f'GFLOPs: of a picture of {run.image_size} pixels and a text of {run.text_length} tokens; '
-        'products and convolutions, a multiplication with its addition counts two.'
-    )
+    return table

@@ -1,110 +1,167 @@
-"""What the verbs `plan` and `bench` do, in order."""
+"""mural plan: what a training step needs on devices that nobody has to hold."""
 
+import argparse
 import json
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from mural_jax.config.load import Config
-from mural_jax.planning import bench as benching
-from mural_jax.planning import plan as planning
-from mural_jax.planning import tables
-from mural_jax.planning.chips import GIB, chip_of, devices_of
-from mural_jax.planning.plan import Plan
-from mural_jax.planning.search import Found, proposals, search
+from mural_jax.cli import flags
 from mural_jax.types import UserError
-from mural_jax.workdir.files import create_folder, write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mural_jax.planning.plan import Plan
+    from mural_jax.planning.search import SearchOutcome
+
+DOES_NOT_FIT = 1  # Exit code.
 
 
-def plan(
-    config: Config, topology: str, search_on: bool, out: Path | None, memory_gib: float | None
-) -> int:
-    """Prints what a step needs on a topology; 0 where it fits, 1 where it does not.
+def add_parser(verbs: flags.Verbs) -> None:
+    """Adds the verb and its flags."""
+    text = 'Compute what a training step needs on devices that need not be present.'
+    parser = flags.add_verb(verbs, 'plan', run, text)
+    flags.add_config(parser)
+    parser.add_argument(
+        '--topology',
+        required=True,
+        help='Kind and layout of the devices, such as v4:4x4x8, v5e:16x16, v5p:4x4x4, v6e:16x16, '
+        'cpu:8, or gpu for the GPUs of this machine.',
+    )
+    parser.add_argument(
+        '--search',
+        action='store_true',
+        help='Look for settings that fit, if those of the config do not.',
+    )
+    parser.add_argument(
+        '--memory_gib',
+        type=float,
+        help='Memory of one device in GiB (default: what its kind is known to have).',
+    )
+    parser.add_argument(
+        '--json', type=flags.user_path, metavar='FILE', help='File that takes all numbers.'
+    )
 
-    search_on: then compiles other settings until one fits. memory_gib: of one device, that of the
-    chip for None. out: all numbers as JSON.
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what a step needs on a topology. Returns 0 if it fits, otherwise 1.
+
+    With --search, compiles other settings until some fit.
     """
-    if out:
-        create_folder(out.parent, '--json')  # Now, not after minutes of compiling.
-    if memory_gib is not None and memory_gib <= 0:
-        raise UserError(f'--memory_gib={memory_gib} must be more than 0.')
-    devices = devices_of(topology)
-    chip = chip_of(devices[0])
-    capacity = memory_gib * GIB if memory_gib else chip.memory
+    _configure_jax(arguments.topology)
+    config = flags.load_config(arguments)
+    from rich.console import Console
+
+    from mural_jax.planning.chips import find_chip, find_devices
+    from mural_jax.planning.plan import make_plan
+    from mural_jax.planning.search import SearchOutcome, propose_settings, search_settings
+    from mural_jax.workdir.files import create_folder
+
+    if arguments.json:
+        # Find out now that the file cannot be written, not after minutes of compiling.
+        create_folder(arguments.json.parent, '--json')
+    if arguments.memory_gib is not None and arguments.memory_gib <= 0:
+        raise UserError(f'--memory_gib={arguments.memory_gib} must be more than 0.')
+    devices = find_devices(arguments.topology)
+    chip = find_chip(devices[0])
+    capacity = _choose_capacity(arguments.memory_gib, chip.memory, devices[0].device_kind)
+    console = Console(highlight=False)
+    first = make_plan(config, devices, chip, capacity)
+    _print_plan(first, console)
+    outcome = SearchOutcome([({}, first)])
+    if not first.fits and arguments.search:
+        outcome = search_settings(
+            config, devices, chip, capacity, first, lambda text: _print_line(console, text)
+        )
+        if len(outcome.tried) > 1:
+            _print_plan(outcome.tried[-1][1], console)
+    _print_conclusion(outcome, console)
+    if not first.fits and not arguments.search:
+        _print_proposals(propose_settings(config, devices, chip, first), console)
+    if arguments.json:
+        _write_json(arguments, chip.source, config, outcome)
+    return 0 if outcome.settings is not None else DOES_NOT_FIT
+
+
+def _configure_jax(topology: str) -> None:
+    """Sets the environment in which jax compiles for devices that are not present.
+
+    jax reads these variables when it is imported or first looks for devices, so this comes first.
+    """
+    kind, _, count = topology.partition(':')
+    if kind != 'gpu':
+        os.environ['JAX_PLATFORMS'] = 'cpu'
+        os.environ['TPU_SKIP_MDS_QUERY'] = '1'
+        os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
+    if kind == 'cpu' and count.isdigit():
+        given = os.environ.get('XLA_FLAGS', '')
+        os.environ['XLA_FLAGS'] = f'{given} --xla_force_host_platform_device_count={count}'
+
+
+def _choose_capacity(memory_gib: float | None, known: float | None, device_kind: str) -> float:
+    """The memory of one device in bytes. Raises UserError if neither flag nor chip tells it."""
+    from mural_jax.planning.chips import GIB
+
+    capacity = memory_gib * GIB if memory_gib else known
     if not capacity:
         raise UserError(
-            f'How much memory {devices[0].device_kind} has is not known; say it with --memory_gib.'
+            f'The memory of {device_kind} is not known. Give it with --memory_gib=NUMBER.'
         )
-    console = Console(highlight=False)
-    first = planning.make(config, devices, chip, capacity)
-    show(first, console)
-    found = Found([({}, first)])
-    if not first.fits and search_on:
-        found = search(config, devices, chip, capacity, first, lambda text: _say(console, text))
-        if len(found.tried) > 1:
-            show(found.tried[-1][1], console)
-    _conclude(found, console)
-    if not first.fits and not search_on:
-        _propose(proposals(config, devices, chip, first), console)
-    if out:
-        tried = [{'settings': settings, **planning.as_json(made)} for settings, made in found.tried]
-        written = {'topology': topology, 'source': chip.source, 'config': config, 'tried': tried}
-        write_atomic(out, json.dumps(written, indent=2))
-    return 0 if found.settings is not None else 1
+    return capacity
 
 
-def show(made: Plan, console: Console) -> None:
-    """Prints a plan."""
-    console.print(tables.memory(made))
-    if made.collectives:
-        console.print(tables.communication(made))
-    if made.bounds:
-        console.print(tables.speed(made))
-    for line in tables.sentences(made):
-        _say(console, line)
+def _print_plan(plan: 'Plan', console: 'Console') -> None:
+    from mural_jax.planning import tables
+
+    console.print(tables.build_memory_table(plan))
+    if plan.collectives:
+        console.print(tables.build_collectives_table(plan))
+    if plan.bounds:
+        console.print(tables.build_bounds_table(plan))
+    for line in tables.describe_plan(plan):
+        _print_line(console, line)
 
 
-def _conclude(found: Found, console: Console) -> None:
-    settings, last = found.tried[-1]
+def _print_conclusion(outcome: 'SearchOutcome', console: 'Console') -> None:
+    from mural_jax.planning.plan import format_flags
+
+    settings, last = outcome.tried[-1]
     if last.fits and settings:
-        _say(console, f'fits, with {planning.flags(settings)}')
+        _print_line(console, f'fits, with {format_flags(settings)}')
     elif last.fits:
-        _say(console, 'fits')
+        _print_line(console, 'fits')
+    elif len(outcome.tried) > 1:
+        _print_line(
+            console, f'does not fit, and none of the {len(outcome.tried)} compiled programs does'
+        )
     else:
-        _say(console, 'does not fit' + (
-            f', and none of {len(found.tried)} programs that were compiled does'
-            if len(found.tried) > 1 else ''
-        ))  # fmt: skip
+        _print_line(console, 'does not fit')
 
 
-def _propose(settings: list[dict[str, Any]], console: Console) -> None:
-    if settings:
-        _say(console, 'by estimate these fit, the fastest first; --search compiles them:')
+def _print_proposals(proposals: Sequence[dict[str, Any]], console: 'Console') -> None:
+    from mural_jax.planning.plan import format_flags
+
+    if proposals:
+        _print_line(
+            console, 'by estimate these settings fit, the fastest first; --search compiles them:'
+        )
     else:
-        _say(console, 'by estimate nothing here fits: take more devices, or fewer pairs')
-    for candidate in settings:
-        _say(console, f'  {planning.flags(candidate)}')
+        _print_line(console, 'by estimate no settings fit: take more devices, or fewer pairs')
+    for settings in proposals:
+        _print_line(console, f'  {format_flags(settings)}')
 
 
-def _say(console: Console, text: str) -> None:
+def _write_json(
+    arguments: argparse.Namespace, source: str, config: dict[str, Any], outcome: 'SearchOutcome'
+) -> None:
+    from mural_jax.planning.plan import plan_to_json
+    from mural_jax.workdir.files import write_atomic
+
+    tried = [{'settings': settings, **plan_to_json(plan)} for settings, plan in outcome.tried]
+    written = {'topology': arguments.topology, 'source': source, 'config': config, 'tried': tried}
+    write_atomic(arguments.json, json.dumps(written, indent=2))
+
+
+def _print_line(console: 'Console', text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
-
-
-def bench(
-    config: Config, name: str, overrides: list[str], data_dir: Path | None, steps: int,
-    out: Path | None,
-) -> None:  # fmt: skip
-    """Runs steps of training and prints how long they take.
-
-    data_dir: where the streams are read from; made-up batches for None. out: all numbers as JSON.
-    """
-    if out:
-        create_folder(out.parent, '--json')
-    numbers = benching.run(config, data_dir, steps)
-    console = Console(highlight=False)
-    console.print(tables.numbers(f'{name}, {steps} steps', benching.in_words(numbers)))
-    if out:
-        about = {'config': name, 'overrides': overrides, **numbers}
-        write_atomic(out, json.dumps(about, indent=2))
-        _say(console, f'all numbers: {out}')
