@@ -71,7 +71,7 @@ def _search_run(arguments: argparse.Namespace) -> None:
 
     restored = restore(arguments.workdir, arguments.step)
     index = load_run_index(arguments.workdir, restored)
-    query_1D = restored.embedder.texts(index.space, [arguments.query])
+    query_1D = restored.embedder.embed_texts(index.space, [arguments.query])
     (hits,) = Finder(index)(query_1D, arguments.k)
     for rank, hit in enumerate(hits, 1):
         row = index.rows[hit.number]

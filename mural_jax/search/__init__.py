@@ -1,1 +1,1 @@
-"""What a trained model is used for, without TensorFlow."""
+"""Search: indexes of embedded images, the ways to find in them, and a web page. No TensorFlow."""

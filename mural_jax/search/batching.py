@@ -1,51 +1,55 @@
-"""Requests that come at one time share a pass of the model."""
+"""Batching: requests that arrive at the same time share one pass of the model."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
-Given = TypeVar('Given')
-SIZES = (1, 8, 64)  # of a pass: each is compiled once, before the first request; ours
+Request = TypeVar('Request')
+# A pass has one of these sizes, and each size is compiled before the first request (ours).
+PASS_SIZES = (1, 8, 64)
 
 
-class Waiting(NamedTuple):
-    given: Any
+class PendingRequest(NamedTuple):
+    """A request, and the future that will hold its answer."""
+
+    request: Any
     answer: asyncio.Future
 
 
-class Batcher(Generic[Given]):
-    """Answers requests in batches: what comes while a pass runs goes into the next one.
+class Batcher(Generic[Request]):
+    """Answers requests in batches: those that arrive during a pass share the next one."""
 
-    work: a list of at most SIZES[-1] requests -> as many answers; it runs in a thread of `pool`.
-    """
-
-    def __init__(self, work: Callable[[Sequence[Given]], Sequence[Any]], pool: ThreadPoolExecutor):
-        self._work, self._pool = work, pool
-        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue()
+    def __init__(
+        self, answer_batch: Callable[[Sequence[Request]], Sequence[Any]], pool: ThreadPoolExecutor
+    ):
+        """answer_batch: at most PASS_SIZES[-1] requests -> their answers; it runs in `pool`."""
+        self._answer_batch, self._pool = answer_batch, pool
+        self._pending: asyncio.Queue[PendingRequest] = asyncio.Queue()
         self._task: asyncio.Task | None = None
 
-    async def __call__(self, given: Given) -> Any:
-        """The answer to one request."""
+    async def __call__(self, request: Request) -> Any:
+        """The answer to one request. Raises what `answer_batch` raised for its batch."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        waiting = Waiting(given, asyncio.get_running_loop().create_future())
-        await self._waiting.put(waiting)
-        return await waiting.answer
+            # Not in __init__: a task needs the running event loop.
+            self._task = asyncio.create_task(self._answer_forever())
+        pending = PendingRequest(request, asyncio.get_running_loop().create_future())
+        await self._pending.put(pending)
+        return await pending.answer
 
-    async def _run(self) -> None:
+    async def _answer_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < SIZES[-1] and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            # Who went away meanwhile needs no answer.
+            batch = [await self._pending.get()]
+            while len(batch) < PASS_SIZES[-1] and not self._pending.empty():
+                batch.append(self._pending.get_nowait())
+            # A client that disconnected meanwhile needs no answer.
             batch = [one for one in batch if not one.answer.cancelled()]
             try:
                 answers = await loop.run_in_executor(
-                    self._pool, self._work, [one.given for one in batch]
+                    self._pool, self._answer_batch, [one.request for one in batch]
                 )
-            except Exception as error:  # The request's, not the server's end.
+            except Exception as error:  # It ends these requests, not the server.
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(error)
@@ -55,7 +59,7 @@ class Batcher(Generic[Given]):
                     one.answer.set_result(answer)
 
 
-def padded(given: Sequence[Given]) -> list[Given]:
-    """The requests and copies of the last one, up to the next of SIZES."""
-    size = next(size for size in SIZES if size >= len(given))
-    return [*given, *[given[-1]] * (size - len(given))]
+def pad_requests(requests: Sequence[Request]) -> list[Request]:
+    """The requests, then copies of the last one up to the next size of PASS_SIZES."""
+    size = next(size for size in PASS_SIZES if size >= len(requests))
+    return [*requests, *[requests[-1]] * (size - len(requests))]

@@ -1,51 +1,57 @@
-"""A contact sheet of search results."""
+"""A contact sheet: the images that a search found, side by side in one image."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mural_jax.search.finder import Hit
+from mural_jax.search.store import ImageIndex, ImageRow
 from mural_jax.types import UserError
 
-
-class Hit(NamedTuple):
-    """One picture found: its cosine with the query, in [-1, 1], and what is known of it."""
-
-    score: float
-    id: str
-    name: str
-    split: str
-    png: bytes
-    number: int  # in the index
+MARGIN = 12  # Pixels around each image (ours).
+CAPTION_HEIGHT = 44  # Pixels below the images, for two lines of text (ours).
 
 
-def contact_sheet(hits: list[Hit], side: int = 128) -> Image.Image:
-    """The pictures in a row, each over its score and its English name."""
-    margin, lines = 12, 44
-    width = margin + len(hits) * (side + margin)
-    sheet = Image.new('RGB', (width, side + 2 * margin + lines), 'white')
+def draw_contact_sheet(index: ImageIndex, hits: Sequence[Hit], side: int = 128) -> Image.Image:
+    """The images of an index in one row, each above its rank, its score and its name.
+
+    side: pixels of the square into which each image is resized.
+    """
+    width = MARGIN + len(hits) * (side + MARGIN)
+    sheet = Image.new('RGB', (width, side + 2 * MARGIN + CAPTION_HEIGHT), 'white')
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     for place, hit in enumerate(hits):
-        left = margin + place * (side + margin)
-        picture = Image.open(io.BytesIO(hit.png)).convert('RGB')
-        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left, margin))
-        name = hit.name
+        left = MARGIN + place * (side + MARGIN)
+        image = Image.open(io.BytesIO(index.read_image(hit.number))).convert('RGB')
+        sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, MARGIN))
+        name = name_image(index.rows[hit.number])
         while font.getlength(name) > side:
             name = f'{name[:-2]}…' if len(name) > 2 else ''
-        draw.text((left, side + margin + 6), f'{place + 1}.  {hit.score:.3f}', 'black', font)
-        draw.text((left, side + margin + 26), name, '#555555', font)
+        draw.text((left, side + MARGIN + 6), f'{place + 1}.  {hit.score:.3f}', 'black', font)
+        draw.text((left, side + MARGIN + 26), name, '#555555', font)
     return sheet
 
 
-def save_sheet(hits: list[Hit], out: Path) -> None:
-    """Writes the contact sheet and says where. Raises UserError where it cannot be written."""
+def name_image(row: ImageRow) -> str:
+    """The English name of an image; the name of its file if it has no names in any language."""
+    return row.names.get('en', '') if row.names else Path(row.id).name
+
+
+def save_contact_sheet(index: ImageIndex, hits: Sequence[Hit], out: Path) -> None:
+    """Writes a contact sheet and prints its path.
+
+    Raises UserError if the index stores no images, or `out` cannot be written.
+    """
+    if not index.description.has_images:
+        raise UserError('This index stores no thumbnails, so --out has nothing to show.')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(hits).save(out)
+        draw_contact_sheet(index, hits).save(out)
     except (OSError, ValueError) as error:
         raise UserError(
-            f'Cannot write the picture {out} ({error}). Give another with --out FILE.png.'
+            f'Cannot write the image {out} ({error}). Give another with --out FILE.png.'
         ) from error
-    print(f'as a picture: {out}')
+    print(f'contact sheet: {out}')

@@ -1,162 +1,289 @@
-"""A folder of embedded pictures: read whole to be searched, written in parts that last.
+"""An index on disk: a folder of embedded images, written in parts that are whole or absent.
 
-INDEX/index.json says what it is, INDEX/parts/*.parquet hold the pictures, INDEX/broken.tsv those
-that could not be read, INDEX/faiss.index is what faiss made of them, where it was asked to.
+INDEX/index.json        describes the index: its space, its form, where its images come from
+INDEX/parts/*.parquet   hold the rows, one per image; each part names the model that embedded it
+INDEX/broken.tsv        lists the images that could not be read
+INDEX/faiss.index       is the index of faiss, if the user asked for one
 """
 
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from mural_jax.search.forms import FORMS
 from mural_jax.types import UserError
 
-ABOUT, PARTS, BROKEN, FAISS = 'index.json', 'parts', 'broken.tsv', 'faiss.index'
-LAYOUT = 1  # of the folder; another is not read
-GROUP = 64  # rows that are read for one thumbnail: half a megabyte; ours
-COLUMNS = ('id', 'mark', 'width', 'height')
+DESCRIPTION, PARTS, BROKEN, FAISS = 'index.json', 'parts', 'broken.tsv', 'faiss.index'
+LAYOUT = 1  # Version of the folder's layout; other versions are refused.
+PART_ROWS = 1024  # Rows of one part (ours).
+GROUP_ROWS = 64  # Rows that are read to get one thumbnail, about half a megabyte (ours).
+ROW_COLUMNS = ('id', 'file_version', 'width', 'height', 'names', 'split')
+EMBEDDED_BY = b'embedded_by'  # Key in a part's Parquet metadata.
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
-    """What a folder says of itself.
+class IndexDescription:
+    """What index.json says about an index.
 
-    model: the folder of the exported model, and `hash` its fingerprint. space, dim: in which its
-    pictures were embedded. images: where they came from. thumbnail: pixels of the longer side, 0
-    for none. faiss: the factory of its index, '' for none.
+    space: the space of the embeddings. form: a key of FORMS. dim: dimensions of an embedding.
+    model: the folder of the model when the index was made. images: the folder, table or splits
+    that the images come from. thumbnail: pixels of the longer side of each stored image; 0 if no
+    images are stored, None if their original files are. faiss: the factory string of faiss.index,
+    '' if there is none.
     """
 
-    model: str
-    hash: str
     space: str
     dim: int
+    model: str
     images: str
-    thumbnail: int
+    thumbnail: int | None
+    form: str = 'dense'
     faiss: str = ''
     layout: int = LAYOUT
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the index stores images or thumbnails beside the embeddings."""
+        return self.thumbnail != 0
+
     @classmethod
-    def read(cls, folder: Path) -> 'About':
-        """Raises UserError where the folder is no index that can be read."""
-        path = folder / ABOUT
+    def read(cls, folder: Path) -> 'IndexDescription':
+        """The description of an index. Raises UserError if the folder is not a readable index."""
+        path = folder / DESCRIPTION
         try:
-            words = json.loads(path.read_text(encoding='utf-8'))
-            if words['layout'] != LAYOUT:
+            fields = json.loads(path.read_text(encoding='utf-8'))
+            if fields['layout'] != LAYOUT:
                 raise UserError(
-                    f'{path} is of layout {words["layout"]}, this version reads {LAYOUT}. Make the '
-                    'index again.'
+                    f'{path} has layout {fields["layout"]}, but this version reads layout '
+                    f'{LAYOUT}. Make the index again.'
                 )
-            return cls(**words)
+            description = cls(**fields)
         except FileNotFoundError as error:
             raise UserError(
-                f'{folder} is no index: it has no {ABOUT}. `mural index` makes one.'
+                f'{folder} is not an index: it has no {DESCRIPTION}. `mural index` makes one.'
             ) from error
         except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f'{path} cannot be read ({error!r}). Make the index again.') from error
+        if description.form not in FORMS:
+            raise UserError(
+                f'{path} has embeddings of the form {description.form!r}, but this version reads '
+                f'{", ".join(FORMS)}. Make the index again.'
+            )
+        return description
 
     def write(self, folder: Path) -> None:
-        """Whole or not at all."""
-        replace(folder / ABOUT, (json.dumps(dataclasses.asdict(self), indent=1) + '\n').encode())
+        """Replaces the description of the index in `folder` atomically."""
+        text = json.dumps(dataclasses.asdict(self), indent=1) + '\n'
+        replace_file(folder / DESCRIPTION, text.encode())
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A picture of an index: its name, what its file was when it was embedded, its pixels."""
+class ImageRow(NamedTuple):
+    """What an index knows about one image beside its embedding.
+
+    id: unique in the index. embedded_by: the fingerprint of the model that embedded the image.
+    width, height: pixels of the original image. file_version: size and time of the file when it
+    was embedded, '' if the image was not a file. names: its text by language. split: the split of
+    a data set, '' if there is none.
+    """
 
     id: str
-    mark: str
+    embedded_by: str
     width: int
     height: int
+    file_version: str = ''
+    names: Mapping[str, str] = {}
+    split: str = ''
 
 
-def parts(folder: Path) -> list[Path]:
-    """The files of pictures, in the order in which they were made."""
+def list_parts(folder: Path) -> list[Path]:
+    """The Parquet files of an index, oldest first."""
     return sorted((folder / PARTS).glob('*.parquet'))
 
 
+def part_path(folder: Path, number: int) -> Path:
+    """The Parquet file of the part with this number."""
+    return folder / PARTS / f'{number:06d}.parquet'
+
+
 def write_part(
-    path: Path, rows: Sequence[Row], image_ND: np.ndarray, thumbnails: Sequence[bytes]
+    path: Path, form: str, rows: Sequence[ImageRow], embeddings: np.ndarray, images: Sequence[bytes]
 ) -> None:
-    """One file of pictures: float32 unit vectors [N, D] and what is known of them."""
-    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    flat = pa.array(np.ascontiguousarray(image_ND, np.float32).reshape(-1))
-    columns['embedding'] = pa.FixedSizeListArray.from_arrays(flat, image_ND.shape[1])
-    columns['thumbnail'] = pa.array(thumbnails, pa.binary())
-    write_table(path, pa.table(columns))
+    """Writes one Parquet file of N rows atomically.
+
+    embeddings: what the form stores; 'dense' takes float32 [N, D] of unit length. images: the
+    encoded image or thumbnail of each row, empty bytes if none is stored. All rows must be
+    embedded by one model.
+    """
+    (embedded_by,) = {row.embedded_by for row in rows}
+    columns: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS if name != 'names'
+    }
+    # Null reads far faster than '{}': an index of a plain folder has no names at all.
+    texts = [json.dumps(row.names, ensure_ascii=False) if row.names else None for row in rows]
+    columns['names'] = pa.array(texts, pa.string())
+    columns['embedding'] = FORMS[form].write(embeddings)
+    columns['image'] = pa.array(images, pa.binary())
+    table = pa.table(columns).replace_schema_metadata({EMBEDDED_BY: embedded_by.encode()})
+    write_table(path, table)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Whole or not at all."""
+    """Writes a Parquet file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    # Embeddings and JPEG have nothing left to compress.
-    parquet.write_table(table, part, row_group_size=GROUP, compression='none')
-    part.replace(path)
+    unfinished = path.with_suffix('.part')
+    # Neither embeddings nor encoded images become smaller by compression.
+    parquet.write_table(table, unfinished, row_group_size=GROUP_ROWS, compression='none')
+    unfinished.replace(path)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes or replaces a file atomically."""
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     with os.fdopen(handle, 'wb') as file:
         file.write(content)
-    Path(name).chmod(0o644)
+    Path(name).chmod(0o644)  # mkstemp lets nobody else read the file.
     Path(name).replace(path)
 
 
-def read(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a part. Raises UserError where it is broken."""
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part. Raises UserError if the file is damaged, or is not a part."""
     try:
         with parquet.ParquetFile(path) as file:
+            if EMBEDDED_BY not in (file.schema_arrow.metadata or {}):
+                raise OSError('it does not say which model embedded its images')
             return file.read(columns=[*columns])
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f'{path} cannot be read ({error}). Remove it and run `mural index` again: its pictures '
-            'are embedded again.'
+            f'{path} cannot be read ({error}). Remove it and run the command that made it again '
+            '(`mural index` or `mural evaluate`): its images are embedded again.'
         ) from error
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """What is known of the pictures of a part."""
-    for values in zip(*(read(path, COLUMNS)[name].to_pylist() for name in COLUMNS)):
-        yield Row(*values)
+def read_rows(path: Path) -> list[ImageRow]:
+    """The rows of a part."""
+    return parse_rows(read_table(path, ROW_COLUMNS))
 
 
-class Gallery:
-    """N pictures in memory: names and vectors; thumbnails are read when they are asked for."""
+def parse_rows(table: pa.Table) -> list[ImageRow]:
+    """The rows of a table that has the columns ROW_COLUMNS."""
+    embedded_by = parse_fingerprint(table)
+    columns = (table[name].to_pylist() for name in ROW_COLUMNS)
+    return [
+        ImageRow(
+            id_, embedded_by, width, height, version, json.loads(names) if names else {}, split
+        )
+        for id_, version, width, height, names, split in zip(*columns)
+    ]
+
+
+def parse_fingerprint(table: pa.Table) -> str:
+    """The fingerprint of the model that embedded the rows of a part."""
+    return table.schema.metadata[EMBEDDED_BY].decode()
+
+
+def read_fingerprints(folder: Path) -> set[str]:
+    """The fingerprints of all models that embedded rows of an index; reads no rows."""
+    return {parse_fingerprint(read_table(path, [])) for path in list_parts(folder)}
+
+
+def write_index(
+    folder: Path,
+    description: IndexDescription,
+    rows: Sequence[ImageRow],
+    embeddings: np.ndarray,
+    images: Sequence[bytes],
+) -> None:
+    """Writes a whole index, in place of any that `folder` holds.
+
+    Nobody sees the new index before it is complete. The arguments are those of `write_part`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.part', dir=folder.parent))
+    try:
+        new.chmod(0o755)  # mkdtemp lets nobody else read the folder.
+        for number, start in enumerate(range(0, len(rows), PART_ROWS)):
+            some = slice(start, start + PART_ROWS)
+            write_part(
+                part_path(new, number), description.form, rows[some], embeddings[some], images[some]
+            )
+        description.write(new)
+        if folder.exists():
+            # A folder cannot be renamed onto one that has files.
+            old = new.with_suffix('.old')
+            folder.rename(old)
+            new.rename(folder)
+            shutil.rmtree(old)
+        else:
+            new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+class ImageIndex:
+    """N images in memory: rows and embeddings. Stored images are read from disk one by one.
+
+    rows: one ImageRow per image. image_ND: the embeddings; in the form 'dense', float32 [N, D] of
+    unit length.
+    """
 
     def __init__(self, folder: Path):
-        """Raises UserError where the folder is no index, or has no picture."""
-        self.folder, self.about = folder, About.read(folder)
-        self._parts = parts(folder)
-        self.rows = [row for path in self._parts for row in rows(path)]
+        """Reads an index. Raises UserError if the folder is not an index or has no rows."""
+        self.folder, self.description = folder, IndexDescription.read(folder)
+        form, dim = FORMS[self.description.form], self.description.dim
+        self._parts = list_parts(folder)
+        self.rows: list[ImageRow] = []
+        self._ends = [0]  # Numbers of the rows at which parts begin, then N.
+        chunks: list[pa.Array] = []
+        for path in self._parts:
+            table = read_table(path, [*ROW_COLUMNS, 'embedding'])
+            if table['embedding'].type != form.column_type(dim):
+                raise UserError(
+                    f'{path} does not hold {self.description.form} embeddings of {dim} '
+                    'dimensions, as index.json says. Make the index again.'
+                )
+            self.rows += parse_rows(table)
+            self._ends.append(len(self.rows))
+            chunks += table['embedding'].chunks
         if not self.rows:
-            raise UserError(f'The index {folder} has no picture yet. Run `mural index` for it.')
-        self.image_ND = np.concatenate([vectors(path, self.about.dim) for path in self._parts])
-        ends = np.cumsum([parquet.read_metadata(path).num_rows for path in self._parts])
-        self._ends = [0, *ends.tolist()]
+            raise UserError(f'The index {folder} has no images yet. Run `mural index` to add some.')
+        self.image_ND = form.read(pa.chunked_array(chunks), dim)
 
-    def thumbnail(self, number: int) -> bytes:
-        """The picture of a row, small, JPEG; empty where the index keeps none."""
+    @property
+    def space(self) -> str:
+        """The space of the embeddings."""
+        return self.description.space
+
+    @functools.cached_property
+    def names(self) -> list[Mapping[str, str]]:
+        """The text of each image by language."""
+        return [row.names for row in self.rows]
+
+    @functools.cached_property
+    def splits(self) -> list[str]:
+        """The split of each image."""
+        return [row.split for row in self.rows]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """The fingerprints of all models that embedded rows of this index."""
+        return {row.embedded_by for row in self.rows}
+
+    def read_image(self, number: int) -> bytes:
+        """The stored image or thumbnail of row `number`, encoded; empty if none is stored."""
         part = int(np.searchsorted(self._ends, number, side='right')) - 1
         place = number - self._ends[part]
         with parquet.ParquetFile(self._parts[part]) as file:
-            group = file.read_row_group(place // GROUP, columns=['thumbnail'])
-        return group['thumbnail'][place % GROUP].as_py()
-
-
-def vectors(path: Path, dim: int) -> np.ndarray:
-    """The embeddings of a part, float32 [N, dim]."""
-    column = read(path, ['embedding'])['embedding'].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    if flat.size != len(column) * dim:
-        raise UserError(f'{path} has vectors of another length than {dim}. Make the index again.')
-    return flat.reshape(-1, dim)
+            group = file.read_row_group(place // GROUP_ROWS, columns=['image'])
+        return group['image'][place % GROUP_ROWS].as_py()

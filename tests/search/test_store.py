@@ -1,178 +1,158 @@
-"""Indexes of pictures: what is new, gone, changed, broken; every way of finding."""
+"""The store of indexes: what is written is read, whole or not at all."""
 
-import io
-import os
-import subprocess
-import sys
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 from pyarrow import parquet
-from search.model_of_colours import COLOURS, paint, png, update
+from search.model_of_colours import DESCRIPTION, encode_png, paint_images, update_index
 
-from mural_jax.search import finder
-from mural_jax.search.finder import Finder, write_faiss
-from mural_jax.search.store import BROKEN, Gallery, parts
+from mural_jax.search import forms, store
+from mural_jax.search.forms import Form
+from mural_jax.search.store import ImageIndex, ImageRow, IndexDescription, list_parts
 from mural_jax.types import UserError
 
+ROWS = [
+    ImageRow('a', 'old model', 8, 9, '1-2', {'en': 'red'}, 'test'),
+    ImageRow('b', 'old model', 8, 8, '', {'en': 'blue', 'be': 'сіні'}, 'train'),
+    ImageRow('c', 'old model', 8, 8, '', {}, ''),
+]
+IMAGE_ND = np.eye(3, 8, dtype=np.float32)
+IMAGES = [encode_png(colour, 8) for colour in ('red', 'blue', 'green')]
+
+
+def write_index(folder: Path, rows: list[ImageRow] = ROWS) -> None:
+    store.write_index(folder, DESCRIPTION, rows, IMAGE_ND[: len(rows)], IMAGES[: len(rows)])
+
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
-    paint(tmp_path / 'images')
-    return tmp_path / 'images'
+def folder(tmp_path: Path) -> Path:
+    write_index(tmp_path / 'deep' / 'index')
+    return tmp_path / 'deep' / 'index'
 
 
-def test_it_takes_what_is_new_and_drops_what_is_gone(images: Path, tmp_path: Path) -> None:
-    index = tmp_path / 'index'
-    (images / 'text.png').write_bytes(b'no picture')
-    (images / 'notes.txt').write_text('no picture, and not said to be one')
-    (images / 'below').mkdir()
-    (images / 'below' / 'LOUD.JPG').write_bytes(png((0, 0, 0), kind='JPEG'))
-    assert update(index, images) == (6, 0, 0, 1)
-    assert [line.split('\t')[0] for line in (index / BROKEN).read_text().splitlines()] == [
-        'id', 'text.png',
-    ]  # fmt: skip
-    before = {path: path.read_bytes() for path in parts(index)}
-    assert update(index, images) == (0, 6, 0, 1)
-    assert {path: path.read_bytes() for path in parts(index)} == before
-    (images / 'red.png').unlink()
-    (images / 'blue.png').write_bytes(png((9, 9, 9), side=50))
-    (images / 'text.png').write_bytes(png((1, 2, 3)))
-    assert update(index, images) == (2, 4, 2, 0)
-    assert not (index / BROKEN).exists()
-    found = Gallery(index)
-    assert sorted(row.id for row in found.rows) == [
-        'below/LOUD.JPG', 'blue.png', 'green.png', 'purple.png', 'text.png', 'yellow.png',
-    ]  # fmt: skip
-    sizes = {row.id: (row.width, row.height) for row in found.rows}
-    assert sizes['blue.png'] == (50, 50)
-    for number, row in enumerate(found.rows):
-        shown = Image.open(io.BytesIO(found.thumbnail(number)))
-        assert shown.size == sizes[row.id]
+def test_rows_and_embeddings_and_images_are_read_as_written(folder: Path) -> None:
+    index = ImageIndex(folder)
+    assert index.rows == ROWS
+    assert index.description == DESCRIPTION and index.space == DESCRIPTION.space
+    assert index.names == [row.names for row in ROWS]
+    assert index.splits == ['test', 'train', '']
+    np.testing.assert_array_equal(index.image_ND, IMAGE_ND)
+    assert index.image_ND.dtype == np.float32
+    assert [index.read_image(number) for number in range(3)] == IMAGES
 
 
-def test_killed_at_any_moment_it_goes_on(images: Path, tmp_path: Path) -> None:
-    """A process that dies after its second part: the next one embeds the rest alone."""
-    paint(images, 5)
-    index = tmp_path / 'index'
-    code = (
-        'import os, signal, sys\n'
-        'from pathlib import Path\n'
-        'from serving import colours as own\n'
-        'from mural_jax.search import embedding, gallery\n'
-        'embedding.PART = 4\n'
-        'write, left = gallery.write_part, [2]\n'
-        'def dying(*given):\n'
-        '    if not left[0]:\n'
-        '        (given[0].with_suffix(".part")).write_bytes(b"half")\n'
-        '        os.kill(os.getpid(), signal.SIGKILL)\n'
-        '    left[0] -= 1\n'
-        '    write(*given)\n'
-        'gallery.write_part = dying\n'
-        'own.update(Path(sys.argv[1]), Path(sys.argv[2]))\n'
+def test_rows_of_many_parts_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, 'PART_ROWS', 100)
+    rows = [ImageRow(str(number), 'model', 1, 1) for number in range(330)]
+    image_ND = np.random.default_rng(0).normal(size=(330, 8)).astype(np.float32)
+    images = [str(number).encode() for number in range(330)]
+    store.write_index(tmp_path / 'index', DESCRIPTION, rows, image_ND, images)
+    assert len(list_parts(tmp_path / 'index')) == 4
+    index = ImageIndex(tmp_path / 'index')
+    assert [row.id for row in index.rows] == [str(number) for number in range(330)]
+    np.testing.assert_array_equal(index.image_ND, image_ND)
+    assert [index.read_image(number) for number in range(330)] == images
+
+
+def test_whole_index_replaces_older_one_and_leaves_no_other_files(folder: Path) -> None:
+    write_index(folder, ROWS[:1])
+    assert ImageIndex(folder).rows == ROWS[:1]
+    assert [path.name for path in folder.parent.iterdir()] == ['index']
+
+
+def test_failed_write_keeps_older_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError('no space left')
+
+    monkeypatch.setattr(store, 'write_table', fail)
+    with pytest.raises(OSError, match='no space left'):
+        write_index(folder, ROWS[:1])
+    assert ImageIndex(folder).rows == ROWS
+    assert [path.name for path in folder.parent.iterdir()] == ['index']
+
+
+def test_each_part_names_its_model(folder: Path) -> None:
+    newer = [ImageRow('d', 'new model', 8, 8)]
+    store.write_part(store.part_path(folder, 1), 'dense', newer, IMAGE_ND[:1], IMAGES[:1])
+    index = ImageIndex(folder)
+    assert [row.embedded_by for row in index.rows] == ['old model'] * 3 + ['new model']
+    assert index.fingerprints == store.read_fingerprints(folder) == {'old model', 'new model'}
+
+
+def test_part_of_two_models_is_refused(tmp_path: Path) -> None:
+    rows = [ROWS[0], ROWS[1]._replace(embedded_by='new model')]
+    with pytest.raises(ValueError, match='too many values'):
+        store.write_part(tmp_path / '0.parquet', 'dense', rows, IMAGE_ND[:2], IMAGES[:2])
+
+
+def test_further_form_needs_only_its_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits of codes, for example: the store reads and writes them as it does vectors."""
+    bits = Form(
+        lambda dim: pa.binary(dim // 8),
+        lambda code_NB: pa.array([code.tobytes() for code in code_NB], pa.binary(code_NB.shape[1])),
+        lambda column, dim: np.array([np.frombuffer(x.as_py(), np.uint8) for x in column]),
     )
-    environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, '-c', code, index, images], env=environment)
-    assert killed.returncode == -9
-    assert len(parts(index)) == 2
-    assert update(index, images) == (17, 8, 0, 0)
-    assert len({row.id for row in Gallery(index).rows}) == 25
-    assert not list((index / 'parts').glob('*.part'))
+    monkeypatch.setitem(forms.FORMS, 'bits', bits)
+    code_NB = np.random.default_rng(0).integers(0, 256, (3, 2), np.uint8)
+    description = replace(DESCRIPTION, form='bits', dim=16)
+    store.write_index(tmp_path / 'index', description, ROWS, code_NB, IMAGES)
+    index = ImageIndex(tmp_path / 'index')
+    assert index.description.form == 'bits' and index.rows == ROWS
+    np.testing.assert_array_equal(index.image_ND, code_NB)
 
 
-def test_pictures_of_a_table(tmp_path: Path) -> None:
-    """Bytes, as the Hugging Face hub has them, and files beside the table."""
-    contents = [png(colour) for colour in COLOURS.values()]
-    table = pa.table({'name': [*COLOURS], 'image': [{'bytes': c, 'path': ''} for c in contents]})
-    parquet.write_table(table, tmp_path / 'table.parquet')
-    assert update(tmp_path / 'index', tmp_path / 'table.parquet', ('image', 'name')).added == 5
-    assert [row.id for row in Gallery(tmp_path / 'index').rows] == [*COLOURS]
-    paint(tmp_path / 'some')
-    (tmp_path / 'table.tsv').write_text('file\nsome/red.png\nsome/none.png\n')
-    done = update(tmp_path / 'other', tmp_path / 'table.tsv', ('file', ''))
-    assert done == (1, 0, 0, 1)
-    with pytest.raises(UserError, match=r"no column \['image'\]"):
-        update(tmp_path / 'third', tmp_path / 'table.tsv')
-    (tmp_path / 'table.tsv').write_text('file\nsome/red.png\nsome/red.png\n')
-    with pytest.raises(UserError, match='Two pictures are called'):
-        update(tmp_path / 'third', tmp_path / 'table.tsv', ('file', ''))
+def test_folder_without_description_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='is not an index'):
+        ImageIndex(tmp_path)
 
 
-def test_a_picture_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
-    (tmp_path / 'images').mkdir()
-    image = Image.new('RGB', (40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    image.save(tmp_path / 'images' / 'a.jpg', exif=exif)
-    update(tmp_path / 'index', tmp_path / 'images')
-    (row,) = Gallery(tmp_path / 'index').rows
-    assert (row.width, row.height) == (20, 40)
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'layout': 99}, 'has layout 99'),
+        ({'form': 'clay'}, "form 'clay'"),
+        ({'colour': 'red'}, 'cannot be read'),
+        ({'dim': 7}, 'does not hold dense embeddings of 7 dimensions'),
+    ],
+)
+def test_wrong_description_is_refused(folder: Path, changes: dict, message: str) -> None:
+    (folder / store.DESCRIPTION).write_text(json.dumps(asdict(DESCRIPTION) | changes))
+    with pytest.raises(UserError, match=message):
+        ImageIndex(folder)
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Gallery:
-    """Random vectors in place of 3,000 pictures."""
-    rng = np.random.default_rng(0)
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'images' / 'one.png').write_bytes(png((1, 2, 3)))
-    update(tmp_path / 'index', tmp_path / 'images')
-    gallery = Gallery(tmp_path / 'index')
-    image_ND = rng.normal(size=(3000, 72)).astype(np.float32)
-    gallery.image_ND = image_ND / np.linalg.norm(image_ND, axis=1, keepdims=True)
-    gallery.rows = [replace(gallery.rows[0], id=str(i)) for i in range(3000)]
-    return gallery
+def test_damaged_description_is_refused(folder: Path) -> None:
+    (folder / store.DESCRIPTION).write_text('{')
+    with pytest.raises(UserError, match='cannot be read'):
+        IndexDescription.read(folder)
 
 
-def wanted(gallery: Gallery, query_QD: np.ndarray, k: int) -> list[list[int]]:
-    return np.argsort(-(query_QD @ gallery.image_ND.T), axis=1)[:, :k].tolist()
-
-
-@pytest.mark.parametrize('how', ['exact', 'binary', 'faiss'])
-def test_all_ways_find_what_is_near(many: Gallery, how: str) -> None:
-    if how == 'faiss':
-        pytest.importorskip('faiss', reason='faiss is not installed: the extra faiss has it')
-        write_faiss(many.folder, many.image_ND, 'Flat')
-    query_QD = many.image_ND[:7] + np.random.default_rng(1).normal(0, 0.02, (7, 72)).astype('f4')
-    find = Finder(many, how, rerank=3000 if how == 'binary' else 10)
-    hits = find(query_QD, 10)
-    assert [[hit.number for hit in row] for row in hits] == wanted(many, query_QD, 10)
-    score = query_QD[0] @ many.image_ND[hits[0][0].number]
-    assert hits[0][0].score == pytest.approx(float(score), abs=1e-5)
-    assert len(find(query_QD, 5000)[0]) == 3000 if how != 'faiss' else True
-
-
-def test_few_candidates_by_signs_hold_the_nearest(many: Gallery) -> None:
-    query_QD = many.image_ND[:50] + np.random.default_rng(1).normal(0, 0.03, (50, 72)).astype('f4')
-    hits = Finder(many, 'binary', rerank=20)(query_QD, 1)
-    assert [row[0].number for row in hits] == wanted_first(many, query_QD)
-
-
-def wanted_first(gallery: Gallery, query_QD: np.ndarray) -> list[int]:
-    return [row[0] for row in wanted(gallery, query_QD, 1)]
-
-
-def test_an_index_of_faiss_that_is_older_is_refused(many: Gallery) -> None:
-    pytest.importorskip('faiss', reason='faiss is not installed: the extra faiss has it')
-    with pytest.raises(UserError, match='no index of faiss'):
-        Finder(many, 'faiss')
-    write_faiss(many.folder, many.image_ND[:-1], 'HNSW8')
-    with pytest.raises(UserError, match='2,999 pictures, the index 3,000'):
-        Finder(many, 'faiss')
-    with pytest.raises(UserError, match='faiss cannot make'):
-        finder.write_faiss(many.folder, many.image_ND, 'nonsense')
-
-
-def test_what_is_no_index_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='is no index'):
-        Gallery(images)
-    update(tmp_path / 'index', images)
-    (path,) = parts(tmp_path / 'index')
+def test_damaged_part_is_refused(tmp_path: Path) -> None:
+    paint_images(tmp_path / 'images')
+    update_index(tmp_path / 'index', tmp_path / 'images')
+    (path,) = list_parts(tmp_path / 'index')
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match='cannot be read.*Remove it'):
-        Gallery(tmp_path / 'index')
-    with pytest.raises(UserError, match='Give a folder of pictures'):
-        update(tmp_path / 'other', tmp_path / 'nowhere')
+        ImageIndex(tmp_path / 'index')
+
+
+def test_parquet_file_that_names_no_model_is_refused(folder: Path) -> None:
+    (path,) = list_parts(folder)
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(UserError, match='does not say which model'):
+        ImageIndex(folder)
+
+
+def test_index_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'images').mkdir()
+    assert update_index(tmp_path / 'index', tmp_path / 'images') == (0, 0, 0, 0)
+    with pytest.raises(UserError, match='has no images yet'):
+        ImageIndex(tmp_path / 'index')

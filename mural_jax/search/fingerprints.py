@@ -1,0 +1,31 @@
+"""Fingerprints of models: two models with one fingerprint embed alike, so their rows compare."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from mural_jax.inference.model import DESCRIPTION, VOCABULARY, WEIGHTS
+from mural_jax.models.functional import Params
+from mural_jax.workdir.checksums import checksums
+
+FINGERPRINTED_FILES = (DESCRIPTION, WEIGHTS, VOCABULARY)
+
+
+def fingerprint_export(folder: Path) -> str:
+    """The fingerprint of an exported model: a SHA-256 over its files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in FINGERPRINTED_FILES:
+        with (folder / name).open('rb') as file:
+            digest.update(hashlib.file_digest(file, 'sha256').digest())
+    return digest.hexdigest()
+
+
+def fingerprint_arrays(params: Params, statistics: Params, vocabulary: str) -> str:
+    """The fingerprint of a model in memory: a SHA-256 over its arrays' checksums, in hexadecimal.
+
+    It does not depend on the devices that hold the arrays. vocabulary: the hash of the vocabulary,
+    which gives the text tower's rows their meaning.
+    """
+    sums = checksums({'params': params, 'statistics': statistics})
+    content = json.dumps({'arrays': sums, 'vocabulary': vocabulary}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
