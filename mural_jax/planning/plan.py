@@ -1,4 +1,4 @@
-"""What a training step of a config needs on a kind of chip, and how fast it may be there."""
+"""Plan of a training step on given devices: its memory, communication and speed limits."""
 
 import dataclasses
 import time
@@ -9,16 +9,22 @@ import jax
 
 from mural_jax.models import cost
 from mural_jax.planning.chips import Chip
-from mural_jax.planning.memory import Abstract, Parts, len_of, parts_of
-from mural_jax.planning.program import Collective, Work, compile_or_need, work_of
-from mural_jax.tasks.contrast import Contrast
+from mural_jax.planning.collectives import Collective
+from mural_jax.planning.compilation import compile_or_refusal
+from mural_jax.planning.memory import AbstractRun, MemoryParts, count_examples, measure_parts
+from mural_jax.planning.program import Work, measure_work
 
 Config = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """What the compiler says of one device, in bytes. `peak` is 0 where it does not say."""
+class CompiledMemory:
+    """Memory of one device in bytes, as the compiler reports it.
+
+    aliased: arguments whose memory becomes that of results, because they are donated.
+    code: the program itself.
+    peak: 0 if the compiler does not report it.
+    """
 
     arguments: int
     outputs: int
@@ -29,28 +35,41 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What has to be there at once; donated arguments become results in their place."""
+        """Bytes that must be available at once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
     @classmethod
-    def of(cls, compiled: Any) -> 'Memory':
-        """Of a compiled program."""
-        said = compiled.memory_analysis()
+    def from_program(cls, compiled: Any) -> 'CompiledMemory':
+        """Returns the memory of a compiled program."""
+        analysis = compiled.memory_analysis()
         return cls(
-            arguments=said.argument_size_in_bytes, outputs=said.output_size_in_bytes,
-            aliased=said.alias_size_in_bytes, temporaries=said.temp_size_in_bytes,
-            code=said.generated_code_size_in_bytes,
-            peak=getattr(said, 'peak_memory_in_bytes', 0),
-        )  # fmt: skip
+            arguments=analysis.argument_size_in_bytes,
+            outputs=analysis.output_size_in_bytes,
+            aliased=analysis.alias_size_in_bytes,
+            temporaries=analysis.temp_size_in_bytes,
+            code=analysis.generated_code_size_in_bytes,
+            peak=getattr(analysis, 'peak_memory_in_bytes', 0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One config on one topology. Bytes are of one device, operations of a step on all of them.
+    """One config on one topology.
 
-    needed: bytes that the step takes, 0 where the compiler refused it and did not say. memory:
-    None where it was refused. flops: with what is computed again; model_flops: without. traffic:
-    bytes to and from memory. seconds: 'trace' and 'compile'. negatives: by task, of each anchor.
+    Memory and traffic are bytes of one device; `flops` and `model_flops` are operations of one
+    step on all devices together.
+
+    capacity: bytes of one device that a step may take.
+    needed: bytes that a step takes; 0 if the compiler refused it without giving a figure.
+    memory: None if the compiler refused the program.
+    pairs: examples of one step over all streams; `batches` has them by stream.
+    negatives: number of negatives for each anchor, by task.
+    flops, model_flops: with and without recomputation.
+    traffic: bytes to and from the device's memory in one step.
+    unknown_loops: loops whose trip count is unknown, which count as one turn.
+    seconds: 'trace' and 'compile', the time this plan took.
+    bounds: 'computation', 'memory' and 'links': the seconds that a step takes at least because of
+        each.
     """
 
     device_kind: str
@@ -60,8 +79,8 @@ class Plan:
     capacity: float
     fits: bool
     needed: float
-    parts: Parts
-    memory: Memory | None
+    parts: MemoryParts
+    memory: CompiledMemory | None
     pairs: int
     batches: dict[str, int]
     negatives: dict[str, int]
@@ -75,84 +94,105 @@ class Plan:
 
     @property
     def bound(self) -> str | None:
-        """What binds: 'computation', 'memory' or 'links'; None where nothing is known."""
+        """The largest of `bounds`, by name; None if there is none."""
         return max(self.bounds, key=self.bounds.__getitem__, default=None)
 
     @property
     def pairs_per_second(self) -> float | None:
-        """At most, if everything ran at its published peak and at the same time."""
+        """Upper limit: everything at its published peak, and all of it at the same time."""
         return self.pairs / self.bounds[self.bound] if self.bound else None
 
 
-def make(config: Config, devices: list[Any], chip: Chip, capacity: float) -> Plan:
-    """Compiles the step that `mural train` runs, for `devices`, and measures it.
+def make_plan(config: Config, devices: list[Any], chip: Chip, capacity: float) -> Plan:
+    """Compiles the step that `mural train` runs, for `devices`, and returns what it needs.
 
-    capacity: bytes of one device that a step may take. Raises UserError where the config is wrong
-    or does not fit the devices.
+    capacity: bytes of one device that a step may take.
+
+    Raises UserError if the config is invalid or does not fit the devices.
     """
-    abstract = Abstract(config, devices)
+    abstract = AbstractRun(config, devices)
     started = time.perf_counter()
     lowered = abstract.trainer.lower(abstract.state, abstract.batches)
     traced = time.perf_counter()
-    compiled, need = compile_or_need(lowered)
+    compiled, refusal = compile_or_refusal(lowered)
     seconds = {'trace': traced - started, 'compile': time.perf_counter() - traced}
-    parts = parts_of(abstract)
-    memory = Memory.of(compiled) if compiled else None
+    parts = measure_parts(abstract)
+    memory = CompiledMemory.from_program(compiled) if compiled else None
     if memory:
         needed = float(memory.total)
     else:
-        needed = need.bytes + (parts.arguments if need.temporaries else 0)
-    work = work_of(compiled.as_text()) if compiled else Work({}, 0.0, 0)
-    flops = step_flops(abstract)
-    bounds = bounds_of(chip, flops / len(devices), work.traffic, work.sent) if compiled else {}
-    sizes = {name: len_of(batch) for name, batch in abstract.batches.items()}
+        needed = refusal.bytes + (parts.arguments if refusal.temporaries else 0)
+    work = measure_work(compiled.as_text()) if compiled else Work({}, 0.0, 0)
+    flops = count_step_flops(abstract)
+    bounds = compute_bounds(chip, flops / len(devices), work.traffic, work.sent) if compiled else {}
+    sizes = {name: count_examples(batch) for name, batch in abstract.batches.items()}
+    # Recomputed operations are counted by the difference to the same step without any.
+    plain_run = AbstractRun(disable_recomputation(config), devices)
     return Plan(
-        device_kind=devices[0].device_kind, devices=len(devices),
+        device_kind=devices[0].device_kind,
+        devices=len(devices),
         mesh=dict(abstract.trainer.mesh.shape),
-        microbatches=abstract.trainer.fixed.microbatches, capacity=capacity,
-        fits=bool(compiled) and needed <= capacity, needed=needed, parts=parts, memory=memory,
-        pairs=abstract.pairs, batches=sizes,
+        microbatches=abstract.trainer.spec.microbatches,
+        capacity=capacity,
+        fits=bool(compiled) and needed <= capacity,
+        needed=needed,
+        parts=parts,
+        memory=memory,
+        pairs=abstract.pairs,
+        batches=sizes,
         negatives={
-            name: sizes[task.stream] - 1 for name, task in abstract.trainer.tasks.items()
-            if isinstance(task, Contrast)
+            name: negatives
+            for name, task in abstract.trainer.tasks.items()
+            if (negatives := task.num_negatives(sizes[task.stream]))
         },
-        flops=flops, model_flops=step_flops(Abstract(without_recomputing(config), devices)),
-        traffic=work.traffic, collectives=work.collectives, unknown_loops=work.unknown_loops,
-        seconds=seconds, bounds=bounds,
-    )  # fmt: skip
+        flops=flops,
+        model_flops=count_step_flops(plain_run),
+        traffic=work.traffic,
+        collectives=work.collectives,
+        unknown_loops=work.unknown_loops,
+        seconds=seconds,
+        bounds=bounds,
+    )
 
 
-def bounds_of(chip: Chip, flops: float, traffic: float, sent: float) -> dict[str, float]:
-    """Seconds that each thing takes alone, by name; only of what is published and is done."""
-    rates = {'computation': (flops, chip.flops), 'memory': (traffic, chip.traffic),
-             'links': (sent, chip.link)}  # fmt: skip
+def compute_bounds(chip: Chip, flops: float, traffic: float, sent: float) -> dict[str, float]:
+    """Returns the seconds that computation, memory traffic and links take on their own.
+
+    Leaves out what the step does not use and what has no published peak (the roofline model of
+    Williams et al. 2009, doi:10.1145/1498765.1498785, with links added).
+    """
+    rates = {
+        'computation': (flops, chip.flops),
+        'memory': (traffic, chip.traffic),
+        'links': (sent, chip.link),
+    }
     return {name: amount / rate for name, (amount, rate) in rates.items() if rate and amount}
 
 
-def step_flops(abstract: Abstract) -> float:
-    """Operations of matrix products and convolutions in one step, on all devices together."""
-    return float(sum(cost.of_jaxpr(abstract.traced.jaxpr.jaxpr).values()))
+def count_step_flops(abstract: AbstractRun) -> float:
+    """Returns the operations of matrix products and convolutions in one step, on all devices."""
+    return float(sum(cost.count_jaxpr_flops(abstract.traced.jaxpr.jaxpr).values()))
 
 
-def without_recomputing(config: Config) -> Config:
-    """The config with nothing computed twice: the operations that the model needs."""
+def disable_recomputation(config: Config) -> Config:
+    """Returns the config with settings under which a step computes nothing twice."""
     settings: dict[str, Any] = {'microbatches': 1} if 'microbatches' in config else {}
-    settings |= dict.fromkeys(remat_keys(config), 'none')
-    return changed(config, settings)
+    settings |= dict.fromkeys(find_remat_keys(config), 'none')
+    return replace_values(config, settings)
 
 
-def remat_keys(config: Config) -> list[str]:
-    """Where a config says what the backward pass of a tower computes again."""
+def find_remat_keys(config: Config) -> list[str]:
+    """Returns the config fields that say what the backward pass of each tower recomputes."""
     keys = []
     for name, tower in config['model']['towers'].items():
-        where = f'model.towers.{name}'
-        keys += [f'{where}.remat'] if 'remat' in tower else []
-        keys += [f'{where}.layers.remat'] if 'remat' in tower.get('layers', {}) else []
+        path = f'model.towers.{name}'
+        keys += [f'{path}.remat'] if 'remat' in tower else []
+        keys += [f'{path}.layers.remat'] if 'remat' in tower.get('layers', {}) else []
     return keys
 
 
-def value(config: Config, key: str, default: Any = None) -> Any:
-    """What a config has at 'a.b.c'."""
+def get_value(config: Config, key: str, default: Any = None) -> Any:
+    """Returns the value of a config field such as 'a.b.c'."""
     for part in key.split('.'):
         if part not in config:
             return default
@@ -160,24 +200,25 @@ def value(config: Config, key: str, default: Any = None) -> Any:
     return config
 
 
-def changed(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with values at 'a.b.c' replaced."""
+def replace_values(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of the config with new values for fields such as 'a.b.c'."""
     result = dict(config)
     for key, new in settings.items():
         head, _, tail = key.partition('.')
-        result[head] = changed(result.get(head, {}), {tail: new}) if tail else new
+        result[head] = replace_values(result.get(head, {}), {tail: new}) if tail else new
     return result
 
 
-def flags(settings: Mapping[str, Any]) -> str:
-    """The words to add to a command."""
+def format_flags(settings: Mapping[str, Any]) -> str:
+    """Returns the settings as flags of a command."""
     return ' '.join(f'--config.{key}={new}' for key, new in settings.items())
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
-    """All numbers of a plan, for a file."""
-    numbers = dataclasses.asdict(plan)
-    return numbers | {
-        'bound': plan.bound, 'pairs_per_second': plan.pairs_per_second,
-        'flops_per_pair': plan.flops / plan.pairs, 'jax': jax.__version__,
-    }  # fmt: skip
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Returns all numbers of a plan as JSON values."""
+    return dataclasses.asdict(plan) | {
+        'bound': plan.bound,
+        'pairs_per_second': plan.pairs_per_second,
+        'flops_per_pair': plan.flops / plan.pairs,
+        'jax': jax.__version__,
+    }

@@ -1,8 +1,8 @@
-"""The batches of all streams of a run, where each stream stands, and what it gave so far."""
+"""The batches of all streams of a run, and the position and counts of each stream."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +13,11 @@ from jax.experimental import multihost_utils
 from mural_jax.types import Batch
 
 
-class Stream(Protocol):
-    """What training asks of a stream; `data.streams.OpenStream` is one."""
+class BatchStream(Protocol):
+    """What training needs from a stream; `data.streams.base.OpenStream` is one.
+
+    labels: names of the kinds of examples; a batch's `origin` indexes them.
+    """
 
     batch_size: int
     labels: tuple[str, ...]
@@ -30,77 +33,89 @@ class Stream(Protocol):
 
 
 class Feed:
-    """Reads the streams side by side, one batch of each for a step.
+    """Reads the streams side by side: one batch of each per step.
 
-    All that it has to remember is in `progress`: for each stream its next position, how its
-    sources are mixed, and the examples it gave of each source and language.
+    `progress` is all that a resume needs: for each stream its next position, how its sources are
+    mixed, and how many examples of each source and language it has given.
     """
 
     def __init__(
-        self, streams: Mapping[str, Stream], progress: Mapping[str, Any] | None = None,
+        self,
+        streams: Mapping[str, BatchStream],
+        progress: Mapping[str, Any] | None = None,
         quarantine: Path | None = None,
-    ):  # fmt: skip
-        """`progress` is what another feed had; None starts at the beginning.
+    ):
+        """Args:
+        streams: the streams by name.
+        progress: the `progress` of another feed to continue from; None starts at the beginning.
+        quarantine: the file that lists broken examples.
 
-        Broken examples are listed in the file `quarantine`. `changes` says which mixtures are
-        others than in `progress`.
+        `changes` then has one line for each stream whose mixture differs from `progress`.
         """
         self.streams, self.changes = streams, list[str]()
-        none = {name: [0] * len(stream.labels) for name, stream in streams.items()}
-        start: dict[str, Any] = {'positions': dict.fromkeys(streams, 0), 'counts': none,
-                 'bad': dict.fromkeys(streams, 0)}  # fmt: skip
-        progress = progress or start
+        progress = progress or {
+            'positions': dict.fromkeys(streams, 0),
+            'counts': {name: [0] * len(stream.labels) for name, stream in streams.items()},
+            'bad': dict.fromkeys(streams, 0),
+        }
         self._positions = {name: int(progress['positions'][name]) for name in streams}
         self._counts = {name: np.array(progress['counts'][name], np.int64) for name in streams}
         self._bad = {name: int(progress['bad'][name]) for name in streams}
         for name, mixture in progress.get('mixtures', {}).items():
             change = streams[name].follow(mixture, self._positions[name])
             self.changes += [f'{name}: {change}'] if change else []
+        # Counts of this process since the last `count_examples`, which adds up all processes.
         self._recent = {name: np.zeros_like(count) for name, count in self._counts.items()}
         self._recent_bad = dict.fromkeys(streams, 0)
         self._quarantine = quarantine
-        self._listed = _lines(quarantine)
+        self._listed = _read_lines(quarantine)
         self.seconds_waited = 0.0
-        self.began = dict(self._positions)  # where the batches that came last began
+        self.pairs_per_step = 0  # examples of all streams and processes in the newest step
+        self.batch_starts = dict(self._positions)  # positions where the newest batches begin
 
-    def batches(self, num_steps: int) -> Iterator[dict[str, Batch]]:
-        """This host's slices of the next batches of each stream, `num_steps` times."""
-        host = jax.process_index(), jax.process_count()
+    def batches(
+        self, num_steps: int, names: Collection[str] | None = None
+    ) -> Iterator[dict[str, Batch]]:
+        """Yields `num_steps` times this process's slice of the next batch of each stream.
+
+        Reads only the streams in `names`, all for None. The others keep their position.
+        """
+        place = jax.process_index(), jax.process_count()
+        active = {
+            name: stream for name, stream in self.streams.items() if names is None or name in names
+        }
+        self.pairs_per_step = sum(stream.batch_size for stream in active.values())
         readers = {
-            name: stream.batches(self._positions[name], num_steps, *host)
-            for name, stream in self.streams.items()
+            name: stream.batches(self._positions[name], num_steps, *place)
+            for name, stream in active.items()
         }
         for _ in range(num_steps):
             asked = time.perf_counter()
             try:
                 batches = {name: next(reader) for name, reader in readers.items()}
             finally:
-                self._list_bad()
+                # Also after an error: the list of broken examples then says why.
+                self._record_broken()
             self.seconds_waited += time.perf_counter() - asked
-            self.began = dict(self._positions)
+            self.batch_starts = dict(self._positions)
             for name, batch in batches.items():
                 recent = self._recent[name]
                 recent += np.bincount(batch['origin'], minlength=len(recent))
-                self._positions[name] += self.streams[name].batch_size
+                self._positions[name] += active[name].batch_size
             yield batches
 
-    @property
-    def pairs_per_step(self) -> int:
-        """Examples of all streams and hosts in one step."""
-        return sum(stream.batch_size for stream in self.streams.values())
+    def count_examples(self) -> dict[str, int]:
+        """Counts so far, over all processes: `examples/STREAM/SOURCE/LANGUAGE`, `bad/STREAM`.
 
-    def examples(self) -> dict[str, int]:
-        """`examples/STREAM/SOURCE/LANGUAGE`: examples so far, of all hosts, and `bad/STREAM`.
-
-        Every host has to ask.
+        Every process must call this at the same step.
         """
         values = {}
         for name, recent in self._recent.items():
-            seen = np.append(recent, self._recent_bad[name])
+            added = np.append(recent, self._recent_bad[name])
             if jax.process_count() > 1:
-                seen = multihost_utils.process_allgather(seen).sum(0)
-            self._counts[name] += seen[:-1]
-            self._bad[name] += int(seen[-1])
+                added = multihost_utils.process_allgather(added).sum(0)
+            self._counts[name] += added[:-1]
+            self._bad[name] += int(added[-1])
             recent[:] = self._recent_bad[name] = 0
             for label, total in zip(self.streams[name].labels, self._counts[name]):
                 values[f'examples/{name}/{label}'] = int(total)
@@ -109,7 +124,7 @@ class Feed:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """For a checkpoint; counts are those of the last time `examples` was asked for."""
+        """The JSON for a checkpoint; its counts are those of the last `count_examples`."""
         return {
             'positions': dict(self._positions),
             'counts': {name: count.tolist() for name, count in self._counts.items()},
@@ -117,8 +132,11 @@ class Feed:
             'mixtures': {name: stream.mixture for name, stream in self.streams.items()},
         }
 
-    def _list_bad(self) -> None:
-        """Lists what the streams found broken, each once, also after a resume."""
+    def _record_broken(self) -> None:
+        """Counts newly found broken examples and lists each in the quarantine file.
+
+        A resumed run meets some of them again; the file lists each only once.
+        """
         for name, stream in self.streams.items():
             for item in stream.take_bad():
                 self._recent_bad[name] += 1
@@ -129,7 +147,7 @@ class Feed:
                         file.write(line + '\n')
 
 
-def _lines(path: Path | None) -> set[str]:
+def _read_lines(path: Path | None) -> set[str]:
     if path is None or not path.exists():
         return set()
     return set(path.read_text(encoding='utf-8').splitlines())

@@ -1,7 +1,8 @@
-"""Optimizers from optax parts; what differs between parameters goes by path pattern."""
+"""Optimizers built from optax parts; path patterns select parameters with other settings."""
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from mural_jax.types import UserError
 
-# What turns a gradient into a direction; weight decay and the learning rate come after it.
+# The transformation from a gradient to a direction; weight decay and the learning rate follow it.
 DIRECTIONS = {
     'adamw': optax.scale_by_adam,
     'lamb': optax.scale_by_adam,
@@ -22,25 +23,28 @@ DIRECTIONS = {
 MOMENTUM_DTYPES = ('float32', 'bfloat16')
 DECAYS = ('linear', 'cosine')
 
-# Ordered (pattern, value): the first pattern found in a parameter's path gives its value.
+# Ordered (pattern, value): a parameter has the value of the first pattern found in its path.
 Patterns = tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optimizer with its schedule.
+    """An optimizer with its learning-rate schedule.
 
     kind: 'adamw', 'lamb' (You et al. 2020, arXiv:1904.00962) or 'adafactor'.
-    learning_rate: the peak. warmup_steps: of a linear rise from 0. decay: 'linear' or 'cosine',
-    to 0 at the last step. b1, b2, eps: Adam's; Adafactor takes b1 alone. clip_norm: largest norm
-    of the gradient, 0 for no limit. momentum_dtype: what the first moment is kept in, 'float32' or
-    'bfloat16'. The second stays float32: at b2 = 0.999 a step changes it by less than bfloat16
-    can tell apart.
-    offload: the state waits in the host's memory while towers run; for memory, at a price in time.
-    weight_decay, multipliers: (pattern, value) lists; a path that nothing matches decays by 0
-    and learns at 1. A multiplier of 0 freezes: such an array gets no gradient and no optimizer
-    state, and a tower all of whose arrays are frozen runs as in evaluation (a locked tower, LiT,
-    Zhai et al. 2022, arXiv:2111.07991).
+    learning_rate: the peak of the schedule.
+    warmup_steps: length of the linear rise from 0 to the peak.
+    decay: 'linear' or 'cosine', from the peak to 0 at the last step.
+    b1, b2, eps: the constants of Adam; Adafactor uses b1 alone.
+    clip_norm: largest norm of the gradient; 0 for no limit.
+    momentum_dtype: dtype of the first moment, 'float32' or 'bfloat16'. The second moment stays
+    float32: at b2 = 0.999 one step changes it by less than bfloat16 can resolve.
+    offload: keeps the optimizer state in host memory while the towers run; saves device memory
+    and costs time.
+    weight_decay, multipliers: (pattern, value) lists. A parameter that no pattern matches has
+    weight decay 0 and learning-rate multiplier 1. A multiplier of 0 freezes: the parameter gets
+    no gradient and no optimizer state, and a tower whose parameters are all frozen runs as in
+    evaluation (a locked tower: LiT, Zhai et al. 2022, arXiv:2111.07991).
     """
 
     kind: str
@@ -67,7 +71,7 @@ class Optimizer:
             )
 
     def schedule(self, num_steps: int) -> optax.Schedule:
-        """Step -> learning rate."""
+        """A function from the step, counted from 0, to the learning rate."""
         warmup = min(self.warmup_steps, num_steps)
         rest = max(num_steps - warmup, 1)
         if self.decay == 'linear':
@@ -77,52 +81,84 @@ class Optimizer:
         rise = optax.linear_schedule(0.0, self.learning_rate, max(warmup, 1))
         return optax.join_schedules([rise, fall], [warmup])
 
-    def build(self, num_steps: int) -> optax.GradientTransformation:
-        """The whole update, gradients to steps."""
-        parts = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
+    def build(
+        self, num_steps: int, others: Sequence['Optimizer'] = ()
+    ) -> optax.GradientTransformation:
+        """The transformation from gradients to updates.
+
+        others: the optimizers of the other stages of a run. With them the state has a form that
+        all of these optimizers share, so that one may continue with the state of another. A
+        parameter then has optimizer state unless all of them freeze it.
+        """
+        family = (self, *others)
+        parts = []
+        if any(one.clip_norm for one in family):
+            clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+            parts.append(clip)
         direction = DIRECTIONS[self.kind]
         parts.append(direction(self.b1, self.b2, self.eps, mu_dtype=self.momentum_dtype))
-        for value in sorted({value for _, value in self.weight_decay if value}):
-            parts.append(optax.add_decayed_weights(value, self._having(self.weight_decay, value)))
+        # One part for each value of any stage, even if no parameter of this stage has it: a part
+        # more or less would be another form of state.
+        for value in _distinct_values(one.weight_decay for one in family):
+            if value:
+                mask = self._match_value(self.weight_decay, value)
+                parts.append(optax.add_decayed_weights(value, mask))
         if self.kind == 'lamb':
             parts.append(trust_ratio_by_layer())
-        for value in sorted({value for _, value in self.multipliers if value not in (0, 1)}):
-            mask = self._having(self.multipliers, value)
-            parts.append(optax.masked(optax.scale(value), mask))
+        for value in _distinct_values(one.multipliers for one in family):
+            if value not in (0, 1):
+                mask = self._match_value(self.multipliers, value)
+                parts.append(optax.masked(optax.scale(value), mask))
         parts.append(optax.scale_by_learning_rate(self.schedule(num_steps)))
         update = optax.chain(*parts)
-        if all(value for _, value in self.multipliers):
+        if any(all(value for _, value in one.multipliers) for one in family):
             return update
-        choices = {True: optax.set_to_zero(), False: update}
-        return optax.partition(choices, self._having(self.multipliers, 0.0))
+        return optax.partition({True: optax.set_to_zero(), False: update}, _match_frozen(family))
 
     def frozen(self, params: Any) -> frozenset[str]:
-        """The paths of the arrays that do not learn."""
+        """The paths of the parameters that do not learn."""
         paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         return frozenset(path for path in paths if first_match(self.multipliers, path) == 0)
 
-    def _having(self, patterns: Patterns, value: float) -> Any:
-        """params -> tree of bool: whose first match has this value."""
+    def _match_value(self, patterns: Patterns, value: float) -> Any:
+        """A function from params to a tree of bool: whose first match has this value."""
         return lambda params: jax.tree.map_with_path(
             lambda path, _: first_match(patterns, path_name(path)) == value, params
         )
 
 
-def trust_ratio_by_layer() -> optax.GradientTransformation:
-    """LAMB's ratio |parameter| / |update|, for each layer of what is stacked under `blocks/`.
+def _distinct_values(lists: Iterable[Patterns]) -> list[float]:
+    return sorted({value for patterns in lists for _, value in patterns})
 
-    Scalars go without: a temperature that starts at 1, whose logarithm is 0, would hardly move.
+
+def _match_frozen(family: Sequence[Optimizer]) -> Any:
+    """A function from params to a tree of bool: which of them every optimizer freezes."""
+
+    def is_frozen(path: tuple, _: Any) -> bool:
+        return all(first_match(one.multipliers, path_name(path)) == 0 for one in family)
+
+    return lambda params: jax.tree.map_with_path(is_frozen, params)
+
+
+def trust_ratio_by_layer() -> optax.GradientTransformation:
+    """LAMB's scaling by |parameter| / |update|, layer by layer.
+
+    Transformers stack their layers along the first dimension of the arrays under `blocks/`; each
+    layer has its own ratio there, as it would in arrays of its own.
     """
     ratio = optax.scale_by_trust_ratio()
 
     def scale(path: tuple, update: Any, param: Any) -> Any:
+        # Scalars stay as they are: a temperature of 1 has the logarithm 0, so its ratio would
+        # be near 0 and it would hardly move.
         if not param.ndim:
             return update
 
-        def one(update: Any, param: Any) -> Any:
+        def scale_layer(update: Any, param: Any) -> Any:
             return ratio.update(update, optax.EmptyState(), param)[0]
 
-        return (jax.vmap(one) if '/blocks/' in path_name(path) else one)(update, param)
+        stacked = '/blocks/' in path_name(path)
+        return (jax.vmap(scale_layer) if stacked else scale_layer)(update, param)
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return jax.tree.map_with_path(scale, updates, params), state
@@ -136,5 +172,5 @@ def path_name(path: tuple) -> str:
 
 
 def first_match(patterns: Patterns, name: str) -> float | None:
-    """The value of the first pattern found in `name`, None where there is none."""
+    """The value of the first pattern found in `name`, or None if no pattern is found."""
     return next((value for pattern, value in patterns if re.search(pattern, name)), None)

@@ -1,6 +1,7 @@
-"""One step of training: a pure function of the state and the batches."""
+"""One training step: a pure function of the state and the batches."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,67 +13,92 @@ import optax
 from mural_jax.distributed.mesh import Rules, constrain
 from mural_jax.models.functional import Params
 from mural_jax.tasks.base import Task
-from mural_jax.training.gradients import Loss, in_parts, whole
+from mural_jax.training.gradients import Loss, PenaltyTerm, accumulate_gradient, compute_gradient
 from mural_jax.training.optimizers import path_name
-from mural_jax.training.safety import Safety, Usual
+from mural_jax.training.safety import Safety, UsualNorm
 from mural_jax.types import Array, Batch
 
 
 class State(NamedTuple):
-    """All that training changes. `step` counts steps, int32, skipped ones too."""
+    """Everything that training changes.
+
+    `step` is the number of steps so far, int32; it includes skipped steps.
+    """
 
     step: Array
     params: Params
-    statistics: Params  # of batch norms
+    statistics: Params  # running statistics of batch norms
     optimizer: Any
-    usual: Usual  # norms of gradients so far
+    usual_norm: UsualNorm  # of gradients
 
     def trees(self) -> dict[str, Any]:
-        """What a checkpoint holds, by name: who serves a model needs the first two."""
-        progress = {'step': self.step, 'optimizer': self.optimizer, 'usual': self.usual}
+        """The named trees that a checkpoint holds.
+
+        Inference reads `params` and `statistics` alone, so the optimizer stays out of them.
+        """
+        # The names are part of the checkpoint format.
+        progress = {'step': self.step, 'optimizer': self.optimizer, 'usual': self.usual_norm}
         return {'params': self.params, 'statistics': self.statistics, 'progress': progress}
 
     @classmethod
-    def of(cls, trees: Mapping[str, Any]) -> 'State':
-        """The state that `trees` was made of."""
-        return cls(params=trees['params'], statistics=trees['statistics'], **trees['progress'])
+    def from_trees(cls, trees: Mapping[str, Any]) -> 'State':
+        """The inverse of `trees`."""
+        progress = trees['progress']
+        return cls(
+            step=progress['step'],
+            params=trees['params'],
+            statistics=trees['statistics'],
+            optimizer=progress['optimizer'],
+            usual_norm=progress['usual'],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Clamp:
-    """Where learned temperatures stay. CLIP's bound (arXiv:2103.00020) is 0.01."""
+    """The range of learned temperatures. 0.01 is the bound of CLIP (arXiv:2103.00020)."""
 
     lowest: float = 0.01
     highest: float = 1.0
 
 
-def init(
-    params: Params, statistics: Params, optimizer: optax.GradientTransformation,
+def initial_state(
+    params: Params,
+    statistics: Params,
+    optimizer: optax.GradientTransformation,
     optimizer_state: Any = None,
-) -> State:  # fmt: skip
-    """The state before the first step; the optimizer's is made where none is given."""
+) -> State:
+    """The state before the first step; initializes the optimizer unless its state is given."""
     if optimizer_state is None:
         optimizer_state = optimizer.init(params)
-    return State(jnp.int32(0), params, statistics, optimizer_state, Usual.none())
+    return State(jnp.int32(0), params, statistics, optimizer_state, UsualNorm.zero())
 
 
-class Fixed(NamedTuple):
-    """What a step is made of and does not change."""
+class StepSpec(NamedTuple):
+    """The static part of a training step; each stage of a run compiles its own.
+
+    graphdef: structure of the model. tasks: (name, task) pairs, the terms of the loss.
+    frozen: paths of parameters that get no gradient. held: the frozen ones that learn in another
+    stage, so that the optimizer has state for them, which this stage must not change. locked:
+    towers that run as in evaluation. microbatches: parts of a batch that pass through the towers
+    one after the other. rules: where arrays live on the mesh. offload: the optimizer state lives
+    in host memory between steps.
+    """
 
     graphdef: Any
     tasks: tuple[tuple[str, Task], ...]
     optimizer: optax.GradientTransformation
     clamp: Clamp
-    frozen: frozenset[str] = frozenset()  # paths of parameters that get no gradient
-    locked: frozenset[str] = frozenset()  # towers that run as in evaluation
-    microbatches: int = 1  # parts that a batch is passed in
-    rules: Rules = ()  # where arrays live on the mesh
-    offload: bool = False  # the optimizer's state waits in the memory of the host
+    frozen: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    locked: frozenset[str] = frozenset()
+    microbatches: int = 1
+    rules: Rules = ()
+    offload: bool = False
     safety: Safety = Safety()
 
 
-def locked_towers(params: Params, frozen: frozenset[str]) -> frozenset[str]:
-    """The towers whose every parameter is frozen."""
+def find_locked_towers(params: Params, frozen: frozenset[str]) -> frozenset[str]:
+    """The names of the towers whose parameters are all frozen."""
     paths = [path_name(path).split('/') for path, _ in jax.tree.leaves_with_path(params)]
     paths = [path for path in paths if path[0] == 'towers']
     learning = {path[1] for path in paths if '/'.join(path) not in frozen}
@@ -81,48 +107,88 @@ def locked_towers(params: Params, frozen: frozenset[str]) -> frozenset[str]:
 
 @partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
 def train_step(
-    fixed: Fixed, seed: Array, state: State, batches: Mapping[str, Batch]
+    spec: StepSpec,
+    seed: Array,
+    state: State,
+    batches: Mapping[str, Batch],
+    penalties: Mapping[str, PenaltyTerm] | None = None,
 ) -> tuple[State, dict[str, Array]]:
-    """(state, batches of every stream) -> (next state, scalar logs).
+    """(next state, scalar logs) after one step over a batch of each stream.
 
-    Randomness is a function of (seed, step, example), so nothing random is stored. Temperatures
-    are clamped after the update, not in the loss: a clamped one still has a gradient and comes
-    back. A gradient that `fixed.safety` does not let pass changes nothing but the step.
+    All randomness is a function of (seed, step, example), so checkpoints hold no random state.
+    A gradient that `spec.safety` rejects changes nothing in the state but `step`. The input
+    state is donated.
     """
-    if fixed.offload:
+    if spec.offload:
         state = state._replace(optimizer=jax.device_put(state.optimizer, jax.memory.Space.Device))
-    gradient, logs, passed = _gradient(fixed, seed, state, batches)
+    gradient, logs, statistics = _compute_gradient(spec, seed, state, batches, penalties or {})
     norm = optax.tree.norm(gradient)
-    fine = state.usual.accepts(norm, logs['loss'], fixed.safety.spike)
-    params, optimizer_state = _update(fixed, gradient, state)
-    after = State(state.step, params, passed, optimizer_state, state.usual.seen(norm))
-    after = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, state)
-    after = constrain(after._replace(step=state.step + 1), fixed.rules)
-    if fixed.offload:
+    accepted = state.usual_norm.accepts(norm, logs['loss'], spec.safety.spike)
+    params, optimizer_state = _apply_gradient(spec, gradient, state)
+    after = State(state.step, params, statistics, optimizer_state, state.usual_norm.update(norm))
+    # A skipped step keeps the moments and the batch statistics too: one infinite value in them
+    # would spoil every later step.
+    after = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), after, state)
+    after = constrain(after._replace(step=state.step + 1), spec.rules)
+    if spec.offload:
         after = after._replace(optimizer=jax.device_put(after.optimizer, jax.memory.Space.Host))
-    return after, logs | {'gradient_norm': norm, 'skipped': (~fine).astype(jnp.float32)}
+    return after, logs | {'gradient_norm': norm, 'skipped': (~accepted).astype(jnp.float32)}
 
 
-def _gradient(
-    fixed: Fixed, seed: Array, state: State, batches: Mapping[str, Batch]
+def _compute_gradient(
+    spec: StepSpec,
+    seed: Array,
+    state: State,
+    batches: Mapping[str, Batch],
+    penalties: Mapping[str, PenaltyTerm],
 ) -> tuple[Params, dict[str, Array], Params]:
-    """(gradient, logs, batch statistics), in as many parts as the config says."""
+    """(gradient, logs, batch statistics), in one pass or in microbatches."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     loss = Loss(
-        fixed.graphdef, dict(fixed.tasks), fixed.frozen, fixed.locked, state.statistics, key
+        spec.graphdef,
+        dict(spec.tasks),
+        spec.frozen,
+        spec.locked,
+        state.statistics,
+        key,
+        state.step,
+        penalties,
     )
-    if fixed.microbatches > 1:
-        return in_parts(loss, state.params, batches, fixed.microbatches, fixed.rules)
-    gradient, logs, passed = whole(loss, state.params, batches)
-    return constrain(gradient, fixed.rules), logs, passed
+    if spec.microbatches > 1:
+        return accumulate_gradient(loss, state.params, batches, spec.microbatches, spec.rules)
+    gradient, logs, statistics = compute_gradient(loss, state.params, batches)
+    return constrain(gradient, spec.rules), logs, statistics
 
 
-def _update(fixed: Fixed, gradient: Params, state: State) -> tuple[Params, Any]:
-    """(parameters, optimizer state) after a gradient."""
-    update, optimizer_state = fixed.optimizer.update(gradient, state.optimizer, state.params)
+def _apply_gradient(spec: StepSpec, gradient: Params, state: State) -> tuple[Params, Any]:
+    """(parameters, optimizer state) after the optimizer's update and the clamp."""
+    update, optimizer_state = spec.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
-    low, high = jnp.log(fixed.clamp.lowest), jnp.log(fixed.clamp.highest)
-    clamped = jax.tree.map(
-        lambda value: jnp.clip(value, low, high), params.get('log_temperature', {})
-    )
-    return params | ({'log_temperature': clamped} if clamped else {}), optimizer_state
+    if spec.held:
+        # Without a gradient, left-over momentum and weight decay would still move these arrays.
+        params = _keep_held(spec.held, params, state.params)
+        optimizer_state = _keep_held(spec.held, optimizer_state, state.optimizer)
+    # The clamp comes after the update, not inside the loss: there, a temperature at the bound
+    # would have no gradient and could never come back.
+    low, high = jnp.log(spec.clamp.lowest), jnp.log(spec.clamp.highest)
+
+    def clamp(path: tuple, value: Array) -> Array:
+        is_temperature = re.fullmatch('spaces/[^/]+/log_temperature', path_name(path))
+        return jnp.clip(value, low, high) if is_temperature else value
+
+    return jax.tree.map_with_path(clamp, params), optimizer_state
+
+
+def _keep_held(held: frozenset[str], new: Any, old: Any) -> Any:
+    """`new` with the old values at every path that ends in one of `held`.
+
+    The optimizer keeps its moments in trees of the parameters' form, so a moment's path ends in
+    the path of its parameter.
+    """
+
+    def choose(path: tuple, new: Array, old: Array) -> Array:
+        parts = path_name(path).split('/')
+        tails = ('/'.join(parts[start:]) for start in range(len(parts)))
+        return old if any(tail in held for tail in tails) else new
+
+    return jax.tree.map_with_path(choose, new, old)

@@ -1,4 +1,4 @@
-"""What a run trains, on its mesh: the first state, a step, and the step's program."""
+"""A step on its mesh: the initial state, the step itself, and its compiled program."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,97 +6,148 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from mural_jax.distributed.mesh import batch_sharding, check_batch, global_batch, tree_sharding
 from mural_jax.tasks.base import Task
 from mural_jax.training import step as training_step
-from mural_jax.training.step import Fixed, State
+from mural_jax.training.gradients import PenaltyTerm
+from mural_jax.training.safety import UsualNorm
+from mural_jax.training.step import State, StepSpec
 from mural_jax.types import Array, Batch, UserError
 
-HOST_ONLY = ('origin',)  # fields of a batch that the step has no use for
+HOST_ONLY = ('origin',)  # fields of a batch that stay on the host: a step does not use them
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """All of it fixed before the first step."""
+    """Runs the step of one stage on one mesh.
 
-    fixed: Fixed
+    penalties: terms of the loss over the parameters, by name.
+    """
+
+    spec: StepSpec
     seed: int
     mesh: Mesh
+    penalties: Mapping[str, PenaltyTerm] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kinds = {memory.kind for memory in self.mesh.devices.flat[0].addressable_memories()}
-        if self.fixed.offload and 'pinned_host' not in kinds:
+        if self.spec.offload and 'pinned_host' not in kinds:
             raise UserError(
-                'config.optimizer.offload needs devices that read the memory of their host, and '
-                f'these have {sorted(kinds)} alone. Set it to False.'
+                'config.optimizer.offload needs devices that can read host memory, and these have '
+                f'only {sorted(kinds)}. Set it to False.'
             )
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        return dict(self.fixed.tasks)
+        return dict(self.spec.tasks)
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The names of the streams that a step draws from."""
+        return frozenset(task.stream for task in self.tasks.values())
 
     def check_batches(self, sizes: Mapping[str, int]) -> None:
-        """Raises UserError where a stream's global batch cannot be cut evenly."""
+        """Raises UserError if a global batch does not split evenly; `sizes` are by stream."""
         for name, size in sizes.items():
-            check_batch(name, size, self.mesh, self.fixed.microbatches)
+            check_batch(name, size, self.mesh, self.spec.microbatches)
 
     def shardings(self, state: State) -> State:
-        """Where each array of a state, or of its shapes, lives."""
-        placed = tree_sharding(state, self.fixed.rules, self.mesh)
-        if self.fixed.offload:
+        """The sharding of each array of a state, which may hold shapes instead of arrays."""
+        placed = tree_sharding(state, self.spec.rules, self.mesh)
+        if self.spec.offload:
             host = jax.tree.map(lambda s: s.with_memory_kind('pinned_host'), placed.optimizer)
             placed = placed._replace(optimizer=host)
         return placed
 
-    def abstract(self, params: Any, statistics: Any) -> State:
-        """The shapes of a state, and where its arrays live; makes no array."""
+    def abstract_state(self, params: Any, statistics: Any) -> State:
+        """A state of `jax.ShapeDtypeStruct` with shardings; allocates nothing."""
         state = jax.eval_shape(
-            lambda params, statistics: training_step.init(params, statistics, self.fixed.optimizer),
-            params, statistics,
-        )  # fmt: skip
+            lambda params, statistics: training_step.initial_state(
+                params, statistics, self.spec.optimizer
+            ),
+            params,
+            statistics,
+        )
         return jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            state, self.shardings(state),
-        )  # fmt: skip
-
-    def place(self, params: Any, statistics: Any) -> State:
-        """The first state. All hosts have to give the same parameters."""
-        where = self.shardings(self.abstract(params, statistics))
-
-        def put(x: Array, sharding: Any) -> Array:
-            whole = np.asarray(x)
-            return jax.make_array_from_callback(x.shape, sharding, lambda part: whole[part])
-
-        params = jax.tree.map(put, params, where.params)
-        statistics = jax.tree.map(put, statistics, where.statistics)
-        start = jax.jit(
-            lambda params: self.fixed.optimizer.init(params), out_shardings=where.optimizer
+            state,
+            self.shardings(state),
         )
-        first = training_step.init(params, statistics, self.fixed.optimizer, start(params))
-        rest = jax.tree.map(put, (first.step, first.usual), (where.step, where.usual))
-        return first._replace(step=rest[0], usual=rest[1])
+
+    def initial_state(self, params: Any, statistics: Any) -> State:
+        """The state before the first step, on the mesh.
+
+        Every process must pass the same parameters.
+        """
+        where = self.shardings(self.abstract_state(params, statistics))
+        params = jax.tree.map(_put, params, where.params)
+        statistics = jax.tree.map(_put, statistics, where.statistics)
+        # Jitted with shardings: no device ever holds the whole optimizer state.
+        init = jax.jit(
+            lambda params: self.spec.optimizer.init(params), out_shardings=where.optimizer
+        )
+        first = training_step.initial_state(params, statistics, self.spec.optimizer, init(params))
+        rest = jax.tree.map(_put, (first.step, first.usual_norm), (where.step, where.usual_norm))
+        return first._replace(step=rest[0], usual_norm=rest[1])
+
+    def begin_stage(self, state: State) -> State:
+        """The state at the first step of a later stage.
+
+        The learning-rate schedule starts again and so does the usual gradient norm, as the norms
+        of other tasks may be far from those before. Parameters, batch statistics and the
+        optimizer's moments stay as they are.
+        """
+
+        def restart(node: Any) -> Any:
+            return jax.tree.map(_zero, node) if _is_schedule(node) else node
+
+        return state._replace(
+            optimizer=jax.tree.map(restart, state.optimizer, is_leaf=_is_schedule),
+            usual_norm=UsualNorm(*map(_zero, state.usual_norm)),
+        )
 
     def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
-        """One step; `batches` are this host's slices of the global batches."""
+        """(next state, logs); `batches` are this process's slices of the global batches.
+
+        Donates `state`.
+        """
         placed = {name: self._place_batch(batch) for name, batch in batches.items()}
         with jax.set_mesh(self.mesh):
-            return training_step.train_step(self.fixed, np.uint32(self.seed), state, placed)
+            return training_step.train_step(
+                self.spec, np.uint32(self.seed), state, placed, self.penalties
+            )
 
     def lower(self, state: State, batches: Mapping[str, Batch]) -> Any:
-        """The program of a step, `jax.stages.Lowered`, for shapes of a state and global batches."""
+        """The step's program, `jax.stages.Lowered`, from shapes of a state and global batches."""
         sharding = batch_sharding(self.mesh)
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(batches)
         )
         with jax.set_mesh(self.mesh):
             seed = jax.ShapeDtypeStruct((), np.uint32)
-            return training_step.train_step.lower(self.fixed, seed, state, placed)
+            return training_step.train_step.lower(self.spec, seed, state, placed, self.penalties)
 
     def _place_batch(self, batch: Batch) -> Batch:
-        """A host's slice -> the global batch, each example with its `index` in it."""
+        """A process's slice -> the global batch, in which `index` numbers the examples."""
         fields = {name: value for name, value in batch.items() if name not in HOST_ONLY}
         size = len(fields['ids'])
         index = np.arange(size, dtype=np.int32) + size * jax.process_index()
         return global_batch(fields | {'index': index}, self.mesh)
+
+
+def _put(x: Array, sharding: Any) -> Array:
+    """An array that all processes have -> the same array with a sharding."""
+    whole = np.asarray(x)
+    # Not `device_put`, which first compares the values of all processes.
+    return jax.make_array_from_callback(x.shape, sharding, lambda part: whole[part])
+
+
+def _zero(x: Array) -> Array:
+    return _put(np.zeros(x.shape, x.dtype), x.sharding)
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)

@@ -52,9 +52,12 @@ class Watchdog:
     """
 
     def __init__(
-        self, folder: Path, seconds: float, exchange: Exchange | None = None,
+        self,
+        folder: Path,
+        seconds: float,
+        exchange: Exchange | None = None,
         say: Callable[[str], None] | None = None,
-    ):  # fmt: skip
+    ):
         """Stacks go to folder/stall-HOST-STEP.txt and stderr; so does what is said, without `say`.
 
         Without an `exchange` the hosts of a jax.distributed run use its coordination service.

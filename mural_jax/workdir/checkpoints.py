@@ -65,11 +65,35 @@ class _KeepBest(managers.PreservationPolicy):
         return [info.step in kept for info in checkpoints]
 
 
+@dataclasses.dataclass
+class _KeepSteps(managers.PreservationPolicy):
+    """Keeps the checkpoints of given steps."""
+
+    steps: Collection[int]
+
+    def should_preserve(
+        self, checkpoints: Sequence[managers.PolicyCheckpointInfo], *, context: Any
+    ) -> list[bool]:
+        return [info.step in self.steps for info in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of a workdir, saved in the background, whole or not at all."""
 
-    def __init__(self, workdir: Path, keep: int = 2, best: Best | None = None):
-        """`keep` is how many of the newest stay, beside those that `best` asks for."""
+    def __init__(
+        self,
+        workdir: Path,
+        keep: int = 2,
+        best: Best | None = None,
+        pinned: Collection[int] = (),
+    ):
+        """Args:
+        workdir: the run's folder.
+        keep: number of newest checkpoints that stay.
+        best: which checkpoints stay because of a metric.
+        pinned: steps whose checkpoints always stay.
+        """
+        self._pinned = frozenset(pinned)
         self._path = (workdir / 'checkpoints').resolve()
         self._keep, self._best = keep, best
         self._saving: int | None = None
@@ -80,9 +104,10 @@ class Checkpoints:
         policies: list[managers.PreservationPolicy] = [managers.LatestN(self._keep)]
         if self._best:
             policies.append(_KeepBest(self._best, self._metrics))
+        if self._pinned:
+            policies.append(_KeepSteps(self._pinned))
         options = ocp.CheckpointManagerOptions(
-            create=True,
-            preservation_policy=managers.AnyPreservationPolicy(policies),
+            create=True, preservation_policy=managers.AnyPreservationPolicy(policies)
         )
         return ocp.CheckpointManager(self._path, options=options)
 
@@ -261,10 +286,11 @@ class Checkpoints:
                 lines = [f'  {name}/{p}: {there.get(p)} != {here.get(p)}' for p in other[:5]]
                 raise UserError(
                     f'The checkpoint of step {step} in {self._path} is of another model: '
-                    f'{len(other)} arrays differ (shape there != here):\n' + '\n'.join(lines)
+                    f'{len(other)} arrays differ (shape there != here):\n'
+                    + '\n'.join(lines)
                     + '\nGive the config and the version of this program that it was trained '
                     'with, or another --workdir.'
-                )  # fmt: skip
+                )
 
     def _cannot_read(self, step: int, error: Damaged) -> UserError:
         others = [other for other in self.steps if other != step]

@@ -1,7 +1,8 @@
 """Streams of plain arrays, and runs of a tiny model on them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,18 +10,24 @@ import numpy as np
 from mural_jax.config.load import load_config
 from mural_jax.runs.run import Run
 from mural_jax.training import loop
+from mural_jax.training.stages import StageProgram
 from mural_jax.training.step import State
 from mural_jax.training.trainer import Trainer
 from mural_jax.types import Batch
 from mural_jax.workdir import metrics
 
-VOCABULARY = 60
+VOCABULARY_SIZE = 60
+NO_DROPOUT = (
+    '--config.model.towers.image.layers.dropout=0.0',
+    '--config.model.towers.text.layers.dropout=0.0',
+)
 
 
 class ArrayStream:
-    """Random batches, a function of the step."""
+    """Random batches, a function of the position."""
 
     def __init__(self, fields: dict[str, tuple[tuple[int, ...], type, int]], batch_size: int = 16):
+        """`fields`: by name the shape of an example, its dtype, and the bound of its values."""
         self.batch_size, self._fields = batch_size, fields
         self.labels, self.mixture = ('some/aa', 'some/bb'), {}
 
@@ -43,8 +50,8 @@ class ArrayStream:
         return []
 
 
-def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
-    text = ((10,), np.int32, VOCABULARY)
+def make_streams(batch_size: int = 16) -> dict[str, ArrayStream]:
+    text = ((10,), np.int32, VOCABULARY_SIZE)
     image = ((64, 64, 3), np.uint8, 255)
     return {
         'captions': ArrayStream({'image': image, 'text': text}, batch_size),
@@ -52,42 +59,63 @@ def streams(batch_size: int = 16) -> dict[str, ArrayStream]:
     }
 
 
-def trainer(*overrides: str, arm: str = 'mural') -> tuple[Trainer, State]:
+def first_batches(streams: Mapping[str, ArrayStream] | None = None) -> dict[str, Batch]:
+    """The first batch of each stream."""
+    return {
+        name: next(iter(stream.batches(0, 1)))
+        for name, stream in (streams or make_streams()).items()
+    }
+
+
+def make_trainer(*overrides: str, arm: str = 'mural') -> tuple[Trainer, State]:
+    """(trainer, initial state) of the emoji config at its tiny size."""
     run = Run.of(load_config(f'emoji:{arm},tiny', list(overrides)))
-    graphdef, params, statistics = run.build_model(VOCABULARY)
-    built = run.build_trainer(graphdef, params)
-    return built, built.place(params, statistics)
+    graphdef, params, statistics = run.build_model(VOCABULARY_SIZE)
+    trainer = run.build_trainer(graphdef, params)
+    return trainer, trainer.initial_state(params, statistics)
 
 
-def one_step(*overrides: str) -> tuple[State, dict]:
-    return step_of(*trainer(*overrides))
+def run_first_step(*overrides: str) -> tuple[State, dict]:
+    """(state, logs) after the first step of a run."""
+    trainer, state = make_trainer(*overrides)
+    return trainer.step(state, first_batches())
 
 
-def step_of(built: Trainer, state: State) -> tuple[State, dict]:
-    """The first step of a run."""
-    return built.step(state, {name: next(iter(s.batches(0, 1))) for name, s in streams().items()})
-
-
-def close(left: object, right: object, **tolerance: float) -> None:
+def assert_close(left: object, right: object, **tolerance: float) -> None:
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
-NO_DROPOUT = (
-    '--config.model.towers.image.layers.dropout=0.0',
-    '--config.model.towers.text.layers.dropout=0.0',
-)
+def are_equal(left: object, right: object) -> bool:
+    """Whether two trees hold the same arrays, bit for bit."""
+    return jax.tree.all(jax.tree.map(np.array_equal, *jax.device_get((left, right))))
 
 
-def run_loop(folder: Path, *overrides: str, given: dict | None = None) -> State:
-    built, state = trainer(*overrides)
+def make_programs(run: Run) -> tuple[list[StageProgram], State]:
+    """(stages with their trainers, initial state) of a run."""
+    graphdef, params, statistics = run.build_model(VOCABULARY_SIZE)
+    programs = run.build_programs(graphdef, params)
+    return programs, programs[0].trainer.initial_state(params, statistics)
+
+
+def run_loop(
+    folder: Path,
+    *overrides: str,
+    streams: Mapping[str, Any] | None = None,
+    stages: Mapping[str, Any] | None = None,
+    validator: loop.Validator | None = None,
+) -> State:
+    """The last state of a tiny run in a folder, which it resumes if there is a checkpoint."""
+    config = load_config('emoji:tiny', list(overrides))
+    run = Run.of({**config, 'stages': stages} if stages else config)
+    programs, state = make_programs(run)
     folder.mkdir(exist_ok=True)
-    schedule = Run.of(load_config('emoji:tiny', list(overrides))).schedule
-    place = loop.Place(folder, 'hash', lambda found: None)
-    return loop.train(built, schedule, state, given or streams(), place)
+    context = loop.RunContext(folder, 'hash', lambda found: None, validator)
+    return loop.train(programs, run.schedule, state, streams or make_streams(), context)
 
 
-def without_timings(folder: Path) -> list[dict]:
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics without those that depend on the machine."""
     return [
         {k: v for k, v in line.items() if k not in metrics.TIMINGS} for line in metrics.read(folder)
     ]

@@ -20,7 +20,7 @@ from mural_jax.objectives.sigmoid import Sigmoid
 from mural_jax.objectives.softmax import Softmax
 from mural_jax.tasks.base import embed, total_loss
 from mural_jax.tasks.contrast import Contrast
-from mural_jax.training.gradients import Loss, in_parts, whole
+from mural_jax.training.gradients import Loss, accumulate_gradient, compute_gradient
 
 SIZE = 32
 LAYERS = Layers(width=16, depth=1, num_heads=2, mlp_ratio=2.0, dropout=0.2)
@@ -38,11 +38,16 @@ def tasks(**by: Any) -> dict[str, Contrast]:
     }
     return {
         f'{kind}_{stream}': Contrast(
-            stream, view, make(**by), weight=1.0 if stream == 'captions' else 0.5,
-            temperature=0.2, bias=-2.0 if kind == 'sigmoid' else None,
+            stream,
+            view,
+            make(**by),
+            weight=1.0 if stream == 'captions' else 0.5,
+            temperature=0.2,
+            bias=-2.0 if kind == 'sigmoid' else None,
         )
-        for kind, make in KINDS.items() for stream, view in views.items()
-    }  # fmt: skip
+        for kind, make in KINDS.items()
+        for stream, view in views.items()
+    }
 
 
 @functools.cache
@@ -103,8 +108,8 @@ def cut(count: int, mesh: dict[str, int], microbatches: int, **by: Any) -> tuple
         key = jax.random.key(7)
         loss = Loss(graphdef, tasks(**by), frozenset(), frozenset(), statistics, key)
         if microbatches == 1:
-            return whole(loss, params, batches)[:2]
-        return in_parts(loss, params, batches, microbatches, ())[:2]
+            return compute_gradient(loss, params, batches)[:2]
+        return accumulate_gradient(loss, params, batches, microbatches, ())[:2]
 
     with jax.set_mesh(built):
         found, logs = gradient(params, placed)

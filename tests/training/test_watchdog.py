@@ -161,10 +161,12 @@ def test_two_processes_know_who_is_waited_for(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, '-c', TWO, str(number), f'localhost:{port}', str(tmp_path)],
             env=os.environ | {'XLA_FLAGS': ''},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in range(2)
-    ]  # fmt: skip
+    ]
     name = socket.gethostname()
     for process in started:
         out, error = process.communicate(timeout=120)
