@@ -58,8 +58,10 @@ def printed(workdir: Path, step: int | None, full: bool) -> str:
     )
     done = subprocess.run(
         [sys.executable, '-W', 'error', '-c', code, str(workdir), str(step or ''), '1' * full],
-        capture_output=True, text=True, env=os.environ | {'XLA_FLAGS': '', 'COLUMNS': '160'},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {'XLA_FLAGS': '', 'COLUMNS': '160'},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

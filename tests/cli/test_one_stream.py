@@ -31,8 +31,10 @@ def test_it_is_pretrained_decomposed_and_evaluated(scenes_dir: Path, tmp_path: P
     done = mural('evaluate', *second)
     assert done.returncode == 0, done.stderr
     tuned = [f'--workdir={tmp_path / "tuned"}', f'--data_dir={scenes_dir}']
-    rerank = [f'--config.evaluators.cross_encoder.rerank.{word}'
-              for word in ('k=10', f'workdir={tmp_path / "second"}')]  # fmt: skip
+    rerank = [
+        f'--config.evaluators.cross_encoder.rerank.{word}'
+        for word in ('k=10', f'workdir={tmp_path / "second"}')
+    ]
     joint = [f'--config.init_from.model={tmp_path / "run"}', '--config=unicoder_vl:tiny,retrieval']
     done = mural('train', *joint, *rerank, *tuned)
     assert done.returncode == 0, done.stderr
@@ -53,8 +55,13 @@ def test_mural_over_one_stream(data_dir: Path, tmp_path: Path) -> None:
     assert 'text_text: global batch 16, 15 negatives' in done.stderr
     done = mural('evaluate', *where)
     assert done.returncode == 0, done.stderr
-    done = mural('search', '--query=dog', '--k=3', f'--workdir={tmp_path / "run"}',
-                 f'--out={tmp_path / "found.png"}')  # fmt: skip
+    done = mural(
+        'search',
+        '--query=dog',
+        '--k=3',
+        f'--workdir={tmp_path / "run"}',
+        f'--out={tmp_path / "found.png"}',
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'found.png').stat().st_size > 100
 

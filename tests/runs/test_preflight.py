@@ -1,6 +1,5 @@
-"""Each check before a run, made to fail; and `mural doctor`."""
+"""The checks before a run, each made to fail, and the lock of a workdir."""
 
-import re
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -8,97 +7,118 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import mural
 
 from mural_jax.distributed import processes
 from mural_jax.runs import preflight
 from mural_jax.types import UserError
 
+Change = Callable[[Any], Any]
+
 
 @pytest.fixture
-def second(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
-    """Gives this process a second one, whose values are those of this one, changed."""
+def add_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+    """Returns a function that simulates a second process, whose values are ours, changed."""
 
-    def give(change: Callable[[Any], Any]) -> None:
+    def add(change: Change) -> None:
         monkeypatch.setattr(processes, 'exchange', lambda name, value: [value, change(value)])
 
-    return give
+    return add
 
 
-def stream(examples: int = 100, batch_size: int = 16, data: str = 'abc') -> Any:
+def make_stream(examples: int = 100, batch_size: int = 16) -> Any:
     pool = types.SimpleNamespace(sizes=np.array([examples - 10, 10]))
-    return types.SimpleNamespace(batch_size=batch_size, mixture={'data': data}, pool=pool)
+    return types.SimpleNamespace(batch_size=batch_size, mixture={'data': 'abc'}, pool=pool)
 
 
-def test_other_versions_are_named(second: Callable) -> None:
-    second(lambda versions: {**versions, 'jax': '0.1.2'})
-    (finding,) = preflight.same_programs()
-    assert finding.fatal and 'process 1' in finding.said and "'0.1.2'" in finding.said
+def test_different_versions_are_named(add_process: Callable) -> None:
+    add_process(lambda versions: {**versions, 'jax': '0.1.2'})
+    (finding,) = preflight.check_versions()
+    assert finding.fatal and 'process 1' in finding.message and "'0.1.2'" in finding.message
+
+
+def test_failed_check_raises_with_advice() -> None:
+    finding = preflight.Finding('versions', 'They differ.', 'Install the same versions.', True)
+    with pytest.raises(UserError, match=r'They differ\. Install the same versions\.'):
+        preflight.require_passed([finding])
+
+
+def test_different_versions_come_with_advice(add_process: Callable) -> None:
+    add_process(lambda versions: {**versions, 'jax': '0.1.2'})
     with pytest.raises(UserError, match='Install the same versions'):
-        preflight.require([finding])
+        preflight.require_passed(preflight.check_versions())
 
 
-def test_another_config_is_named_by_field(second: Callable) -> None:
-    second(lambda config: {**config, 'optimizer': {'learning_rate': 2.0}})
-    (finding,) = preflight.same_config({'optimizer': {'learning_rate': 1.0}, 'seed': (0, 1)})
-    assert finding.fatal and 'optimizer.learning_rate: 2.0 != 1.0' in finding.said
-    second(lambda config: config)
-    assert not preflight.same_config({'seed': (0, 1)})[0].fatal
+def test_different_config_is_named_by_field(add_process: Callable) -> None:
+    add_process(lambda config: {**config, 'optimizer': {'learning_rate': 2.0}})
+    (finding,) = preflight.check_config({'optimizer': {'learning_rate': 1.0}, 'seed': (0, 1)})
+    assert finding.fatal and 'optimizer.learning_rate: 2.0 != 1.0' in finding.message
 
 
-def test_other_data_and_too_little_are_named(second: Callable) -> None:
-    second(lambda data: {**data, 'captions': 'other'})
-    found = preflight.same_data({'captions': stream()}, 'hash')
-    assert [f.fatal for f in found] == [True, False]
-    assert "captions: 'other' != 'abc'" in found[0].said
-    second(lambda data: data)
-    found = preflight.same_data({'captions': stream(examples=15)}, 'hash')
-    assert found[-1].fatal and '15 examples' in found[-1].said
-    assert 'batch_size' in found[-1].advice
-    assert not any(f.fatal for f in preflight.same_data({'captions': stream(examples=16)}, 'hash'))
+def test_equal_config_passes(add_process: Callable) -> None:
+    add_process(lambda config: config)
+    assert not preflight.check_config({'seed': (0, 1)})[0].fatal
 
 
-def test_other_devices_are_named(second: Callable) -> None:
-    second(lambda devices: {**devices, 'number': 4})
-    (finding,) = preflight.same_devices()
-    assert finding.fatal and 'number: 4 != 8' in finding.said
+def test_different_data_is_named_by_stream(add_process: Callable) -> None:
+    add_process(lambda data: {**data, 'captions': 'other'})
+    findings = preflight.check_data({'captions': make_stream()}, 'hash')
+    assert [finding.fatal for finding in findings] == [True, False]
+    assert "captions: 'other' != 'abc'" in findings[0].message
 
 
-def test_another_folder_is_named(second: Callable, tmp_path: Path) -> None:
-    second(lambda value: False if value is True else value)
-    (finding,) = preflight.one_folder(tmp_path / 'run', 1000)
-    assert finding.fatal and 'process 1 is another folder' in finding.said
+def test_stream_smaller_than_batch_is_refused(add_process: Callable) -> None:
+    add_process(lambda data: data)
+    findings = preflight.check_data({'captions': make_stream(examples=15)}, 'hash')
+    assert findings[-1].fatal and '15 examples' in findings[-1].message
+    assert 'batch_size' in findings[-1].advice
+
+
+def test_stream_of_one_batch_passes(add_process: Callable) -> None:
+    add_process(lambda data: data)
+    findings = preflight.check_data({'captions': make_stream(examples=16)}, 'hash')
+    assert not any(finding.fatal for finding in findings)
+
+
+def test_different_number_of_devices_is_named(add_process: Callable) -> None:
+    add_process(lambda devices: {**devices, 'number': 4})
+    (finding,) = preflight.check_devices()
+    assert finding.fatal and 'number: 4 != 8' in finding.message
+
+
+def test_workdir_on_another_disk_is_refused(add_process: Callable, tmp_path: Path) -> None:
+    add_process(lambda value: False if value is True else value)
+    (finding,) = preflight.check_workdir(tmp_path / 'run', 1000)
+    assert finding.fatal and 'process 1 is another folder' in finding.message
     assert not list((tmp_path / 'run').glob('.token*'))
-    second(lambda value: value)
-    assert not preflight.one_folder(tmp_path / 'run', 1000)[0].advice
-    (finding,) = preflight.one_folder(tmp_path / 'run', 10**15)
+
+
+def test_shared_workdir_passes(add_process: Callable, tmp_path: Path) -> None:
+    add_process(lambda value: value)
+    assert not preflight.check_workdir(tmp_path / 'run', 1000)[0].advice
+
+
+def test_full_disk_is_a_warning(add_process: Callable, tmp_path: Path) -> None:
+    add_process(lambda value: value)
+    (finding,) = preflight.check_workdir(tmp_path / 'run', 10**15)
     assert not finding.fatal and 'Make room' in finding.advice
 
 
-def test_the_lock_is_free_again(tmp_path: Path) -> None:
-    with preflight.Lock(tmp_path), pytest.raises(UserError, match='Another training runs'):
-        preflight.Lock(tmp_path)
-    with preflight.Lock(tmp_path):
-        pass
+def test_second_training_in_a_workdir_is_refused(tmp_path: Path) -> None:
+    with preflight.WorkdirLock(tmp_path), pytest.raises(UserError, match='Another training runs'):
+        preflight.WorkdirLock(tmp_path)
 
 
-def test_one_failure_does_not_hide_the_others() -> None:
-    def fails() -> list:
+def test_released_lock_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with preflight.WorkdirLock(tmp_path):
+            pass
+
+
+def test_failed_check_does_not_stop_the_others() -> None:
+    def fail() -> list:
         raise UserError('no data')
 
-    found = preflight.collect({'a': fails, 'b': lambda: [preflight.Finding('b', 'fine')]})
-    assert [(f.check, f.fatal) for f in found] == [('a', True), ('b', False)]
-
-
-def test_doctor(data_dir: Path, workdir: Path, tmp_path: Path) -> None:
-    new = tmp_path / 'new'
-    done = mural('doctor', '--config=emoji:tiny', f'--data_dir={data_dir}', f'--workdir={new}')
-    assert done.returncode == 0, done.stderr
-    for check in ('versions', 'config', 'devices', 'data', 'workdir'):
-        assert check in done.stdout
-    assert not new.exists()
-    done = mural('doctor', '--config=emoji:mural', f'--data_dir={tmp_path}', f'--workdir={workdir}')
-    assert done.returncode == 2
-    table = ' '.join(re.sub('[│┃]', ' ', done.stdout).split())
-    assert 'mural prepare' in table and 'belongs to a run of another config' in table
-    assert 'Not ready: data, workdir' in done.stderr
+    findings = preflight.collect_findings(
+        {'a': fail, 'b': lambda: [preflight.Finding('b', 'fine')]}
+    )
+    assert [(finding.check, finding.fatal) for finding in findings] == [('a', True), ('b', False)]
