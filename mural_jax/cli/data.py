@@ -156,15 +156,16 @@ def run_decontaminate(arguments: argparse.Namespace) -> None:
     names are reported, with the setting that makes training leave them out too.
     """
     from mural_jax.data.pages import decontamination
+    from mural_jax.data.reading.selection import ensure_filters
     from mural_jax.runs.run import Run
     from mural_jax.workdir.files import create_folder, write_atomic
 
     config = exclude_test_sets(flags.load_config(arguments), arguments.against)
-    streams = Run.of(config).build_streams()
+    streams = Run.of(config).streams
     create_folder(arguments.out, '--out')
     found: dict[str, Any] = {}
     for name, stream in streams.items():
-        for source, about in stream.filter(arguments.data_dir).items():
+        for source, about in ensure_filters(stream, arguments.data_dir).items():
             found[f'{name}.sources.{source}'] = about
     if not any(about['filters']['exclude'] for about in found.values()):
         raise UserError(
@@ -185,7 +186,7 @@ def run_decontaminate(arguments: argparse.Namespace) -> None:
 
 def exclude_test_sets(config: Mapping[str, Any], test_sets: Sequence[str]) -> dict[str, Any]:
     """The config with more test sets in `filters.exclude` of every source."""
-    from mural_jax.config.build import plain
+    from mural_jax.config.build import lists_to_tuples
 
     def extend(source: Mapping[str, Any]) -> dict[str, Any]:
         filters = dict(source.get('filters', {}))
@@ -202,15 +203,18 @@ def exclude_test_sets(config: Mapping[str, Any], test_sets: Sequence[str]) -> di
         }
         for name, stream in config['streams'].items()
     }
-    return plain({**config, 'streams': streams})
+    return lists_to_tuples({**config, 'streams': streams})
 
 
 def _print_leaks(found: Mapping[str, Any]) -> None:
     for place, about in found.items():
         leaks = Counter((leak['test'], leak['what']) for leak in about['leaks'])
         for test in about['filters']['exclude']:
-            counts = ' and '.join(f'{leaks[test, what]} {what}s' for what in ('picture', 'text'))
-            print(f'{place}: {counts} of {test} are in {about["of"]} and left out')
+            images, texts = leaks[test, 'picture'], leaks[test, 'text']
+            print(
+                f'{place}: {images} images and {texts} texts of {test} are in {about["of"]} and '
+                'left out'
+            )
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:
@@ -220,9 +224,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     from mural_jax.workdir.files import create_folder
 
     create_folder(arguments.out.parent, '--out')
-    page = inspect.write_page(
-        made.build_streams(), arguments.data_dir, tokenizer, made.seed, arguments.out
-    )
+    page = inspect.write_page(made.streams, arguments.data_dir, tokenizer, made.seed, arguments.out)
     print(f'the page is {page}')
 
 
@@ -233,7 +235,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     made, tokenizer = _load_run(arguments)
     from mural_jax.data.pages import bench
 
-    streams = made.build_streams()
+    streams = made.streams
     bench.bench_streams(streams, arguments.data_dir, tokenizer, made.seed, arguments.seconds)
 
 

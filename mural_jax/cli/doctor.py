@@ -60,29 +60,29 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
     from mural_jax.runs.changes import check_changes
     from mural_jax.runs.run import Run
     from mural_jax.runs.start import _open, _timed
-    from mural_jax.workdir.checkpoints import bytes_of
+    from mural_jax.workdir.checkpoints import count_bytes
 
     def check_data() -> 'list[Finding]':
         made = Run.of(config)
         tokenizer, streams = _open(made, workdir, data_dir)
         _timed(made, data_dir)
-        return preflight.same_data(streams, tokenizer.hash)
+        return preflight.check_data(streams, tokenizer.hash)
 
     def check_workdir() -> 'list[Finding]':
         made = Run.of(config)
         graphdef, params, statistics = made.build_model(made.tokenizer.vocab_size, abstract=True)
         trainer = made.build_trainer(graphdef, params)
         check_changes(workdir, config)
-        size = bytes_of(trainer.abstract_state(params, statistics))
-        findings = preflight.one_folder(workdir, size)
-        with preflight.Lock(workdir):
+        size = count_bytes(trainer.abstract_state(params, statistics))
+        findings = preflight.check_workdir(workdir, size)
+        with preflight.WorkdirLock(workdir):
             return findings
 
-    return preflight.collect(
+    return preflight.collect_findings(
         {
-            'versions': preflight.same_programs,
-            'config': lambda: preflight.same_config(config),
-            'devices': preflight.same_devices,
+            'versions': preflight.check_versions,
+            'config': lambda: preflight.check_config(config),
+            'devices': preflight.check_devices,
             'data': check_data,
             'workdir': check_workdir,
         }
@@ -97,5 +97,5 @@ def _build_table(findings: 'Sequence[Finding]') -> 'Table':
         table.add_column(name)
     for finding in findings:
         result = 'failed' if finding.fatal else 'warning' if finding.advice else 'ok'
-        table.add_row(finding.check, result, finding.said.strip(), finding.advice)
+        table.add_row(finding.check, result, finding.message.strip(), finding.advice)
     return table

@@ -1,7 +1,6 @@
-"""What has to be right before a run starts, on every process: checked at each start.
+"""Checks on every process before a run starts: each start runs them, `mural doctor` prints them.
 
-Each check gives a Finding in words; `require` stops the run at those that failed, `mural doctor`
-prints them all.
+Each check returns findings. `require_passed` ends a start whose checks failed.
 """
 
 import dataclasses
@@ -17,20 +16,27 @@ from typing import Any, Protocol
 
 import jax
 
-from mural_jax.config.build import differences, plain
+from mural_jax.config.build import list_differences, lists_to_tuples
 from mural_jax.distributed import processes
 from mural_jax.types import UserError
 from mural_jax.workdir.files import create_folder
 
 PACKAGES = (
-    'mural-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu',
-    'tensorflow', 'libtpu',
-)  # fmt: skip
-NUM_CHECKPOINTS = 3  # that fit at least: two are kept while one is written
+    'mural-jax',
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'orbax-checkpoint',
+    'tensorflow-cpu',
+    'tensorflow',
+    'libtpu',
+)
+MIN_CHECKPOINTS = 3  # The workdir has room for two while a third is written.
 
 
-class Stream(Protocol):
-    """What is asked of a stream; `data.streams.OpenStream` is one."""
+class CheckedStream(Protocol):
+    """The parts of an open stream that `check_data` reads."""
 
     batch_size: int
 
@@ -43,33 +49,37 @@ class Stream(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check found. advice: what to do, where it failed, or is worth a warning."""
+    """The result of a check.
+
+    check: name of the check. message: what the check found. advice: what the user should do, empty
+    if all is well. fatal: the run cannot start.
+    """
 
     check: str
-    said: str
+    message: str
     advice: str = ''
     fatal: bool = False
 
 
-def require(findings: Sequence[Finding]) -> None:
-    """Says the warnings. Raises UserError with all that failed."""
-    failed = [f'{finding.said} {finding.advice}' for finding in findings if finding.fatal]
+def require_passed(findings: Sequence[Finding]) -> None:
+    """Prints the warnings. Raises UserError with the messages of all failed checks."""
+    failed = [f'{finding.message} {finding.advice}' for finding in findings if finding.fatal]
     if failed:
         raise UserError('\n'.join(failed))
     for finding in findings:
         if finding.advice:
-            processes.say(f'warning: {finding.said} {finding.advice}')
+            processes.say(f'warning: {finding.message} {finding.advice}')
 
 
-def same_programs() -> list[Finding]:
-    """Versions of Python and of the packages that compute."""
+def check_versions() -> list[Finding]:
+    """Whether all processes have the same Python and the same packages that compute."""
     versions = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return _same(
+    return _compare_processes(
         'versions',
         versions,
         ', '.join(f'{name} {version}' for name, version in versions.items()),
@@ -77,54 +87,69 @@ def same_programs() -> list[Finding]:
     )
 
 
-def same_config(config: Mapping[str, Any]) -> list[Finding]:
-    """The config itself, field by field."""
-    return _same(
-        'config', config, f'equal on {processes.count()} processes',
+def check_config(config: Mapping[str, Any]) -> list[Finding]:
+    """Whether all processes have the same config."""
+    return _compare_processes(
+        'config',
+        config,
+        f'equal on {processes.count()} processes',
         'Start all processes with the same --config and the same overrides.',
-    )  # fmt: skip
+    )
 
 
-def same_data(streams: Mapping[str, Stream], vocabulary: str) -> list[Finding]:
-    """Data and vocabulary; and each stream has at least one global batch."""
-    found = {name: stream.mixture.get('data', '') for name, stream in streams.items()}
-    said = ', '.join(f'{name} {fingerprint}' for name, fingerprint in found.items())
-    findings = _same(
-        'data', {**found, 'vocabulary': vocabulary}, f'{said}, vocabulary {vocabulary[:8]}',
+def check_data(streams: Mapping[str, CheckedStream], vocabulary: str) -> list[Finding]:
+    """Whether all processes have the same data, and each stream fills a global batch.
+
+    vocabulary: its fingerprint.
+    """
+    fingerprints = {name: stream.mixture.get('data', '') for name, stream in streams.items()}
+    message = ', '.join(f'{name} {fingerprint}' for name, fingerprint in fingerprints.items())
+    findings = _compare_processes(
+        'data',
+        {**fingerprints, 'vocabulary': vocabulary},
+        f'{message}, vocabulary {vocabulary[:8]}',
         'Prepare the data once and give all processes that folder, or copies of it.',
-    )  # fmt: skip
+    )
     for name, stream in streams.items():
         size = int(stream.pool.sizes.sum())
         if size < stream.batch_size:
-            findings.append(Finding(
-                'data', f'The stream {name} has {size:,} examples, fewer than its global batch of '
-                f'{stream.batch_size:,}: an example would be its own negative.',
-                f'Lower config.streams.{name}.batch_size, or add data.', fatal=True,
-            ))  # fmt: skip
+            findings.append(
+                Finding(
+                    'data',
+                    f'The stream {name} has {size:,} examples, fewer than its global batch of '
+                    f'{stream.batch_size:,}: an example would be its own negative.',
+                    f'Lower config.streams.{name}.batch_size, or add data.',
+                    fatal=True,
+                )
+            )
         else:
-            said = f'{name}: {size:,} examples, {size // stream.batch_size:,} batches an epoch'
-            findings.append(Finding('data', said))
+            batches = size // stream.batch_size
+            findings.append(
+                Finding('data', f'{name}: {size:,} examples, {batches:,} batches per epoch')
+            )
     return findings
 
 
-def same_devices() -> list[Finding]:
-    """As many devices of one kind on every process."""
+def check_devices() -> list[Finding]:
+    """Whether all processes have the same number of devices of the same kind."""
     kinds = sorted({device.device_kind for device in jax.local_devices()})
-    return _same(
-        'devices', {'number': jax.local_device_count(), 'kinds': kinds},
+    return _compare_processes(
+        'devices',
+        {'number': jax.local_device_count(), 'kinds': kinds},
         f'{jax.device_count()} of {", ".join(kinds)}, {jax.local_device_count()} on each of '
         f'{processes.count()} processes',
         'A step waits for its slowest device, and a batch is cut into equal parts: give each '
         'process the same.',
-    )  # fmt: skip
+    )
 
 
-def one_folder(workdir: Path, checkpoint_bytes: int) -> list[Finding]:
-    """The workdir can be written by all, is one and the same for all, and has room.
+def check_workdir(workdir: Path, checkpoint_bytes: int) -> list[Finding]:
+    """Whether all processes can write the same workdir, and it has room for checkpoints.
 
-    Creates it. Raises UserError where it cannot be written.
+    Creates the workdir. Raises UserError if this process cannot write in it.
     """
     create_folder(workdir, '--workdir')
+    # Equal paths may name different disks: only a file that all processes see tells.
     token = workdir / f'.token-{processes.exchange("token", uuid.uuid4().hex)[0]}'
     if processes.is_first():
         token.touch()
@@ -132,58 +157,68 @@ def one_folder(workdir: Path, checkpoint_bytes: int) -> list[Finding]:
     seen = processes.exchange('token', token.exists())
     if processes.is_first():
         token.unlink()
-    blind = [str(number) for number, found in enumerate(seen) if not found]
+    blind = [str(number) for number, exists in enumerate(seen) if not exists]
     if blind:
-        return [Finding(
-            'workdir', f'{workdir} of process {", ".join(blind)} is another folder than that of '
-            'process 0: checkpoints are written by all into one.',
-            'Give a --workdir on a file system that all hosts share.', fatal=True,
-        )]  # fmt: skip
+        return [
+            Finding(
+                'workdir',
+                f'{workdir} of process {", ".join(blind)} is another folder than that of '
+                'process 0, but all processes write their parts of a checkpoint into one folder.',
+                'Give a --workdir on a file system that all machines share.',
+                fatal=True,
+            )
+        ]
     free = shutil.disk_usage(workdir).free
-    said = f'{workdir} can be written, {free / 1e9:.1f} GB are free'
-    if free < NUM_CHECKPOINTS * checkpoint_bytes:
-        return [Finding(
-            'workdir', f'{said}, and a checkpoint takes {checkpoint_bytes / 1e9:.1f} GB.',
-            f'Make room for {NUM_CHECKPOINTS} of them.',
-        )]  # fmt: skip
-    return [Finding('workdir', said)]
+    message = f'{workdir} can be written, {free / 1e9:.1f} GB are free'
+    if free < MIN_CHECKPOINTS * checkpoint_bytes:
+        # Only a warning: other files may be deleted while the run trains.
+        return [
+            Finding(
+                'workdir',
+                f'{message}, and a checkpoint takes {checkpoint_bytes / 1e9:.1f} GB.',
+                f'Make room for {MIN_CHECKPOINTS} of them.',
+            )
+        ]
+    return [Finding('workdir', message)]
 
 
-class Lock:
-    """Held by the first process for as long as it trains in a workdir."""
+class WorkdirLock:
+    """A context in which the first process alone may train in a workdir."""
 
     def __init__(self, workdir: Path):
-        """Raises UserError where another process holds it."""
+        """Takes the lock. Raises UserError if another run holds it."""
         self._file = None
         if not processes.is_first():
             return
+        # 'a+' keeps what the holder of the lock wrote about itself.
         self._file = (workdir / 'lock').open('a+')
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.seek(0)
-            who = self._file.read().strip()
+            holder = self._file.read().strip()
             self._file.close()
             raise UserError(
-                f'Another training runs in {workdir}{f" ({who})" if who else ""}; two would '
+                f'Another training runs in {workdir}{f" ({holder})" if holder else ""}; two would '
                 'write over each other. Wait for it, stop it, or give another --workdir.'
             ) from error
         except OSError:
-            return  # A file system without locks: nothing can be said.
+            return  # The file system has no locks, so nothing can be checked.
         self._file.truncate(0)
         self._file.write(f'process {os.getpid()} on {platform.node()}')
         self._file.flush()
 
-    def __enter__(self) -> 'Lock':
+    def __enter__(self) -> 'WorkdirLock':
         return self
 
     def __exit__(self, *_: Any) -> None:
+        # Closing the file releases the lock, as the end of the process would.
         if self._file:
             self._file.close()
 
 
-def collect(checks: Mapping[str, Callable[[], Sequence[Finding]]]) -> list[Finding]:
-    """What all checks found; one that raises UserError has failed, and the others go on."""
+def collect_findings(checks: Mapping[str, Callable[[], Sequence[Finding]]]) -> list[Finding]:
+    """The findings of all checks. A check that raises UserError failed; the others still run."""
     findings: list[Finding] = []
     for name, check in checks.items():
         try:
@@ -193,15 +228,23 @@ def collect(checks: Mapping[str, Callable[[], Sequence[Finding]]]) -> list[Findi
     return findings
 
 
-def _same(check: str, value: Mapping[str, Any], said: str, advice: str) -> list[Finding]:
-    """One finding for each process whose value is another than that of process 0."""
-    first, *others = [plain(found) for found in processes.exchange(check, value)]
+def _compare_processes(
+    check: str, value: Mapping[str, Any], message: str, advice: str
+) -> list[Finding]:
+    """One failure for each process whose value differs from that of process 0.
+
+    Every process must call this with the same `check`. message: of the finding if all are equal.
+    """
+    first, *others = [lists_to_tuples(own) for own in processes.exchange(check, value)]
     findings = [
         Finding(
-            check, f'{check} of process {number} differ from those of process 0 '
-            f'(there != here):\n  ' + '\n  '.join(lines) + '\n', advice, fatal=True,
+            check,
+            f'{check} of process {number} differ from those of process 0 '
+            f'(left: process {number}, right: process 0):\n  ' + '\n  '.join(lines) + '\n',
+            advice,
+            fatal=True,
         )
         for number, other in enumerate(others, 1)
-        if (lines := differences(other, first))
-    ]  # fmt: skip
-    return findings or [Finding(check, said)]
+        if (lines := list_differences(other, first))
+    ]
+    return findings or [Finding(check, message)]
