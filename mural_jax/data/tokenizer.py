@@ -56,7 +56,7 @@ class Tokenizer:
     vocab_size: int
     pad_id: int = PAD
     eos_id: int = -1
-    marks: tuple[int, ...] = ()  # tokens that are no words, besides padding
+    special_ids: tuple[int, ...] = ()  # tokens that are no words, besides padding
 
     def __init__(self, model: bytes):
         self.model = model
@@ -125,7 +125,7 @@ class SentencePiece(Tokenizer):
         if any(wanted and mark < 0 for wanted, mark in marks):
             raise ValueError('it has no marks of the start and the end of a text')
         self.before, self.after = (tuple([mark] if wanted else []) for wanted, mark in marks)
-        self.marks = (*self.before, *self.after)
+        self.special_ids = (*self.before, *self.after)
         self.eos_id = self._pieces.eos_id()
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
@@ -134,7 +134,7 @@ class SentencePiece(Tokenizer):
         return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
 
     def decode(self, ids: Iterable[int]) -> str:
-        marks = {self.pad_id, *self.marks}
+        marks = {self.pad_id, *self.special_ids}
         return self._pieces.decode([self.piece_of(int(i)) for i in ids if i not in marks])
 
     def is_unknown(self, token: int) -> bool:
@@ -156,7 +156,7 @@ class XlmR(SentencePiece):
 
     before, after = (0,), (2,)
     pad_id, eos_id = 1, 2
-    marks = (0, 2)
+    special_ids = (0, 2)
 
     def set_ids(self, settings: Vocabulary) -> None:
         self.vocab_size = self._pieces.get_piece_size() + 2  # <pad>, and <mask> at the end
@@ -176,7 +176,7 @@ class Siglip(SentencePiece):
 
     after = (1,)
     pad_id = eos_id = 1
-    marks = (1,)
+    special_ids = (1,)
 
     def set_ids(self, settings: Vocabulary) -> None:
         self.vocab_size = self._pieces.get_piece_size()
@@ -211,7 +211,7 @@ class HuggingFace(Tokenizer):
         self.pad_id = next((found for found in ids if found is not None), PAD)
         ids = [self._pieces.token_to_id(name) for name in ('<|endoftext|>', '[SEP]', '</s>')]
         self.eos_id = next((found for found in ids if found is not None), -1)
-        self.marks = tuple(dict.fromkeys(self._pieces.encode('').ids))  # of an empty text
+        self.special_ids = tuple(dict.fromkeys(self._pieces.encode('').ids))  # of an empty text
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         self._pieces.enable_truncation(max_length)
@@ -221,9 +221,7 @@ class HuggingFace(Tokenizer):
         return self._pieces.decode([int(i) for i in ids if i != self.pad_id])
 
 
-KINDS = {
-    'sentencepiece': SentencePiece, 'xlm_r': XlmR, 'siglip': Siglip, 'tokenizers': HuggingFace,
-}  # fmt: skip
+KINDS = {'sentencepiece': SentencePiece, 'xlm_r': XlmR, 'siglip': Siglip, 'tokenizers': HuggingFace}
 
 
 def normalise(text: str) -> str:
@@ -250,12 +248,21 @@ def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
 
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, vocab_size=settings.vocab_size,
-            model_type='unigram', byte_fallback=settings.byte_fallback,
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=settings.vocab_size,
+            model_type='unigram',
+            byte_fallback=settings.byte_fallback,
             character_coverage=settings.character_coverage,
-            normalization_rule_name='nmt_nfkc_cf', hard_vocab_limit=False,
-            pad_id=PAD, unk_id=1, bos_id=bos_id, eos_id=eos_id, num_threads=2, minloglevel=2,
-        )  # fmt: skip
+            normalization_rule_name='nmt_nfkc_cf',
+            hard_vocab_limit=False,
+            pad_id=PAD,
+            unk_id=1,
+            bos_id=bos_id,
+            eos_id=eos_id,
+            num_threads=2,
+            minloglevel=2,
+        )
     except RuntimeError as error:
         raise UserError(
             f'No vocabulary of {settings.vocab_size} pieces can be trained on these texts '

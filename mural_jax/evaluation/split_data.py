@@ -141,7 +141,7 @@ class SplitData:
         )
 
     def _decode(self, examples: Sequence[Mapping[str, Any]], start: int, stop: int) -> Any:
-        """Returns the central crops of images, or their regions, with tags if the model has them."""
+        """Returns central crops of images, or their regions, with tags if the model takes tags."""
         import tensorflow as tf
 
         from mural_jax.data.fields import crops, images
@@ -169,14 +169,17 @@ class SplitData:
         The last batch is filled up with examples that the mask excludes. The settings of `stream`
         say how much of an example is hidden; what is hidden depends on the example alone.
         """
+        from mural_jax.data.fitted.catalog import load_fitted
+        from mural_jax.data.reading.stream import open_stream
+
         spec = self.streams[stream]
         source = dataclasses.replace(
             next(iter(spec.sources.values())), dataset=evaluator.dataset, split=evaluator.split
         )
-        # The codebook must be that of the training data, not one fitted to the evaluated split.
-        codebook = spec.codebook(self.data_dir)
+        # Artefacts must be those of the training data, not fitted to the evaluated split.
+        fitted = load_fitted(spec, self.data_dir)
         spec = dataclasses.replace(spec, sources={'only': source}, batch_size=BATCH_SIZE)
-        reader = spec.open(self.data_dir, self.tokenizer, seed=0, codebook=codebook)
+        reader = open_stream(spec, self.data_dir, self.tokenizer, seed=0, fitted=fitted)
         size = int(reader.pool.sizes.sum())
         for number, batch in enumerate(reader.batches(0, -(-size // BATCH_SIZE))):
             yield batch, np.arange(number * BATCH_SIZE, (number + 1) * BATCH_SIZE) < size

@@ -81,8 +81,11 @@ def _open_batches(run: Run, data_dir: Path | None, count: int) -> tuple[Iterator
     from mural_jax.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    streams = run.streams
-    readers = {name: streams[name].open(data_dir, tokenizer, seed=0) for name in run.batch_shapes()}
+    readers = {}
+    for name in run.batch_shapes():
+        stream = run.streams[name]
+        fitted = load_fitted(stream, data_dir)
+        readers[name] = open_stream(stream, data_dir, tokenizer, seed=0, fitted=fitted)
     return Feed(readers).batches(count), tokenizer.vocab_size
 
 

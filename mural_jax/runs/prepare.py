@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,26 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     """Builds the data of all streams and evaluators, filters it, trains the vocabulary."""
     run = Run.of(config)
     create_folder(data_dir, '--data_dir')
+    # Only here: whoever asks for the path of a vocabulary needs no TensorFlow.
+    from mural_jax.data.fitted.catalog import ensure_fitted
     from mural_jax.data.ingest import ingest
+    from mural_jax.data.reading.draws import Pool
+    from mural_jax.data.reading.selection import ensure_filters
 
-    streams = run.build_streams()
+    streams = run.streams
     drawn = {s.dataset for stream in streams.values() for s in stream.sources.values()}
-    evaluated = {evaluator.dataset for evaluator in run.build_evaluators().values()}
+    evaluated = {evaluator.dataset for evaluator in run.evaluators.values()}
     for dataset in sorted(drawn | evaluated):
         ingest.prepare_set(dataset, data_dir, sources)
         print(f'{dataset} is ready in {data_dir}')
     for name, stream in streams.items():
-        for source, about in stream.filter(data_dir).items():
+        for source, about in ensure_filters(stream, data_dir).items():
             print(f'{name}: of {source} the filters keep {counted(about["counts"])}')
     for name, stream in streams.items():
-        for line in stream.complete(data_dir):
+        for line in stream.prepare_data(partial(Pool, stream, data_dir)):
             print(f'{name}: {line}')
+        for artefact, path in ensure_fitted(stream, data_dir).items():
+            print(f'{name}: the {artefact} of its data is {path}')
     path = vocabulary_path(data_dir, run)
     if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
         raise UserError(
@@ -47,7 +54,7 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     from mural_jax.data.fitted import vocabulary
 
     settings = run.tokenizer
-    pools = [stream.pool(data_dir) for stream in streams.values()]
+    pools = [Pool(stream, data_dir) for stream in streams.values()]
     texts = vocabulary.sample(pools, settings.sample, settings.sample_alpha)
     made = _vocabulary(run, {text for held in texts.values() for text in held})
     made.save(path)
@@ -96,14 +103,14 @@ def vocabulary_path(data_dir: Path, run: Run) -> Path:
     """Where `mural prepare` puts the vocabulary of these streams and these settings."""
     drawn = {
         name: {
-            'languages': sorted({*node['languages'], *node.get('pivots', ())}),
+            'languages': sorted({*stream.all_languages}),
             'sources': sorted(
-                [source['dataset'], source.get('split', 'train'), source.get('filters', {})]
-                for source in node['sources'].values()
+                [source.dataset, source.split, dataclasses.asdict(source.filters)]
+                for source in stream.sources.values()
             ),
-            'kinds': sorted(node.get('text', {}).get('kinds', {})),
+            'kinds': sorted(stream.text.kinds),
         }
-        for name, node in run.streams.items()
+        for name, stream in run.streams.items()
     }
     words = json.dumps([drawn, dataclasses.asdict(run.tokenizer)], sort_keys=True)
     name = hashlib.sha256(words.encode()).hexdigest()[:16]

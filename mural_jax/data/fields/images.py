@@ -1,6 +1,5 @@
 """Pictures in batches: decoding, and augmentation by given random numbers."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ SIDE_BY_SIDE = max(4, os.cpu_count() or 1)  # pictures of a batch that are decod
 RATIOS = (1, 2, 4)  # at which a JPEG may be decoded smaller than it is
 
 
-def decode(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
+def decode_images(encoded_B: tf.Tensor, size: int) -> tf.Tensor:
     """PNG, JPEG, GIF, BMP or WebP -> uint8 [B, size, size, 3], resized where the side differs.
 
     JPEG by the accurate transform, which gives what Pillow and browsers give, bit for bit. The fast
@@ -39,10 +38,14 @@ def _resized(image_HWC: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized_SSC), 0, 255), tf.uint8)
 
 
-def decode_area(
-    encoded_B: tf.Tensor, side_B2: tf.Tensor, size: int, lowest: float, random_B4: tf.Tensor,
+def decode_parts(
+    encoded_B: tf.Tensor,
+    side_B2: tf.Tensor,
+    size: int,
+    lowest: float,
+    random_B4: tf.Tensor,
     mirrored_B: tf.Tensor,
-) -> tf.Tensor:  # fmt: skip
+) -> tf.Tensor:
     """A random part of each picture, mirrored or not, uint8 [B, size, size, 3].
 
     `side_B2` is height and width in pixels. The part has `lowest` to all of the area and 3/4 to
@@ -50,7 +53,7 @@ def decode_area(
     cut to fit. Of a JPEG only the part is decoded, at a half or a quarter of its size where that
     is still enough: that costs a fraction, and averages what a resize would skip.
     """
-    window_B4 = windows(side_B2, lowest, random_B4)
+    window_B4 = draw_windows(side_B2, lowest, random_B4)
     halvings_B = tf.reduce_min(window_B4[:, 2:], axis=1) // size
     way_B = tf.where(halvings_B >= 4, 2, tf.where(halvings_B >= 2, 1, 0))
     jpeg_B = tf.strings.substr(encoded_B, 0, 3) == b'\xff\xd8\xff'
@@ -86,7 +89,7 @@ def decode_area(
     return tf.ensure_shape(image_BSSC, [None, size, size, 3])
 
 
-def windows(side_B2: tf.Tensor, lowest: float, random_B4: tf.Tensor) -> tf.Tensor:
+def draw_windows(side_B2: tf.Tensor, lowest: float, random_B4: tf.Tensor) -> tf.Tensor:
     """(top, left, height, width) in pictures of sides (height, width), int32 [B, 4]."""
     side_B2 = tf.cast(side_B2, tf.float32)
     scale_B = tf.sqrt(lowest + random_B4[:, 0] * (1 - lowest))
@@ -103,7 +106,7 @@ def _part(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
     return image_HWC[top : top + height, left : left + width]
 
 
-def decoded(encoded_B: tf.Tensor) -> tf.Tensor:
+def decode_only(encoded_B: tf.Tensor) -> tf.Tensor:
     """Decodes pictures whole and gives their heights, int32 [B]: what decoding alone costs."""
 
     def one(encoded: tf.Tensor) -> tf.Tensor:
@@ -112,7 +115,7 @@ def decoded(encoded_B: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(one, encoded_B, fn_output_signature=tf.int32)
 
 
-def bare_part(encoded: tf.Tensor, window_4: tf.Tensor, size: int) -> tf.Tensor:
+def decode_part_plainly(encoded: tf.Tensor, window_4: tf.Tensor, size: int) -> tf.Tensor:
     """A part of one picture in the plainest way, uint8 [size, size, 3]: a yardstick."""
     part_HWC = tf.cond(
         tf.io.is_jpeg(encoded),
@@ -123,7 +126,7 @@ def bare_part(encoded: tf.Tensor, window_4: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cast(tf.image.resize(part_HWC, [size, size]) + 0.5, tf.uint8)
 
 
-def crop(image_BHWC: tf.Tensor, size: int, place_B2: tf.Tensor) -> tf.Tensor:
+def crop_squares(image_BHWC: tf.Tensor, size: int, place_B2: tf.Tensor) -> tf.Tensor:
     """Squares [B, size, size, 3] of square pictures; places in [0, 1), 0.5 for the middle."""
     room = tf.cast(tf.shape(image_BHWC)[1] - size, tf.float32)
     first_B2 = tf.cast(tf.floor(place_B2 * (room + 1)), tf.int32)
@@ -138,7 +141,7 @@ def crop_middle(image_BHWC: tf.Tensor, size: int) -> tf.Tensor:
     return image_BHWC[:, first : first + size, first : first + size]
 
 
-def mirror(image_BHWC: tf.Tensor, wanted_B: tf.Tensor) -> tf.Tensor:
+def mirror_images(image_BHWC: tf.Tensor, wanted_B: tf.Tensor) -> tf.Tensor:
     """The pictures, the wanted ones mirrored left to right."""
     # Parted and put together again: a choice by tf.where takes ten times as long. And reversing
     # has a fast way for three dimensions alone.
@@ -149,76 +152,3 @@ def mirror(image_BHWC: tf.Tensor, wanted_B: tf.Tensor) -> tf.Tensor:
     turned = tf.reshape(rows_RWC, tf.shape(turned))
     mixed_BHWC = tf.dynamic_stitch(places, [as_is, turned])
     return tf.ensure_shape(mixed_BHWC, image_BHWC.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """Moves, turns, scales and recolours pictures a little; 0 everywhere changes nothing.
-
-    crop: where a stream's `resize` leaves room, cut at a random place, not in the middle.
-
-    shift: largest shift, as a share of the side, in [0, 1).
-    zoom: largest change of scale, as a share, in [0, 1).
-    rotate: largest turn, in degrees.
-    colour: largest change of brightness, contrast and saturation, as a share, in [0, 1).
-    mirror: how many pictures are mirrored left to right, as a share, in [0, 1].
-    """
-
-    shift: float = 0.0
-    zoom: float = 0.0
-    rotate: float = 0.0
-    colour: float = 0.0
-    mirror: float = 0.0
-    crop: bool = False
-
-    NUM_RANDOM = 10  # numbers in [0, 1) that one picture takes
-    MIRROR = 7  # which of them says whether it is mirrored
-
-    def __call__(self, image_BHWC: tf.Tensor, random_BU: tf.Tensor, size: int) -> tf.Tensor:
-        """uint8 [B, H, H, 3] -> uint8 [B, size, size, 3]; `random_BU` is [B, NUM_RANDOM]."""
-        signed_BU = random_BU * 2 - 1
-        if self.shift or self.zoom or self.rotate:
-            image_BHWC = self._move(image_BHWC, signed_BU)
-        elif self.mirror:
-            image_BHWC = mirror(image_BHWC, random_BU[:, self.MIRROR] < self.mirror)
-        if image_BHWC.shape[1] != size:
-            place_B2 = random_BU[:, 8:10] if self.crop else tf.fill(tf.shape(random_BU[:, :2]), 0.5)
-            image_BHWC = crop(image_BHWC, size, place_B2)
-        return self._recolour(image_BHWC, signed_BU) if self.colour else image_BHWC
-
-    def _move(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
-        """Shift, zoom and turn about the middle; what comes into view is white."""
-        side = tf.cast(tf.shape(image_BHWC)[1], tf.float32)
-        turn_B = signed_BU[:, 0] * self.rotate * (np.pi / 180)
-        scale_B = 1 + signed_BU[:, 1] * self.zoom
-        cos_B, sin_B = tf.cos(turn_B) * scale_B, tf.sin(turn_B) * scale_B
-        middle = (side - 1) / 2
-        # Rows of the projective matrix that maps a pixel of the result to one of the source.
-        right_B = middle - middle * cos_B + middle * sin_B + signed_BU[:, 2] * self.shift * side
-        down_B = middle - middle * sin_B - middle * cos_B + signed_BU[:, 3] * self.shift * side
-        mirrored_B = (signed_BU[:, self.MIRROR] + 1) / 2 < self.mirror
-        right_B = tf.where(mirrored_B, side - 1 - right_B, right_B)
-        flip_B = tf.where(mirrored_B, -1.0, 1.0)
-        zero_B = tf.zeros_like(turn_B)
-        across_B, skew_B = cos_B * flip_B, -sin_B * flip_B
-        matrix_B8 = tf.stack(
-            [across_B, skew_B, right_B, sin_B, cos_B, down_B, zero_B, zero_B], axis=1
-        )
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=image_BHWC, transforms=matrix_B8, output_shape=tf.shape(image_BHWC)[1:3],
-            interpolation='BILINEAR', fill_mode='CONSTANT', fill_value=WHITE,
-        )  # fmt: skip
-
-    def _recolour(self, image_BHWC: tf.Tensor, signed_BU: tf.Tensor) -> tf.Tensor:
-        """Brightness, saturation, and contrast about white, so that the ground stays white."""
-        change_B3 = 1 + self.colour * signed_BU[:, 4:7]
-        bright_B11, contrast_B11, saturation_B11 = (change_B3[:, i, None, None] for i in range(3))
-        bright_B11 = tf.minimum(bright_B11, 1.0)
-        # All three are linear in the channels, so one 3x3 matrix and one offset do them at once.
-        grey_33 = tf.fill([1, 3, 3], 1 / 3)
-        mix_B33 = grey_33 + saturation_B11 * (tf.eye(3)[None] - grey_33)
-        offset_B11 = WHITE * (1 - contrast_B11) * bright_B11
-        shape = tf.shape(image_BHWC)
-        flat_BPC = tf.cast(tf.reshape(image_BHWC, [shape[0], -1, 3]), tf.float32)
-        flat_BPC = tf.matmul(flat_BPC, mix_B33 * contrast_B11 * bright_B11) + offset_B11 + 0.5
-        return tf.reshape(tf.saturate_cast(flat_BPC, tf.uint8), shape)

@@ -2,25 +2,25 @@
 
 import tensorflow as tf
 
-from mural_jax.data.fields.region_settings import most
+from mural_jax.data.fields.masking_sizes import max_hidden
 
-NONE = -1  # the target of a place where nothing is hidden
+IGNORED = -1  # the target of a place where nothing is hidden
 # Of hidden words: replaced by the mask, by a random word; the rest stays (BERT, arXiv:1810.04805).
 MASKED, RANDOM = 0.8, 0.1
 KEPT = 0.1  # of hidden regions, those that stay as they are; ours, Unicoder-VL says "a few"
 
 
-def random_words(length: int, share: float) -> int:
+def count_word_randoms(length: int, share: float) -> int:
     """Random numbers that `words` takes of an example."""
-    return length + 2 * most(share, length)
+    return length + 2 * max_hidden(share, length)
 
 
-def random_regions(length: int, share: float) -> int:
+def count_region_randoms(length: int, share: float) -> int:
     """Random numbers that `regions` takes of an example."""
-    return length + most(share, length)
+    return length + max_hidden(share, length)
 
 
-def words(
+def hide_words(
     text_BL: tf.Tensor, marks: tuple[int, ...], vocab_size: int, share: float, random_BU: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """`text` with words hidden, and `word_place`, `word_target`, int32 [B, M].
@@ -40,21 +40,24 @@ def words(
     return {
         'text': tf.tensor_scatter_nd_update(text_BL, _places(place_BM), shown_BM),
         'word_place': place_BM,
-        'word_target': tf.where(hidden_BM, target_BM, NONE),
+        'word_target': tf.where(hidden_BM, target_BM, IGNORED),
     }
 
 
-def regions(
-    region_BRF: tf.Tensor, class_BR: tf.Tensor, feature_size: int, share: float,
+def hide_regions(
+    region_BRF: tf.Tensor,
+    class_BR: tf.Tensor,
+    feature_size: int,
+    share: float,
     random_BU: tf.Tensor,
-) -> dict[str, tf.Tensor]:  # fmt: skip
+) -> dict[str, tf.Tensor]:
     """`regions` with the features of some zero, and `region_place`, `region_target` [B, M].
 
     Regions with a class are drawn, `share` of those of a picture, at least one. Where a hidden one
     stands is still seen.
     """
     length = region_BRF.shape[1]
-    place_BM, hidden_BM = _drawn(class_BR != NONE, share, random_BU[:, :length])
+    place_BM, hidden_BM = _drawn(class_BR != IGNORED, share, random_BU[:, :length])
     zero_BM = hidden_BM & (random_BU[:, length:] >= KEPT)
     ones_BR = tf.ones(tf.shape(class_BR), region_BRF.dtype)
     shown_BM = 1 - tf.cast(zero_BM, region_BRF.dtype)
@@ -64,7 +67,7 @@ def regions(
     return {
         'regions': tf.concat([feature_BRF * shown_BR[..., None], box_BRG], axis=-1),
         'region_place': place_BM,
-        'region_target': tf.where(hidden_BM, target_BM, NONE),
+        'region_target': tf.where(hidden_BM, target_BM, IGNORED),
     }
 
 
@@ -73,7 +76,7 @@ def _drawn(open_BL: tf.Tensor, share: float, random_BL: tf.Tensor) -> tuple[tf.T
     order_BL = tf.argsort(tf.where(open_BL, random_BL, 2.0), axis=1, stable=True)
     count_B = tf.reduce_sum(tf.cast(open_BL, tf.float32), axis=1)
     wanted_B = tf.minimum(tf.maximum(tf.round(share * count_B), 1.0 if share else 0.0), count_B)
-    width = most(share, open_BL.shape[1])
+    width = max_hidden(share, open_BL.shape[1])
     hidden_BM = tf.range(width, dtype=tf.float32)[None] < wanted_B[:, None]
     return order_BL[:, :width], hidden_BM
 

@@ -13,7 +13,7 @@ GEOMETRY = (5, 6)  # numbers of a box: Unicoder-VL's, VinVL's
 
 
 @dataclasses.dataclass(frozen=True)
-class Regions:
+class RegionSettings:
     """How the regions of a picture are made.
 
     by: of WAYS. most: regions of a picture, at most; more are left out. side: pixels on a side of
@@ -52,8 +52,3 @@ class Regions:
     def feature_size(self) -> int:
         """Numbers of a region without its geometry."""
         return self.size or 3 * self.side**2
-
-
-def most(share: float, length: int) -> int:
-    """How many of `length` are hidden at most where `share` of what is there is, at least one."""
-    return max(1, round(share * length))

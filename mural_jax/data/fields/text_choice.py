@@ -30,21 +30,24 @@ class TextChoice:
         if any(count < 1 for count in self.joined.values()):
             raise UserError('text.joined: numbers must be at least 1.')
 
-    def weights(self, kinds: Sequence[str]) -> np.ndarray:
+    def kind_weights(self, kinds: Sequence[str]) -> np.ndarray:
         """The weight of each of a data set's kinds, float64 [K]; all 1 where none is named."""
         if not self.kinds:
             return np.ones(len(kinds))
         return np.array([float(self.kinds.get(kind, 0.0)) for kind in kinds])
 
-    def most(self, kinds: Sequence[str]) -> np.ndarray:
+    def most_joined(self, kinds: Sequence[str]) -> np.ndarray:
         """How many texts of each kind are joined at most, int64 [K]."""
         return np.array([self.joined.get(kind, 1) for kind in kinds], np.int64)
 
 
-def choose(
-    kind_T: np.ndarray, size_B: np.ndarray, weight_K: np.ndarray, most_K: np.ndarray,
+def choose_texts(
+    kind_T: np.ndarray,
+    size_B: np.ndarray,
+    weight_K: np.ndarray,
+    most_K: np.ndarray,
     random_B3: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Places among the texts of each example, int64 [B, J], -1 where fewer are joined.
 
     `kind_T`: the kinds of the texts of all examples, sorted within one; `size_B` of them belong to

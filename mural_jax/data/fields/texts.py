@@ -13,6 +13,6 @@ def join_texts(text: tf.RaggedTensor, number_BJ: tf.Tensor) -> tf.Tensor:
     return tf.strings.reduce_join(joined, axis=1, separator=', ')
 
 
-def hashed(text_B: tf.Tensor) -> tf.Tensor:
+def hash_ids(text_B: tf.Tensor) -> tf.Tensor:
     """string [B] -> int32 [B], not negative."""
     return tf.cast(tf.strings.to_hash_bucket_fast(text_B, 2**31 - 1), tf.int32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mural_jax.data.reading.draws import Pool
-from mural_jax.data.reading.order import shares
+from mural_jax.data.reading.order import language_shares
 from mural_jax.data.sets.index import split_words
 from mural_jax.data.sets.records import Records, read_texts
 from mural_jax.data.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ def sample(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, list[st
     sizes = np.array([sum(len(rows[1]) for rows in held) for held in groups.values()])
     wanted = sizes
     if count and sizes.sum() > count:
-        wanted = np.minimum(sizes, np.ceil(shares(sizes, alpha, 1.0) * count)).astype(int)
+        wanted = np.minimum(sizes, np.ceil(language_shares(sizes, alpha, 1.0) * count)).astype(int)
     random = np.random.default_rng(0)
     sampled = {}
     for (language, held), size, most in zip(groups.items(), sizes, wanted):

@@ -11,12 +11,12 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from mural_jax.data.fields import images
-from mural_jax.data.fields.images import Augment
-from mural_jax.data.reading.stream import PARALLEL, PREFETCH, OpenStream
+from mural_jax.data.fields import augmentation, images
+from mural_jax.data.fields.image_settings import Augment
+from mural_jax.data.fitted.catalog import load_fitted
+from mural_jax.data.reading.stream import PARALLEL, PREFETCH, OpenStream, open_stream
 from mural_jax.data.sets import schema
 from mural_jax.data.streams.base import Stream
-from mural_jax.data.streams.captions import Captions
 from mural_jax.data.tokenizer import Tokenizer
 
 ROUNDS = 3
@@ -34,7 +34,7 @@ def bench_streams(
     """
     figures = {}
     for name, spec in streams.items():
-        opened = spec.open(data_dir, tokenizer, seed)
+        opened = open_stream(spec, data_dir, tokenizer, seed, load_fitted(spec, data_dir))
         figures[name] = _measure_stream(opened, spec, seconds / ROUNDS)
         _print_tables(name, figures[name])
     return figures
@@ -45,9 +45,9 @@ def _measure_stream(stream: OpenStream, spec: Stream, seconds: float) -> dict[st
     sides: dict[str, Callable[[], float]] = {
         'stream': lambda: _measure_stream_rate(stream, seconds)
     }
-    if isinstance(spec, Captions):
+    if settings := spec.images:
         sides['limit'] = lambda: measure_limit(
-            sample.encoded, sample.side_B2, spec.image_size, spec.area, seconds
+            sample.encoded, sample.side_B2, settings.size, settings.area, seconds
         )
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(ROUNDS):  # In turns, since machines are shared.
@@ -69,24 +69,24 @@ class _Sample:
     def __init__(self, stream: OpenStream, spec: Stream):
         self._stream, self._spec = stream, spec
         self._position_B = np.arange(SAMPLE)
-        member_B, *others = stream.find(self._position_B)
+        member_B, *others = stream.draw_examples(self._position_B)
         self._member_B, self._others = member_B, others
         self._arrays = [
-            tf.constant(array) for array in (*stream.read(member_B, self._position_B), *others)
+            tf.constant(array) for array in (*stream.read_records(member_B, self._position_B), *others)
         ]
         self.encoded: list[bytes] = []
         self.pixels = 0.0
-        if isinstance(spec, Captions):
+        if spec.images:
             parsed = schema.parse_examples(self._arrays[0], 'image', 'width', 'height')
             self.encoded = list(parsed['image'].numpy())
             self.side_B2 = np.stack([parsed['height'], parsed['width']], axis=1)
             self.pixels = float(np.mean(parsed['width'].numpy() * parsed['height'].numpy()))
         self._strings = {
             key: value
-            for key, value in stream.strings(self._arrays).items()
+            for key, value in stream.assembler.make_strings(self._arrays).items()
             if value.dtype == tf.string or key == 'id'
         }
-        batch = stream.decoded(self._arrays)
+        batch = stream.assembler.assemble(self._arrays)
         texts = [value for key, value in batch.items() if key in self._strings]
         self.tokens = _count_tokens(texts)
 
@@ -110,17 +110,20 @@ class _Sample:
     def _stages(self) -> dict[str, Callable[[], Any]]:
         stream, spec = self._stream, self._spec
         stages: dict[str, Callable[[], Any]] = {
-            'order and choice of texts': _wrap_python(lambda: stream.find(self._position_B)),
-            'reading records': _wrap_python(lambda: stream.read(self._member_B, self._position_B)),
+            'order and choice of texts': _wrap_python(lambda: stream.draw_examples(self._position_B)),
+            'reading records': _wrap_python(lambda: stream.read_records(self._member_B, self._position_B)),
         }
-        if isinstance(spec, Captions):
+        if settings := spec.images:
             encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]
-            cut_BSSC = spec.cut(encoded_B, self.side_B2, random_BU)
+            given = (settings, encoded_B, self.side_B2, random_BU)
+            cut_BSSC = augmentation.cut_images(*given)
             stages['decoding pictures whole'] = lambda: images.decode_only(encoded_B)
-            stages['decoding and cutting'] = lambda: spec.cut(encoded_B, self.side_B2, random_BU)
-            if spec.augment != Augment():
-                stages['augmentation'] = lambda: spec.augmented(cut_BSSC, random_BU)
-        return stages | {'tokenising': lambda: stream.tokenised(dict(self._strings))}
+            stages['decoding and cutting'] = lambda: augmentation.cut_images(*given)
+            if settings.augment != Augment():
+                stages['augmentation'] = lambda: augmentation.augment_images(
+                    settings, cut_BSSC, random_BU
+                )
+        return stages | {'tokenising': lambda: stream.assembler.tokenise(dict(self._strings))}
 
 
 def _wrap_python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:

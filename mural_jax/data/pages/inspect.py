@@ -14,9 +14,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from mural_jax.data.fitted.catalog import load_fitted
 from mural_jax.data.pages import contents, histograms
 from mural_jax.data.pages.contents import SourceContents
-from mural_jax.data.reading.stream import OpenStream
+from mural_jax.data.reading.stream import OpenStream, open_stream
 from mural_jax.data.sets import checks, schema
 from mural_jax.data.streams.base import Stream
 from mural_jax.data.tokenizer import Tokenizer
@@ -28,7 +29,6 @@ BATCHES, SHOWN = 2, 16  # batches, and examples shown of each
 SAMPLED = 2000  # texts whose tokens are counted
 PRINTED = 40  # languages in the terminal
 CHUNK = 100  # examples read at a time
-TEXTS = ('text', 'text_negative', 'tags', 'tags_negative', 'source', 'target')  # tokens of a batch
 HIDDEN = '[MASK]'
 # Of a record that cannot be read; training replaces it.
 BROKEN = (tf.errors.OpError, ValueError, OSError, RuntimeError)
@@ -47,7 +47,9 @@ def write_page(
         # The model's own batches, fewer examples of each: an example depends on its position alone.
         few = dataclasses.replace(spec, batch_size=min(SHOWN, spec.batch_size))
         # As in training, where streams differ in their order.
-        stream = few.open(data_dir, tokenizer, seed * 1009 + number)
+        stream = open_stream(
+            few, data_dir, tokenizer, seed * 1009 + number, load_fitted(spec, data_dir)
+        )
         sections.append(_describe_stream(name, spec, stream, data_dir, tokenizer))
     console = Console()
     for section in sections:
@@ -79,8 +81,8 @@ def _describe_stream(
     held = contents.describe_sources(spec, stream.pool)
     lengths = np.array(_count_tokens(stream, tokenizer))
     drawn = [histograms.draw_token_histogram(lengths, spec.max_length)] if len(lengths) else []
-    if isinstance(size := getattr(spec, 'image_size', None), int):
-        drawn += histograms.draw_image_histograms(stream.pool.records, size)
+    if spec.images:
+        drawn += histograms.draw_image_histograms(stream.pool.records, spec.images.size)
     return {
         'name': name,
         'kind': type(spec).__name__.lower(),
@@ -91,13 +93,13 @@ def _describe_stream(
         'num_lengths': len(lengths),
         'mean_length': lengths.mean() if len(lengths) else 0,
         'cut': (lengths > spec.max_length).mean() if len(lengths) else 0,
-        'sheet': list(_sample_records(stream)) if spec.has_image else [],
+        'sheet': list(_sample_records(stream)) if spec.images else [],
         'batches': [
             list(_read_batch(stream, tokenizer, number * spec.batch_size))
             for number in range(BATCHES)
         ],
         'batch_size': spec.batch_size,
-        'has_image': spec.has_image,
+        'has_image': spec.images is not None,
     }
 
 
@@ -128,9 +130,9 @@ def _format_setting(value: Any) -> str:
 def _count_tokens(stream: OpenStream, tokenizer: Tokenizer) -> list[int]:
     """Tokens, with marks, of the first texts that the stream draws, before they are cut."""
     lengths: list[int] = []
-    for start in range(0, SAMPLED // stream.spec.num_texts, CHUNK):
+    for start in range(0, SAMPLED // stream.settings.num_texts, CHUNK):
         try:
-            texts = stream.texts(np.arange(start, start + CHUNK))
+            texts = stream.read_texts(np.arange(start, start + CHUNK))
         except BROKEN:
             continue
         lengths += [len(ids) for side in texts for ids in tokenizer.encode(side, 2**16)]
@@ -140,7 +142,7 @@ def _count_tokens(stream: OpenStream, tokenizer: Tokenizer) -> list[int]:
 def _sample_records(stream: OpenStream) -> Iterator[dict[str, Any]]:
     """Pictures as they are stored, as the order of the stream has them, with some texts of each."""
     pool = stream.pool
-    member_B = stream.members(np.arange(10 * SHEET))
+    member_B = stream.members_at(np.arange(10 * SHEET))
     found = np.stack([pool.source_G[member_B], pool.record_G[member_B]], axis=1)
     _, first = np.unique(found, axis=0, return_index=True)
     for number, place in enumerate(np.sort(first)[:SHEET]):
@@ -151,7 +153,7 @@ def _sample_records(stream: OpenStream) -> Iterator[dict[str, Any]]:
             parsed = schema.parse_examples(tf.constant(pool.read(np.array([member]))), *names)
             picture = Image.fromarray(checks.decode_image(parsed['image'].numpy()[0]))
         except BROKEN as error:
-            yield {'id': str(pool.place(int(member))), 'bad': str(error)[:100], 'texts': []}
+            yield {'id': str(pool.locate(int(member))), 'bad': str(error)[:100], 'texts': []}
             continue
         texts: dict[str, str] = {}
         for language, text in zip(*(parsed[key][0].numpy() for key in ('language', 'text'))):
@@ -173,21 +175,23 @@ def _read_batch(
 ) -> Iterator[dict[str, Any]]:
     """The first examples of a batch: pictures, tokens and the texts they stand for, ids, origin."""
     batch = next(iter(stream.batches(position, 1)))
-    pivots = tuple(getattr(stream.spec, 'pivots', ()))
+    fields = stream.settings.fields()
+    names = [name for name, field in fields.items() if field.role in ('text', 'tags')]
+    pivots = stream.settings.pivots or ()
     # The other text of a pair is in a language that is known only where there is one.
     pivot = pivots[0] if len(pivots) == 1 else ''
     for row in range(stream.batch_size):
         origin = stream.labels[batch['origin'][row]]
         language = origin.rpartition('/')[2]
         texts = []
-        for name in [name for name in TEXTS if name in batch]:
+        for name in names:
             ids = [int(i) for i in batch[name][row] if i != tokenizer.pad_id]
             said = pivot if name == 'target' else language
             # What hides a word is no token of the vocabulary.
             shown = [HIDDEN if i == tokenizer.vocab_size else tokenizer.decode([i]) for i in ids]
             whole = ' '.join(shown) if HIDDEN in shown else tokenizer.decode(ids)
             texts.append({'language': said, 'text': whole, 'tokens': ids})
-        picture = _batch_image(stream.spec, {name: value[row] for name, value in batch.items()})
+        picture = _batch_image(stream.settings, {name: value[row] for name, value in batch.items()})
         yield {
             'origin': origin,
             'ids': batch['ids'][row].tolist(),
@@ -200,7 +204,7 @@ def _batch_image(spec: Stream, example: Mapping[str, Any]) -> Image.Image | None
     """The picture of an example; of regions that are pixels, one beside the other."""
     if 'image' in example:
         return Image.fromarray(example['image'])
-    regions = getattr(spec, 'regions', None)
+    regions = spec.regions
     if regions is None or not regions.side:
         return None
     pixels_RSSC = example['regions'][:, : regions.feature_size].reshape(

@@ -32,9 +32,13 @@ class Mixture:
     """Which source and which of its records stands at a position."""
 
     def __init__(
-        self, sizes: np.ndarray, weights: np.ndarray, seed: int, history: Sequence[Mapping] = (),
+        self,
+        sizes: np.ndarray,
+        weights: np.ndarray,
+        seed: int,
+        history: Sequence[Mapping] = (),
         position: int = 0,
-    ):  # fmt: skip
+    ):
         """`sizes` and `weights` of S sources: records in each, and how often each is drawn.
 
         `history` is what `state` gave before; where the weights there are others, these are in
@@ -48,7 +52,7 @@ class Mixture:
             Segment(int(s['start']), *(np.array(s[key], np.int64) for key in ('quotas', 'before')))
             for s in history
         ]
-        quota_S = quotas(weights, BLOCK)
+        quota_S = split_quotas(weights, BLOCK)
         if not self._segments:
             self._segments = [Segment(0, quota_S, np.zeros_like(quota_S))]
         self.changed = not np.array_equal(self._segments[-1].quota_S, quota_S)
@@ -122,7 +126,7 @@ class Mixture:
         return segment.before_S + block * segment.quota_S + cut_S
 
 
-def quotas(weights: np.ndarray, slots: int) -> np.ndarray:
+def split_quotas(weights: np.ndarray, slots: int) -> np.ndarray:
     """Shares `slots` by weight with the largest remainder method, int64, summing to `slots`.
 
     What has any weight gets one at least.
@@ -130,17 +134,19 @@ def quotas(weights: np.ndarray, slots: int) -> np.ndarray:
     weights = np.asarray(weights, np.float64)
     assert 0 < np.count_nonzero(weights) <= slots
     exact = weights / weights.sum() * slots
-    shares = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
-    left = slots - shares.sum()
-    order = np.argsort(shares - exact, kind='stable')
+    language_shares = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
+    left = slots - language_shares.sum()
+    order = np.argsort(language_shares - exact, kind='stable')
     if left >= 0:
-        shares[order[:left]] += 1
+        language_shares[order[:left]] += 1
     for _ in range(-left):  # Those that got one for nothing; who is furthest above its share gives.
-        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
-    return shares
+        language_shares[
+            np.argmax(np.where(language_shares > 1, language_shares - exact, -np.inf))
+        ] -= 1
+    return language_shares
 
 
-def shares(sizes: np.ndarray, alpha: float, cap: float) -> np.ndarray:
+def language_shares(sizes: np.ndarray, alpha: float, cap: float) -> np.ndarray:
     """The share of each language, by n^alpha, none over `cap` while others can take more."""
     weights = np.where(sizes > 0, np.asarray(sizes, np.float64) ** alpha, 0.0)
     share, capped = weights / weights.sum(), np.zeros(len(weights), bool)
@@ -161,9 +167,11 @@ def index_shuffle(
     key_B3 = np.stack([np.full_like(stir_B, seed), stir_B, stir_B >> 32], axis=1) & 0xFFFFFFFF
     with tf.device('cpu'):
         shuffled_B = tf.raw_ops.RandomIndexShuffle(
-            index=index_B.astype(np.int64), seed=key_B3.astype(np.uint32),
-            max_index=size_B.astype(np.int64) - 1, rounds=4,
-        )  # fmt: skip
+            index=index_B.astype(np.int64),
+            seed=key_B3.astype(np.uint32),
+            max_index=size_B.astype(np.int64) - 1,
+            rounds=4,
+        )
     return shuffled_B.numpy()
 
 

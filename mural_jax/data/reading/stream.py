@@ -1,4 +1,4 @@
-"""A stream over prepared data: reads, decodes, tokenises, replaces what is broken."""
+"""A stream over prepared data, opened: gives its batches from any position on."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,65 +9,85 @@ import tensorflow as tf
 
 from mural_jax.data.fields import text_choice
 from mural_jax.data.fields.texts import join_texts
+from mural_jax.data.reading import partners
+from mural_jax.data.reading.assemble import BatchAssembler
 from mural_jax.data.reading.draws import Pool
-from mural_jax.data.reading.order import Mixture, index_shuffle, uniform
+from mural_jax.data.reading.order import Mixture, uniform
+from mural_jax.data.reading.repair import Repairer
 from mural_jax.data.reading.substitutes import Substitutes
-from mural_jax.data.sets import checks, schema
-from mural_jax.data.streams.base import Given, Stream
-from mural_jax.data.tokenizer import Tokenizer, text_ids
+from mural_jax.data.sets.schema import parse_examples
+from mural_jax.data.streams.base import Stream
+from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.types import Batch, UserError
 
-NEGATIVE = 'text_negative'  # the field of a text that is nearly right
-OF_PICTURE = ('tags', 'tags_negative')  # fields of words that are a part of the picture
 PREFETCH = 4  # batches
-# Batches that are made side by side: two more than cores take up leave none idle at their ends;
-# pictures of one batch are decoded side by side too, so that many cores need few batches.
+# Batches that are made at the same time. Two more than cores are busy leave no core idle when one
+# ends; the images of a batch are decoded in parallel too, so many cores need few batches.
 PARALLEL = 4
-PARTNERS = 2**16  # positions ahead that a partner may come from
-SAMPLE = 20_000  # positions whose texts say which words stand in the same place
-MAX_TRIES = 100  # examples in a row that may be broken, before something else must be wrong
-GRACE = 1000  # examples before the share of broken ones says anything
+SAMPLE = 20_000  # positions whose texts say which words can replace each other
+
+
+def open_stream(
+    stream: Stream,
+    data_dir: Path,
+    tokenizer: Tokenizer,
+    seed: int,
+    fitted: Mapping[str, Any] | None = None,
+) -> 'OpenStream':
+    """A stream, ready to be read.
+
+    `fitted` holds the artefacts that `Stream.fitted` names, as `fitted.catalog.load_fitted` loads
+    them. Raises UserError where data is not prepared or does not fit the settings.
+    """
+    return OpenStream(stream, data_dir, tokenizer, seed, fitted or {})
 
 
 class OpenStream:
-    """A stream over prepared data: `batches` reads it from any position on."""
+    """A stream over prepared data: `batches` reads it from any position on.
+
+    settings: the stream. pool: all that it draws from. assembler: makes arrays of stored examples.
+    labels: SOURCE/LANGUAGE of each origin.
+    """
 
     def __init__(
-        self, spec: Stream, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any
-    ):  # fmt: skip
-        self.spec = spec
-        self.batch_size = spec.batch_size
-        self._pool = Pool(spec, data_dir)
-        self.labels = self._pool.labels
-        self._tokenizer, self._codebook = tokenizer, codebook
-        self._seed = seed
-        self._mixture = Mixture(self._pool.sizes, self._pool.weights, seed)
-        label_S = [self.labels.index(draw.label) for draw in self._pool.draws]
-        self._label_S = np.array(label_S, np.int32)
-        self._bad: list[dict[str, Any]] = []
-        self._num_bad, self._num_read = 0, 0
-        self._graph = tf.function(self.decoded, autograph=False, reduce_retracing=True)
-        if spec.hard_negatives:
-            self._substitutes = Substitutes(self.texts(np.arange(SAMPLE))[0])
-
-    @property
-    def pool(self) -> Pool:
-        """All that is drawn from."""
-        return self._pool
+        self,
+        settings: Stream,
+        data_dir: Path,
+        tokenizer: Tokenizer,
+        seed: int,
+        fitted: Mapping[str, Any],
+    ):
+        assert set(fitted) >= set(settings.fitted()), 'the caller loads what the stream needs'
+        self.settings, self.batch_size = settings, settings.batch_size
+        self.pool = Pool(settings, data_dir)
+        settings.check_records(self.pool.records)
+        self.labels = self.pool.labels
+        self._fitted, self._seed = dict(fitted), seed
+        self._mixture = Mixture(self.pool.sizes, self.pool.weights, seed)
+        labels = [self.labels.index(draw.label) for draw in self.pool.draws]
+        self._label_S = np.array(labels, np.int32)
+        self._repairer = Repairer(settings, self)
+        negatives = [field.role for field in settings.fields().values() if field.negative_of]
+        substitutes = None
+        if 'text' in negatives:
+            substitutes = Substitutes(self.read_texts(np.arange(SAMPLE))[0])
+        self.assembler = BatchAssembler(
+            settings, tokenizer, fitted, self.pool.num_joined, substitutes
+        )
+        self._assemble = tf.function(
+            self.assembler.assemble, autograph=False, reduce_retracing=True
+        )
 
     @property
     def mixture(self) -> dict[str, Any]:
-        """How often each source was and is drawn, for a checkpoint."""
-        return {
-            'sources': self._names, 'segments': self._mixture.state,
-            'data': self._fingerprint,
-        }  # fmt: skip
+        """How often each source was and is drawn, as JSON for a checkpoint."""
+        return {'sources': self._names, 'segments': self._mixture.state, 'data': self._fingerprint}
 
     def follow(self, mixture: Mapping[str, Any], position: int) -> str:
-        """Goes on from the mixture of a checkpoint; what changed in it, or ''.
+        """Continues the mixture of a checkpoint; what changed in it, in words, or ''.
 
-        Weights that are others now are in force from `position` on. Raises UserError where the
-        sources themselves are others.
+        Weights that differ apply from `position` on. Raises UserError where the sources or the
+        data are not those of the checkpoint.
         """
         if list(mixture['sources']) != self._names:
             raise UserError(
@@ -80,7 +100,7 @@ class OpenStream:
                 'stream would be another. Give the --data_dir of that run, or a new --workdir.'
             )
         self._mixture = Mixture(
-            self._pool.sizes, self._pool.weights, self._seed, mixture['segments'], position
+            self.pool.sizes, self.pool.weights, self._seed, mixture['segments'], position
         )
         if not self._mixture.changed:
             return ''
@@ -88,273 +108,157 @@ class OpenStream:
         total = sum(after)
         changed = [
             f'{name} {100 * old / total:.2f}% -> {100 * new / total:.2f}%'
-            for name, old, new in zip(self._names, before, after) if old != new
-        ]  # fmt: skip
+            for name, old, new in zip(self._names, before, after)
+            if old != new
+        ]
         return f'weights change at example {position}: {", ".join(changed)}'
 
-    def members(self, position_B: np.ndarray) -> np.ndarray:
-        """Which members of the pool stand at positions."""
-        return self._member(*self._mixture.locate(position_B))
-
-    def texts(self, position_B: np.ndarray) -> list[list[str]]:
-        """The texts of the examples at positions, before they are tokens; [num_texts][B].
-
-        Raises OSError, ValueError or an error of TensorFlow where a record cannot be read.
-        """
-        member_B, *numbers, _, _ = self.find(position_B)
-        serialized = self.read(member_B, position_B)
-        found = []
-        for side, number_BJ in enumerate(numbers[: self.spec.num_texts]):
-            text = schema.parse(tf.constant(serialized[min(side, len(serialized) - 1)]), 'text')
-            joined_B = join_texts(text['text'], tf.constant(number_BJ)).numpy()
-            found.append([text.decode(errors='replace') for text in joined_B])
-        return found
-
-    def take_bad(self) -> list[dict[str, Any]]:
-        """What was found broken since the last call: {position, dataset, shard, index, reason}."""
-        bad, self._bad = self._bad, []
-        return bad
-
     def batches(
-        self, position: int, count: int, host: int = 0, num_hosts: int = 1
+        self, position: int, count: int, process: int = 0, num_processes: int = 1
     ) -> Iterator[Batch]:
-        """`count` batches, the first one from `position` on, the host's slice of each.
+        """`count` batches, the first from `position` on: of each the slice of one process.
 
         A batch holds the stream's fields as numpy arrays, `ids` int32 [B, N] and `origin`
-        int32 [B], an index into `labels`. Raises UserError where more than `max_bad` is broken.
+        int32 [B], an index into `labels`. Raises UserError where more than `max_bad` of the
+        examples are broken.
         """
-        assert self.batch_size % num_hosts == 0, 'checked where the mesh is made'
-        size = self.batch_size // num_hosts
-        end = position + count * self.batch_size
-        firsts = tf.data.Dataset.range(position + host * size, end, self.batch_size)
-        batches = iter(self._dataset(firsts, size))
-        for first in range(position + host * size, end, self.batch_size):
+        assert self.batch_size % num_processes == 0, 'checked where the mesh is made'
+        size = self.batch_size // num_processes
+        start, end = position + process * size, position + count * self.batch_size
+        firsts = tf.data.Dataset.range(start, end, self.batch_size)
+        loaded = iter(self._load_batches(firsts, size))
+        for first in range(start, end, self.batch_size):
             try:
-                batch = next(batches)
-            # Of messages with broken bytes TensorFlow raises that they are not UTF-8.
+                batch = next(loaded)
+            # An error message of TensorFlow that holds broken bytes raises UnicodeDecodeError.
             except (tf.errors.OpError, UnicodeDecodeError) as error:
-                batch = self._repaired(first, size, error)
-            self._num_read += size
+                position_B = first + np.arange(size)
+                draws = self._mixture.locate(position_B)
+                batch = self._repairer.repair(*draws, position_B, error)
+            self._repairer.count_read(size)
             # Without a copy, unlike `numpy()`.
             yield {key: np.asarray(value) for key, value in batch.items()}
 
-    def _dataset(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
-        spec = self.spec
-        kinds = [tf.string] * self._num_records + [tf.int64] * self._num_numbers
-        kinds += [tf.int32, tf.float32]
+    def take_bad(self) -> list[dict[str, Any]]:
+        """What was broken since the last call: {position, dataset, shard, index, reason} each."""
+        return self._repairer.take_listed()
 
-        # Graphs are written out here, so that nothing is to be turned into them: that took seconds.
+    def count_classes(self, field: str) -> int | None:
+        """Number of classes of a target field, where settings or data sets fix it."""
+        count = self.settings.fields()[field].num_classes
+        if count is not None:
+            return count
+        return self.settings.count_classes(self.pool.records).get(field)
+
+    def members_at(self, position_B: np.ndarray) -> np.ndarray:
+        """The members of the pool at positions, int64 [B]."""
+        return self.find_members(*self._mixture.locate(position_B))
+
+    def origins_at(self, position_B: np.ndarray) -> np.ndarray:
+        """Indices into `labels` of the examples at positions, int32 [B]."""
+        return self._label_S[self._mixture.locate(position_B)[0]]
+
+    def partners_of(self, member_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
+        """The other member that comes with each member, int64 [B]."""
+        if not self.settings.has_partner:
+            return partners.shuffle_members(self.pool, member_B)
+        candidates = self.settings.candidates
+        return partners.draw_partners(
+            self.pool, self.members_at, member_B, position_B, candidates, self._seed
+        )
+
+    def read_texts(self, position_B: np.ndarray) -> list[list[str]]:
+        """The texts of the examples at positions, before they become tokens: [num_texts][B].
+
+        Raises OSError, ValueError or an error of TensorFlow where a record cannot be read.
+        """
+        member_B, *numbers, _, _ = self.draw_examples(position_B)
+        serialized = self.read_records(member_B, position_B)
+        found = []
+        for side, number_BJ in enumerate(numbers[: self.settings.num_texts]):
+            serialized_B = tf.constant(serialized[min(side, len(serialized) - 1)])
+            stored = parse_examples(serialized_B, 'text')
+            joined_B = join_texts(stored['text'], tf.constant(number_BJ)).numpy()
+            found.append([text.decode(errors='replace') for text in joined_B])
+        return found
+
+    # The steps from positions to arrays; `data.pages.bench` measures each, `repair` repeats them.
+
+    def draw_examples(self, position_B: np.ndarray) -> list[np.ndarray]:
+        """The members at positions, then all of `BatchAssembler`'s arrays but the examples."""
+        source_B, draw_B = self._mixture.locate(position_B)
+        member_B = self.find_members(source_B, draw_B)
+        return [member_B, *self._draw_texts(source_B, member_B, position_B)]
+
+    def find_members(self, source_B: np.ndarray, draw_B: np.ndarray) -> np.ndarray:
+        """The members that the draws of the mixture's sources give, int64 [B]."""
+        return self.pool.base_S[source_B] + self._mixture.record(source_B, draw_B)
+
+    def read_records(self, member_B: np.ndarray, position_B: np.ndarray) -> list[np.ndarray]:
+        """Serialized examples of members, and those of their partners where these are needed."""
+        owners = [member_B]
+        if self.settings.shuffle_pairs or self.settings.has_partner:
+            owners.append(self.partners_of(member_B, position_B))
+        return [self.pool.read(owner_B) for owner_B in owners]
+
+    def load_draws(
+        self, source_B: np.ndarray, draw_B: np.ndarray, position_B: np.ndarray
+    ) -> dict[str, tf.Tensor]:
+        """The fields of some draws, computed as in a batch."""
+        member_B = self.find_members(source_B, draw_B)
+        arrays = [
+            *self.read_records(member_B, position_B),
+            *self._draw_texts(source_B, member_B, position_B),
+        ]
+        return self._assemble([tf.constant(array) for array in arrays])
+
+    def _load_batches(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
+        """The batches of `size` examples that begin at the positions `firsts`."""
+
+        def read(first: np.ndarray) -> list[np.ndarray]:
+            position_B = int(first) + np.arange(size)
+            member_B, *others = self.draw_examples(position_B)
+            return [*self.read_records(member_B, position_B), *others]
+
+        # There is no control flow in Python to be converted, and looking for some takes seconds.
         @tf.autograph.experimental.do_not_convert
         def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
-            def read(first: np.ndarray) -> list[np.ndarray]:
-                position_B = int(first) + np.arange(size)
-                member_B, *others = self.find(position_B)
-                return [*self.read(member_B, position_B), *others]
-
-            arrays = tf.numpy_function(read, [first], kinds)
-            widths = [self._num_joined] * self._num_numbers
-            shapes = [[size]] * self._num_records + [[size, width] for width in widths]
-            shapes += [[size], [size, spec.num_random]]
-            for array, shape in zip(arrays, shapes):
-                array.set_shape(shape)
-            return self.decoded(arrays)
+            arrays = tf.numpy_function(read, [first], self.assembler.array_types())
+            self.assembler.set_shapes(arrays, size)
+            return self.assembler.assemble(arrays)
 
         loaded = firsts.map(load, num_parallel_calls=PARALLEL, deterministic=True)
         return loaded.prefetch(PREFETCH)
 
-    def find(self, position_B: np.ndarray) -> list[np.ndarray]:
-        """(members, the texts taken of each, origins, random numbers) at positions."""
-        source_B, draw_B = self._mixture.locate(position_B)
-        member_B = self._member(source_B, draw_B)
-        return [member_B, *self._chosen(source_B, member_B, position_B)]
-
-    def _member(self, source_B: np.ndarray, draw_B: np.ndarray) -> np.ndarray:
-        return self._pool.base_S[source_B] + self._mixture.record(source_B, draw_B)
-
-    def _chosen(
+    def _draw_texts(
         self, source_B: np.ndarray, member_B: np.ndarray, position_B: np.ndarray
     ) -> list[np.ndarray]:
-        spec, count = self.spec, text_choice.NUM_RANDOM
-        random_BU = uniform(self._seed, position_B, spec.num_texts * count + spec.num_random)
+        """Numbers of the chosen texts, labels, and random numbers of members."""
+        settings, count = self.settings, text_choice.NUM_RANDOM
+        num_random = settings.num_texts * count + settings.num_random
+        random_BU = uniform(self._seed, position_B, num_random)
         numbers = []
-        for side in range(spec.num_texts):
-            # Both texts of a pair share the number that says which kind.
+        for side in range(settings.num_texts):
+            # Both texts of a pair share the number that chooses their kind.
             columns = [0, *range(side * count + 1, (side + 1) * count)]
             owner_B = member_B
-            if side and spec.shuffle_pairs:
-                owner_B = self._partner(member_B, position_B)
-            numbers.append(self._pool.choose(owner_B, side, random_BU[:, columns]))
-        if spec.has_partner:
-            partner_B = self._partner(member_B, position_B)
-            numbers.append(self._pool.choose(partner_B, 0, random_BU[:, :count]))
-        if spec.tags:
-            owners = [member_B, partner_B] if spec.has_partner else [member_B]
-            numbers += [self._pool.tags(owner_B, self._num_joined) for owner_B in owners]
-        return [*numbers, self._label_S[source_B], random_BU[:, spec.num_texts * count :]]
-
-    def read(self, member_B: np.ndarray, position_B: np.ndarray) -> list[np.ndarray]:
-        """The examples of a batch, still serialized, and those that their pairs come from."""
+            if side and settings.shuffle_pairs:
+                owner_B = self.partners_of(member_B, position_B)
+            numbers.append(self.pool.choose_texts(owner_B, side, random_BU[:, columns]))
         owners = [member_B]
-        if self._num_records > 1:
-            owners.append(self._partner(member_B, position_B))
-        return [self._pool.read(owner_B) for owner_B in owners]
-
-    def _partner(self, member_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
-        """Another member: of the same draw, always the same one; or of a position soon after."""
-        if self.spec.has_partner:
-            away_BC = uniform(self._seed + 1, position_B, self.spec.candidates)
-            ahead_BC = position_B[:, None] + 1 + (away_BC * PARTNERS).astype(np.int64)
-            member_BC = self.members(ahead_BC.ravel()).reshape(ahead_BC.shape)
-            return self._pool.most_alike(member_B, member_BC)
-        source_B = np.searchsorted(self._pool.base_S, member_B, side='right') - 1
-        base_B = self._pool.base_S[source_B]
-        size_B = self._pool.sizes[source_B]
-        return base_B + index_shuffle(member_B - base_B, size_B, 0, source_B)
-
-    def decoded(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `read` and `find` give -> fields, texts as tokens."""
-        fields = self.tokenised(self.strings(arrays))
-        fields = self.spec.finished(fields, arrays[-1], self._given)
-        return fields | {'origin': arrays[-2]}
-
-    def strings(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `read` and `find` give -> fields, texts as strings."""
-        records = self._num_records
-        numbers = arrays[records : records + self._num_numbers]
-        fields = self.spec.fields(arrays[:records], numbers, arrays[-1])
-        if self.spec.hard_negatives:
-            given = [fields['text'], arrays[-1][:, 0]]
-            swapped_B = tf.numpy_function(self._substitutes.batch, given, tf.string)
-            fields[NEGATIVE] = tf.ensure_shape(swapped_B, fields['text'].shape)
-        return fields
-
-    def tokenised(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Strings -> tokens, and the ids of examples and texts in one array."""
-
-        def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            texts = [text.decode(errors='replace') for text in text_B]
-            return self._tokenizer(texts, self.spec.max_length), text_ids(texts)
-
-        ids = [fields.pop('id')]
-        for name, value in fields.items():
-            if value.dtype == tf.string:
-                fields[name], text_id_B = tf.numpy_function(tokens, [value], [tf.int32, tf.int32])
-                fields[name].set_shape([value.shape[0], self.spec.max_length])
-                if name not in (NEGATIVE, *OF_PICTURE):  # These are no texts of an example.
-                    ids.append(text_id_B)
-        return fields | {'ids': tf.stack(ids, axis=1)}
-
-    def _repaired(self, first: int, size: int, error: Exception) -> dict[str, tf.Tensor]:
-        """A batch with each broken example replaced by the next good one of its source.
-
-        Which one that is depends on the position alone. Raises `error` again where no example
-        is at fault.
-        """
-        position_B = first + np.arange(size)
-        source_B, draw_B = self._mixture.locate(position_B)
-        before, broken = len(self._bad), np.arange(size)
-        for tries in range(MAX_TRIES):
-            broken = self._broken(source_B, draw_B, position_B, broken)
-            # A replacement that is broken too is listed where it stands itself.
-            for place in [] if tries else broken.tolist():
-                member = self._member(source_B[[place]], draw_B[[place]])
-                reason = self._reason(member, position_B[[place]])
-                bad = {'position': int(position_B[place]), 'reason': reason}
-                self._bad.append(bad | self._pool.place(int(member[0])))
-            if not tries:
-                self._num_bad += len(self._bad) - before
-                self._check_share()
-            if not len(broken):
-                break
-            draw_B[broken] += 1
-        else:
-            member = self._member(source_B[broken[:1]], draw_B[broken[:1]] - 1)
-            reason = self._reason(member, position_B[broken[:1]])
-            raise UserError(
-                f'{MAX_TRIES} examples in a row are broken, the last one: {reason}, '
-                f'{self._pool.place(int(member[0]))}. Ingest this data set again.'
-            )
-        if len(self._bad) == before:
-            raise error
-        return self._loaded(source_B, draw_B, position_B)
-
-    def _loaded(
-        self, source_B: np.ndarray, draw_B: np.ndarray, position_B: np.ndarray
-    ) -> dict[str, tf.Tensor]:
-        """The fields of some draws, as in a batch."""
-        member_B = self._member(source_B, draw_B)
-        arrays = [
-            *self.read(member_B, position_B), *self._chosen(source_B, member_B, position_B)
-        ]  # fmt: skip
-        return self._graph([tf.constant(array) for array in arrays])
-
-    def _broken(
-        self, source_B: np.ndarray, draw_B: np.ndarray, position_B: np.ndarray, place_P: np.ndarray
-    ) -> np.ndarray:
-        """Those places of a batch whose examples cannot be used; found by halving.
-
-        They are read just as in a batch: whether one is broken must not depend on those beside it.
-        """
-        try:
-            self._loaded(source_B[place_P], draw_B[place_P], position_B[place_P])
-            return place_P[:0]
-        except (tf.errors.OpError, ValueError, OSError, RuntimeError):
-            if len(place_P) == 1:
-                return place_P
-        halves = np.array_split(place_P, 2)
-        return np.concatenate([self._broken(source_B, draw_B, position_B, x) for x in halves])
-
-    def _reason(self, member: np.ndarray, position: np.ndarray) -> str:
-        """What is wrong with a broken example, as `ingest` would say it where it can."""
-        try:
-            for serialized in self.read(member, position):
-                names = ['id', 'text', *(['image'] if self.spec.has_image else [])]
-                parsed = schema.parse(tf.constant(serialized), *names)
-                if self.spec.has_image:
-                    checks.decode(parsed['image'].numpy()[0])
-        except checks.BadRecord as error:
-            return str(error)
-        except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            return f'record cannot be read: {line.split("}} ", 1)[-1][:100]}'
-        return 'record cannot be used'
-
-    def _check_share(self) -> None:
-        seen = max(self._num_read, GRACE)
-        if self._num_bad > self.spec.max_bad * seen:
-            listed = '\n  '.join(str(item) for item in self._bad[:20])
-            raise UserError(
-                f'{self._num_bad} of {self._num_read} examples are broken, more than '
-                f'max_bad={self.spec.max_bad}:\n  {listed}\nIngest the data again or raise max_bad.'
-            )
+        if settings.has_partner:
+            owners.append(self.partners_of(member_B, position_B))
+            numbers.append(self.pool.choose_texts(owners[1], 0, random_BU[:, :count]))
+        if settings.tags:
+            numbers += [self.pool.find_tags(owner_B) for owner_B in owners]
+        return [*numbers, self._label_S[source_B], random_BU[:, settings.num_texts * count :]]
 
     @property
     def _names(self) -> list[str]:
-        return [draw.name for draw in self._pool.draws]
-
-    @property
-    def _given(self) -> Given:
-        tokenizer = self._tokenizer
-        marks = tuple(sorted({tokenizer.pad_id, *tokenizer.marks}))
-        return Given(marks, tokenizer.vocab_size, self._codebook)
+        return [draw.name for draw in self.pool.draws]
 
     @property
     def _fingerprint(self) -> str:
-        """Names the data that the stream rests on."""
-        codebook = f'+{self._codebook.fingerprint}' if self._codebook else ''
-        return self._pool.fingerprint + codebook
-
-    @property
-    def _num_records(self) -> int:
-        return 2 if self.spec.shuffle_pairs or self.spec.has_partner else 1
-
-    @property
-    def _num_numbers(self) -> int:
-        """Texts that are chosen for an example."""
-        texts = self.spec.num_texts + self.spec.has_partner
-        return texts + bool(self.spec.tags) * (1 + self.spec.has_partner)
-
-    @property
-    def _num_joined(self) -> int:
-        """Texts that one text of an example is joined of, at most."""
-        return int(self.spec.text.most(self._pool.kinds).max())
+        """A name of the data that the stream rests on."""
+        fitted = [self._fitted[name].fingerprint for name in self.settings.fitted()]
+        return '+'.join([self.pool.fingerprint, *fitted])

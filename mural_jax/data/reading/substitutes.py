@@ -60,7 +60,7 @@ class Substitutes:
     def _seen(self, words: list[str], place: int) -> list[str]:
         return self._all
 
-    def batch(self, text_B: np.ndarray, random_B: np.ndarray) -> np.ndarray:
+    def replace_batch(self, text_B: np.ndarray, random_B: np.ndarray) -> np.ndarray:
         """Encoded texts -> encoded texts, object arrays [B]; `random_B` in [0, 1)."""
         seed_B = (random_B.astype(np.float64) * 2**32).astype(np.int64)
         swapped = [

@@ -10,8 +10,9 @@ the global batch does not depend on the number of processes.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from mural_jax.config.changes import MIXTURE
 from mural_jax.data.fields.image_settings import ImageSettings
 from mural_jax.data.fields.region_settings import RegionSettings
 from mural_jax.data.fields.text_choice import TextChoice
@@ -60,7 +61,7 @@ class StreamSource:
 
     dataset: str
     split: str = 'train'
-    weight: float = 1.0
+    weight: Annotated[float, MIXTURE] = 1.0
     filters: Filters = Filters()
 
     def __post_init__(self) -> None:
@@ -118,8 +119,8 @@ class Stream:
     sources: Mapping[str, StreamSource]
     languages: tuple[str, ...]
     batch_size: int
-    alpha: float = 1.0
-    cap: float = 1.0
+    alpha: Annotated[float, MIXTURE] = 1.0
+    cap: Annotated[float, MIXTURE] = 1.0
     max_length: int = 64
     text: TextChoice = TextChoice()
     max_bad: float = 0.01

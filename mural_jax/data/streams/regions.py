@@ -1,41 +1,31 @@
-"""Streams of pairs for one stream: regions of a picture and a text, whole or with parts hidden."""
+"""Pairs of an image's regions and a text, for models that read both as one sequence."""
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
-from mural_jax.data.fields import crops
-from mural_jax.data.fields.crops import mix_tags
-from mural_jax.data.fields.region_settings import Regions
-from mural_jax.data.fields.texts import hashed, join_texts
-from mural_jax.data.fitted import codebook
-from mural_jax.data.fitted.codebook import Codebook
-from mural_jax.data.sets import schema
-from mural_jax.data.streams.base import Given
+from mural_jax.data.fields.image_settings import NUM_IMAGE_RANDOM
+from mural_jax.data.fields.region_settings import RegionSettings
+from mural_jax.data.streams.base import DrawnExamples, Field, Tensor
 from mural_jax.data.streams.captions import Captions
-from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.types import UserError
-
-if TYPE_CHECKING:
-    from mural_jax.data.reading.stream import OpenStream
-
-FIELDS = ('id', 'text', 'image', 'boxes', 'classes', 'features', 'height', 'width')
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionPairs(Captions):
-    """What streams of regions share.
+    """What the streams of regions share: fields `regions`, float32 [R, F], and `text`, int32 [L].
 
-    regions: what they are. Where they are boxes the picture is taken whole.
-    tags: the kind of text that names what is in the picture, a part of it: field `tags`, int32
-    [B, L]; '' for none (VinVL, arXiv:2101.00529).
-    candidates: where an example comes with another one, so many are drawn, and the one whose text
-    is most like its own is taken; 1 takes any (ours; VLDeformer's code asks for one category).
+    regions: how an image becomes regions. Boxes and stored features need the whole image.
+    tags: kind of text that names what is in an image, as a part of it: field `tags`, int32 [L];
+    '' for none (VinVL, arXiv:2101.00529).
+    candidates: number of examples drawn as possible partners of an example; its partner is the
+    one whose text is most similar to its own. 1 takes any example (ours; VLDeformer's code draws
+    one of the same category).
     """
 
-    regions: Regions = Regions()
+    regions: RegionSettings = RegionSettings()
     tags: str = ''
     candidates: int = 1
 
@@ -47,7 +37,7 @@ class RegionPairs(Captions):
         moved = augment.shift or augment.zoom or augment.rotate or augment.mirror
         if self.regions.by != 'patches' and (self.resize or self.area or moved):
             raise UserError(
-                f'regions.by={self.regions.by!r} takes pictures whole, since boxes are places in '
+                f'regions.by={self.regions.by!r} takes images whole, since boxes are places in '
                 'them: resize, area and of augment shift, zoom, rotate and mirror must be 0.'
             )
         if self.regions.by == 'patches' and self.image_size % self.regions.side:
@@ -55,94 +45,113 @@ class RegionPairs(Captions):
                 f'regions.side={self.regions.side} must divide image_size={self.image_size}.'
             )
 
-    def fields(
-        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        parsed = schema.parse(serialized[0], *FIELDS)
+    def fields(self) -> dict[str, Field]:
+        text_shape = (self.max_length,)
         fields = {
-            'regions': self.seen(parsed, random_BU[:, -Captions.num_random :]),
-            'class': crops.classes(self.regions, parsed),
-            'text': join_texts(parsed['text'], number_BJ[0]),
-            'id': hashed(parsed['id']),
+            'regions': Field(self.region_shape, np.float32, 'regions'),
+            'text': Field(text_shape, np.int32, 'text'),
         }
         if self.tags:
-            fields['tags'] = join_texts(parsed['text'], number_BJ[1 + self.has_partner])
+            fields['tags'] = Field(text_shape, np.int32, 'tags')
         return fields
 
-    def complete(self, data_dir: Path) -> list[str]:
-        made = []
-        if self.regions.by != 'patches':
-            # Worked out now, so that the processes of a training only read it.
-            counts = [found.regions['num_classes'] for found in self.pool(data_dir).records]
-            made.append(f'the classes of its regions in the data are below {max(counts)}')
-        if self.regions.codebook:
-            made.append(f'the codebook of its regions is {codebook.ensure(self, data_dir)}')
-        if self.tags or self.candidates > 1:
-            self.pool(data_dir)  # Which makes the sketches, and raises where there are no tags.
-        if self.candidates > 1:
-            made.append('the sketches of its texts are made')
-        return made
+    def make_fields(self, drawn: DrawnExamples) -> dict[str, Tensor]:
+        fields = {
+            'regions': self.make_regions(drawn.stored, drawn.random_BU[:, -NUM_IMAGE_RANDOM:]),
+            'text': drawn.texts[0],
+        }
+        if self.tags:
+            fields['tags'] = drawn.tags_B
+        return fields
 
-    def open(
-        self, data_dir: Path, tokenizer: Tokenizer, seed: int, codebook: Any = None
-    ) -> 'OpenStream':
-        """As of every stream. Raises UserError where features are of another size, too."""
-        opened = super().open(data_dir, tokenizer, seed, codebook)
+    def make_regions(self, stored: dict[str, Tensor], random_BU: Tensor) -> Tensor:
+        """float32 [B, R, F] from stored images; `random_BU` is as `make_images` takes it."""
+        from mural_jax.data.fields import crops
+
+        return crops.cut_regions(self.regions, self.make_images(stored, random_BU), stored)
+
+    @property
+    def region_shape(self) -> tuple[int, int]:
+        """(regions of an image, numbers of a region)."""
+        return self.regions.most, self.regions.feature_size + self.regions.geometry
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        return (*super().stored_columns, 'boxes', 'classes', 'features')
+
+    def fitted(self) -> tuple[str, ...]:
+        return ('codebook',) if self.regions.codebook else ()
+
+    def check_records(self, records: Sequence[Any]) -> None:
         if self.regions.by == 'features':
-            for records in opened.pool.records:
-                records.check_features(self.regions.size)
-        return opened
+            for split in records:
+                split.check_features(self.regions.size)
 
-    def codebook(self, data_dir: Path) -> Codebook | None:
-        return codebook.load(self, data_dir) if self.regions.codebook else None
-
-    def seen(self, parsed: dict[str, tf.Tensor], random_BU: tf.Tensor) -> tf.Tensor:
-        """The regions of parsed pictures, float32 [B, R, F + G]."""
-        side_B2 = tf.stack([parsed['height'], parsed['width']], axis=1)
-        image_BHWC = self.pictures(parsed['image'], side_B2, random_BU)
-        return crops.regions(self.regions, image_BHWC, parsed)
+    def prepare_data(self, open_pool: Callable[[], Any]) -> list[str]:
+        lines = []
+        if self.regions.by != 'patches':
+            # Found now, so that the processes of a training run only read it.
+            count = count_region_classes(open_pool().records)
+            lines.append(f'the classes of its regions in the data are below {count}')
+        if self.tags or self.candidates > 1:
+            # Opening makes the sketches, and raises UserError where the data has no tags.
+            open_pool()
+        if self.candidates > 1:
+            lines.append('the sketches of its texts are made')
+        return lines
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionCaptions(RegionPairs):
-    """Regions of a picture, float32 [B, R, F + G], and one text of it, [B, L].
+    """Regions of an image, float32 [R, F], and one text of it, int32 [L].
 
-    hard_negatives: whether each pair comes with a text and a picture that are nearly right,
+    hard_negatives: adds to each pair a text and an image that are nearly right, the fields
     `text_negative` and `regions_negative` (VLDeformer, arXiv:2110.11338): the text with 30% of
-    its words replaced by plausible others, and the picture with half of its regions, and of its
-    tags, replaced by those of another example, of the next 65,536.
+    its words replaced by plausible others, and the image with half of its regions, and of its
+    tags, replaced by those of another example, one of the next 65,536.
     """
 
     hard_negatives: bool = False
 
+    def fields(self) -> dict[str, Field]:
+        fields: dict[str, Field] = {}
+        for name, field in super().fields().items():
+            fields[name] = field
+            if self.hard_negatives:
+                fields[f'{name}_negative'] = field._replace(negative_of=name)
+        return fields
+
+    def make_fields(self, drawn: DrawnExamples) -> dict[str, Tensor]:
+        fields = super().make_fields(drawn)
+        if drawn.partner is None:
+            return fields
+        from mural_jax.data.fields import crops
+
+        # `reading` adds the negative of the text, which other texts of the data set give.
+        other_BRF = self.make_regions(drawn.partner.stored, drawn.random_BU[:, -NUM_IMAGE_RANDOM:])
+        order_BR = drawn.random_BU[:, 1 : 1 + self.regions.most]
+        fields['regions_negative'] = crops.swap_half_of_regions(
+            self.regions, fields['regions'], other_BRF, order_BR
+        )
+        if self.tags:
+            fields['tags_negative'] = crops.swap_half_of_tags(fields['tags'], drawn.partner.tags_B)
+        return fields
+
     @property
-    def has_partner(self) -> bool:  # type: ignore[override]
+    def has_partner(self) -> bool:
         return self.hard_negatives
 
     @property
-    def num_random(self) -> int:  # type: ignore[override]
-        """Numbers in [0, 1) of an example: one for its words, those of regions and picture."""
-        return 1 + self.regions.most + Captions.num_random
+    def partner_columns(self) -> tuple[str, ...]:
+        return self.stored_columns
 
-    def fields(
-        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        fields = super().fields(serialized, number_BJ, random_BU)
-        if self.hard_negatives:
-            other = schema.parse(serialized[1], *FIELDS)
-            if self.tags:
-                fields['tags_negative'] = mix_tags(
-                    fields['tags'], join_texts(other['text'], number_BJ[-1])
-                )
-            other_BRF = self.seen(other, random_BU[:, -Captions.num_random :])
-            place_BU = random_BU[:, 1 : 1 + self.regions.most]
-            fields['regions_negative'] = crops.mixed(
-                self.regions, fields['regions'], other_BRF, place_BU
-            )
-        return fields
+    @property
+    def num_random(self) -> int:
+        # One number chooses words of the negative text, one for each region its place in the
+        # order of replacement.
+        return 1 + self.regions.most + NUM_IMAGE_RANDOM
 
-    def finished(
-        self, fields: dict[str, tf.Tensor], random_BU: tf.Tensor, given: Given
-    ) -> dict[str, tf.Tensor]:
-        del random_BU, given
-        return {name: value for name, value in fields.items() if name != 'class'}
+
+def count_region_classes(records: Sequence[Any]) -> int:
+    """One more than the highest class of a region in any of the data sets."""
+    return max(split.regions['num_classes'] for split in records)

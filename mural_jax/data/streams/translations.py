@@ -2,39 +2,37 @@
 
 import dataclasses
 
-import tensorflow as tf
+import numpy as np
 
-from mural_jax.data.fields.texts import hashed, join_texts
-from mural_jax.data.sets import schema
-from mural_jax.data.streams.base import Stream
+from mural_jax.data.streams.base import DrawnExamples, Field, Stream, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Translations(Stream):
-    """Two texts of one meaning: fields `source` and `target`, both int32 [B, L].
+    """Two texts of one meaning: fields `source` and `target`, both int32 [L].
 
-    A source is in one of `languages`, its target in one of `pivots`, all alike. Without pivots a
-    target is in any other of the languages: of rows in many languages, any pair.
-    shuffle_pairs: give each source the target of another example, always the same one. The
-    control that shows whether a gain comes from the translations.
+    A source text is in one of `languages`, its target text in one of `pivots`.
+
+    pivots: languages of the targets, each drawn equally often; empty allows any other language of
+    `languages`, so that a row in many languages gives any pair of them.
+    shuffle_pairs: gives each source the target of another example, always the same one. This
+    control experiment shows whether a gain comes from the translations.
     """
 
     pivots: tuple[str, ...] = ('en',)
     shuffle_pairs: bool = False
 
-    num_texts = 2
+    def fields(self) -> dict[str, Field]:
+        text = Field((self.max_length,), np.int32, 'text')
+        return {'source': text, 'target': text}
 
-    def fields(
-        self, serialized: list[tf.Tensor], number_BJ: list[tf.Tensor], random_BU: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        del random_BU
-        parsed = schema.parse(serialized[0], 'id', 'text')
-        other = schema.parse(serialized[1], 'text') if self.shuffle_pairs else parsed
-        return {
-            'source': join_texts(parsed['text'], number_BJ[0]),
-            'target': join_texts(other['text'], number_BJ[1]),
-            'id': hashed(parsed['id']),
-        }
+    def make_fields(self, drawn: DrawnExamples) -> dict[str, Tensor]:
+        source_B, target_B = drawn.texts
+        return {'source': source_B, 'target': target_B}
+
+    @property
+    def num_texts(self) -> int:
+        return 2
 
     @property
     def all_languages(self) -> tuple[str, ...]:
