@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Trains in several processes on this machine, and again where one was lost:
+# Trains in N processes on this machine, and starts all of them again if one is lost:
 #   launch/local.sh [--dry_run] N --config=FILE --workdir=DIR --data_dir=DIR [--config.x=y ...]
-# The first process talks to the terminal, the others to files that are named at the start.
-# Exit code: 0 done, 2 something has to be changed, 75 stopped by a signal and saved.
+# The first process writes to the terminal, the others to log files; the script prints their folder.
+# Exit code: 0 done, 2 the user has to change something, 75 stopped by a signal and saved.
+# MURAL_RESTARTS is the largest number of restarts (10).
 set -u
 
 dry_run=
@@ -12,7 +13,7 @@ if [ "${1:-}" = --dry_run ]; then
 fi
 case ${1:-} in
     '' | *[!0-9]* | 0)
-        sed -n '2,5s/^# *//p' "$0" >&2
+        sed -n '2,6s/^# *//p' "$0" >&2
         exit 2
         ;;
 esac
@@ -20,6 +21,7 @@ count=$1
 shift
 restarts=${MURAL_RESTARTS:-10}
 
+# The first process listens at this port, and the others find it there.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 if [ -n "$dry_run" ]; then
     for index in $(seq 0 $((count - 1))); do
@@ -49,9 +51,10 @@ train() {
         ) &
         pids="$pids $!"
     done
+    # 2 outweighs other codes: a restart cannot help then.
     worst=0
     for pid in $pids; do
-        # A signal interrupts `wait` before the process has ended.
+        # A signal ends `wait` before the process has ended.
         while :; do
             wait "$pid"
             code=$?
@@ -69,7 +72,8 @@ while :; do
     [ "$restarts" -gt 0 ] || break
     restarts=$((restarts - 1))
     echo "ended with code $code; starting again from the newest checkpoint, $restarts times left" >&2
+    # The old port may still be in use by the lost processes.
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 done
-echo "given up; what the other processes said is in $logs" >&2
+echo "no restarts left; the logs of the other processes are in $logs" >&2
 exit "$code"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The Debian packages that emoji_cldr is made of: installs them as root, otherwise says how.
+# Installs the Debian packages whose files become the data set emoji_cldr. Only root can install;
+# for other users, prints the command.
 set -eu
 
 packages="fonts-noto-color-emoji unicode-cldr-core unicode-data"
@@ -11,8 +12,8 @@ done
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "Missing:$missing. This is no Debian family system: get the files another way and say" >&2
-    echo "where they are: mural prepare ... --source font=FILE --source cldr=DIR --source unicode=DIR" >&2
+    echo "Missing:$missing. This system has no apt-get: get the files another way and give their" >&2
+    echo "paths: mural prepare ... --source font=FILE --source cldr=DIR --source unicode=DIR" >&2
     exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then
@@ -22,5 +23,6 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "installing$missing"
 apt-get update -qq
+# Unquoted, because each package is a word of its own.
 # shellcheck disable=SC2086
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,6 +1,6 @@
 #!/bin/sh
-# MURAL on emoji, from nothing to a report: launch/quickstart.sh DIR
-# Goes on where it stopped when it is run again.
+# Prepares data, trains MURAL on emoji, evaluates it and writes a report: launch/quickstart.sh DIR
+# If it is stopped and run again, it continues where it stopped.
 set -eu
 
 here=$(dirname "$0")
@@ -15,8 +15,8 @@ mural evaluate --workdir="$run" --data_dir="$data"
 mural report --workdir="$run"
 cat <<END
 
-Next, search the pictures in any of the languages; "mushuk" is a cat in Uzbek, which never met
-a picture in training:
+Next, search the images in any of the languages. "mushuk" is Uzbek for cat; training showed no
+image with Uzbek text:
     .venv/bin/mural search --workdir=$run --query="mushuk"
 and open $run/report.html
 END

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of TPU VMs, asked for as a queued resource, and again after a preemption:
+# Trains on a slice of TPU VMs, requested as a queued resource, and again after a preemption:
 #   launch/tpu_vm.sh [--dry_run] NAME --config=FILE --workdir=DIR --data_dir=DIR [...]
-# From the environment:
+# Environment variables, with their defaults in brackets:
 #   ZONE, ACCELERATOR   such as us-west4-a and v5litepod-256 (required)
-#   VERSION             of the TPU software (v2-alpha-tpuv5-lite)
-#   PACKAGE             what pip installs (mural-jax[tpu])
-#   SPOT                1 for a slice that may be taken away at any time
-#   SETUP               a command for each host before the training, such as mounting a bucket
-# The workdir and the data have to be where all hosts see them, such as a bucket mounted by SETUP.
+#   VERSION             version of the TPU software (v2-alpha-tpuv5-lite)
+#   PACKAGE             package that pip installs (mural-jax[tpu])
+#   SPOT                1 for a slice that may be preempted at any time
+#   SETUP               command that each machine runs before the training, such as mounting a bucket
+# All machines must see the same workdir and data, for example in a bucket that SETUP mounts.
 set -u
 
 dry_run=
@@ -32,7 +32,7 @@ run() {
     fi
 }
 
-ask() {
+request() {
     run "$tpus queued-resources create $name --node-id=$name --zone=$ZONE" \
         "--accelerator-type=$ACCELERATOR --runtime-version=${VERSION:-v2-alpha-tpuv5-lite}" \
         "${SPOT:+--spot}"
@@ -56,30 +56,31 @@ wait_until_active() {
     done
 }
 
-on_all_hosts() {
+on_all_machines() {
     run "$tpus tpu-vm ssh $name --zone=$ZONE --worker=all --command=$(printf %q "$1")"
 }
 
 install() {
-    on_all_hosts "python3 -m venv ~/mural && ~/mural/bin/pip install --quiet '$package'${SETUP:+ && $SETUP}"
+    on_all_machines "python3 -m venv ~/mural && ~/mural/bin/pip install --quiet '$package'${SETUP:+ && $SETUP}"
 }
 
 train() {
-    # Leftovers of a connection that broke would hold the devices. MURAL_TPU_HOSTS: all hosts of
-    # the slice train together.
-    on_all_hosts "pkill -TERM -f '[m]ural train' ; while pgrep -f '[m]ural train' >/dev/null ; do sleep 1 ; done ;
+    # A training whose connection broke may still run and hold the devices, so end it first.
+    # MURAL_TPU_HOSTS makes the processes of all machines of the slice train together.
+    on_all_machines "pkill -TERM -f '[m]ural train' ; while pgrep -f '[m]ural train' >/dev/null ; do sleep 1 ; done ;
         PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1 mural train $(printf '%q ' "$@")"
 }
 
-[ -n "$dry_run" ] || [ -n "$(state)" ] || ask || exit 1
-[ -z "$dry_run" ] || ask
+# A slice that an earlier call requested is used again.
+[ -n "$dry_run" ] || [ -n "$(state)" ] || request || exit 1
+[ -z "$dry_run" ] || request
 restarts=${MURAL_RESTARTS:-100}
 installed=
 while :; do
     if ! wait_until_active; then
-        echo "the slice was taken away; asking for another" >&2
+        echo "the slice was preempted; requesting another" >&2
         run "$tpus queued-resources delete $name --zone=$ZONE --force --quiet" || exit 1
-        ask || exit 1
+        request || exit 1
         installed=
         continue
     fi
