@@ -9,13 +9,11 @@ from mural_jax.evaluation.external import libraries
 from mural_jax.exports import counterparts, tokenizer_json
 from mural_jax.exports.counterparts import CLIP, CLIP_BERT, SIGLIP
 from mural_jax.exports.parity import Encoder
-from mural_jax.exports.trained import Subject
-from mural_jax.models.vision import PIXELS
+from mural_jax.exports.trained import TrainedModel
+from mural_jax.models.vision import PIXEL_STATISTICS
 
 LIBRARY = 'transformers'
-ACTIVATIONS = {
-    'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'quick_gelu': 'quick_gelu'
-}  # fmt: skip
+ACTIVATIONS = {'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'quick_gelu': 'quick_gelu'}
 BILINEAR = 2  # Pillow's number of it
 USE = """\
     pip install torch transformers
@@ -34,98 +32,123 @@ USE = """\
 Vectors are not of length 1 yet: divide by their norm."""
 
 
-def write(subject: Subject, folder: Path, dtype: str) -> None:
-    shape = counterparts.chosen(subject, (CLIP, SIGLIP, CLIP_BERT), LIBRARY)
+def write_folder(source: TrainedModel, folder: Path, dtype: str) -> None:
+    shape = counterparts.match_architecture(source, (CLIP, SIGLIP, CLIP_BERT), LIBRARY)
     torch, library = tokenizer_json.needed('torch'), tokenizer_json.needed(LIBRARY)
     library.utils.logging.disable_progress_bar()
-    model = MAKERS[shape.name](library, subject)
+    model = BUILDERS[shape.name](library, source)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
-    named = counterparts.named(subject, theirs, LIBRARY)
+    named = counterparts.rename_weights(source, theirs, LIBRARY)
     model.load_state_dict({name: torch.tensor(value) for name, value in named.items()})
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     (folder / 'preprocessor_config.json').write_text(
-        json.dumps(_processing(subject, shape is SIGLIP), indent=1) + '\n'
+        json.dumps(_image_processing(source, shape is SIGLIP), indent=1) + '\n'
     )
-    tokenizer_json.write(subject, folder)
+    tokenizer_json.write_tokenizer(source, folder)
 
 
-def _layers(node: Mapping[str, Any]) -> dict[str, Any]:
+def _layer_settings(node: Mapping[str, Any]) -> dict[str, Any]:
     layers = node['layers']
     width, activation = layers['width'], layers.get('activation', 'gelu_tanh')
     return dict(
-        hidden_size=width, intermediate_size=int(width * layers.get('mlp_ratio', 4.0)),
-        num_hidden_layers=layers['depth'], num_attention_heads=layers['num_heads'],
-        hidden_act=ACTIVATIONS[activation], layer_norm_eps=layers.get('norm_eps', 1e-6),
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=int(width * layers.get('mlp_ratio', 4.0)),
+        num_hidden_layers=layers['depth'],
+        num_attention_heads=layers['num_heads'],
+        hidden_act=ACTIVATIONS[activation],
+        layer_norm_eps=layers.get('norm_eps', 1e-6),
+    )
 
 
-def _image(subject: Subject) -> dict[str, Any]:
-    node = subject.about.model['towers']['image']
+def _image_settings(source: TrainedModel) -> dict[str, Any]:
+    node = source.description.model['towers']['image']
     (patch,) = node.get('patches', (16,))
-    return dict(**_layers(node), image_size=node['image_size'], patch_size=patch)
+    return dict(**_layer_settings(node), image_size=node['image_size'], patch_size=patch)
 
 
-def _text(subject: Subject) -> dict[str, Any]:
-    node, read = subject.about.model['towers']['text'], subject.tokenizer
+def _text_settings(source: TrainedModel) -> dict[str, Any]:
+    node, read_encoders = source.description.model['towers']['text'], source.tokenizer
     offset = node.get('position_offset', 0)
     return dict(
-        **_layers(node), vocab_size=subject.about.vocab_size, pad_token_id=subject.pad_id,
-        max_position_embeddings=node['max_length'] + offset, bos_token_id=None,
-        eos_token_id=node.get('eot_id', read.eos_id),
-    )  # fmt: skip
+        **_layer_settings(node),
+        vocab_size=source.description.vocab_size,
+        pad_token_id=source.pad_id,
+        max_position_embeddings=node['max_length'] + offset,
+        bos_token_id=None,
+        eos_token_id=node.get('eot_id', read_encoders.eos_id),
+    )
 
 
-def _clip(library: Any, subject: Subject) -> Any:
-    size = subject.about.model['embedding']
-    return library.CLIPModel(library.CLIPConfig(
-        vision_config=dict(**_image(subject), projection_dim=size),
-        text_config=dict(**_text(subject), projection_dim=size), projection_dim=size,
-    ))  # fmt: skip
+def _build_clip(library: Any, source: TrainedModel) -> Any:
+    size = source.description.model['embedding']
+    return library.CLIPModel(
+        library.CLIPConfig(
+            vision_config=dict(**_image_settings(source), projection_dim=size),
+            text_config=dict(**_text_settings(source), projection_dim=size),
+            projection_dim=size,
+        )
+    )
 
 
-def _siglip(library: Any, subject: Subject) -> Any:
-    size = subject.about.model['embedding']
-    return library.SiglipModel(library.SiglipConfig(
-        vision_config=_image(subject), text_config=dict(**_text(subject), projection_size=size),
-    ))  # fmt: skip
+def _build_siglip(library: Any, source: TrainedModel) -> Any:
+    size = source.description.model['embedding']
+    return library.SiglipModel(
+        library.SiglipConfig(
+            vision_config=_image_settings(source),
+            text_config=dict(**_text_settings(source), projection_size=size),
+        )
+    )
 
 
-def _clip_bert(library: Any, subject: Subject) -> Any:
-    size, node = subject.about.model['embedding'], subject.about.model['towers']['text']
+def _build_clip_bert(library: Any, source: TrainedModel) -> Any:
+    size, node = source.description.model['embedding'], source.description.model['towers']['text']
     kind = library.XLMRobertaConfig if node.get('position_offset') else library.BertConfig
-    return library.VisionTextDualEncoderModel(library.VisionTextDualEncoderConfig(
-        vision_config=library.CLIPVisionConfig(**_image(subject)).to_dict(),
-        text_config=kind(
-            **_text(subject), type_vocab_size=node.get('num_segments', 2)
-        ).to_dict(), projection_dim=size,
-    ))  # fmt: skip
+    return library.VisionTextDualEncoderModel(
+        library.VisionTextDualEncoderConfig(
+            vision_config=library.CLIPVisionConfig(**_image_settings(source)).to_dict(),
+            text_config=kind(
+                **_text_settings(source), type_vocab_size=node.get('num_segments', 2)
+            ).to_dict(),
+            projection_dim=size,
+        )
+    )
 
 
-MAKERS: dict[str, Callable[[Any, Subject], Any]] = {
-    CLIP.name: _clip, SIGLIP.name: _siglip, CLIP_BERT.name: _clip_bert,
-}  # fmt: skip
+BUILDERS: dict[str, Callable[[Any, TrainedModel], Any]] = {
+    CLIP.name: _build_clip,
+    SIGLIP.name: _build_siglip,
+    CLIP_BERT.name: _build_clip_bert,
+}
 
 
-def _processing(subject: Subject, siglip: bool) -> dict[str, Any]:
-    about = subject.about
-    mean, deviation = PIXELS[about.model['towers']['image'].get('pixels', 'half')]
-    square = dict(height=about.resize, width=about.resize)
+def _image_processing(source: TrainedModel, siglip: bool) -> dict[str, Any]:
+    description = source.description
+    mean, deviation = PIXEL_STATISTICS[description.model['towers']['image'].get('pixels', 'half')]
+    square = dict(height=description.resize, width=description.resize)
     words: dict[str, Any] = dict(
-        image_processor_type='CLIPImageProcessor', do_convert_rgb=True, do_resize=True, size=square,
-        resample=BILINEAR, do_center_crop=True, do_rescale=True, rescale_factor=1 / 255,
-        crop_size=dict(height=about.image_size, width=about.image_size), do_normalize=True,
-        image_mean=mean, image_std=deviation,
-    )  # fmt: skip
-    if siglip and about.resize == about.image_size:
+        image_processor_type='CLIPImageProcessor',
+        do_convert_rgb=True,
+        do_resize=True,
+        size=square,
+        resample=BILINEAR,
+        do_center_crop=True,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        crop_size=dict(height=description.image_size, width=description.image_size),
+        do_normalize=True,
+        image_mean=mean,
+        image_std=deviation,
+    )
+    if siglip and description.resize == description.image_size:
         words['image_processor_type'] = 'SiglipImageProcessor'
     return words
 
 
-def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
-    return encoders(libraries.load(f'{LIBRARY}:{folder}'))
+def read_encoders(source: TrainedModel, folder: Path) -> dict[str, Encoder]:
+    return wrap_library(libraries.load_model(f'{LIBRARY}:{folder}'))
 
 
-def encoders(other: libraries.Other) -> dict[str, Encoder]:
+def wrap_library(other: libraries.ExternalModel) -> dict[str, Encoder]:
     """Of examples, by a model of another library."""
     return {
         'image': lambda pictures: other.pictures([*pictures]),
@@ -133,7 +156,7 @@ def encoders(other: libraries.Other) -> dict[str, Encoder]:
     }
 
 
-def use(subject: Subject, folder: str) -> str:
-    attending = subject.about.model['towers']['text'].get('attend_padding', False)
+def describe_usage(source: TrainedModel, folder: str) -> str:
+    attending = source.description.model['towers']['text'].get('attend_padding', False)
     more = ', return_attention_mask=False' if attending else ''
     return USE.format(folder=folder, more=more)

@@ -8,10 +8,10 @@ from typing import Any
 from mural_jax.evaluation.external import libraries
 from mural_jax.exports import counterparts, tokenizer_json
 from mural_jax.exports.counterparts import CLIP
-from mural_jax.exports.hugging_face import encoders
+from mural_jax.exports.hugging_face import wrap_library
 from mural_jax.exports.parity import Encoder
-from mural_jax.exports.trained import Subject
-from mural_jax.models.vision import PIXELS
+from mural_jax.exports.trained import TrainedModel
+from mural_jax.models.vision import PIXEL_STATISTICS
 from mural_jax.types import UserError
 
 LIBRARY = 'open_clip'
@@ -31,29 +31,29 @@ open_clip mends texts before it reads them (ftfy, HTML's entities), which mural_
 that changes one, its embedding changes too."""
 
 
-def write(subject: Subject, folder: Path, dtype: str) -> None:
-    counterparts.chosen(subject, (CLIP,), LIBRARY)
-    config = _config(subject)
+def write_folder(source: TrainedModel, folder: Path, dtype: str) -> None:
+    counterparts.match_architecture(source, (CLIP,), LIBRARY)
+    config = _model_settings(source)
     torch, library = tokenizer_json.needed('torch'), tokenizer_json.needed(LIBRARY)
     safetensors = tokenizer_json.needed('safetensors.torch').torch
     model = library.CLIP(**config)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
-    named = counterparts.named(subject, theirs, LIBRARY)
+    named = counterparts.rename_weights(source, theirs, LIBRARY)
     weights = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in named.items()}
     safetensors.save_file(weights, folder / libraries.OPEN_CLIP_FILE, metadata={'format': 'pt'})
     (folder / libraries.OPEN_CLIP_FILE).chmod(0o644)
-    words = dict(model_cfg=config, preprocess_cfg=_processing(subject))
+    words = dict(model_cfg=config, preprocess_cfg=_image_processing(source))
     (folder / 'open_clip_config.json').write_text(json.dumps(words, indent=1) + '\n')
-    tokenizer_json.write(subject, folder)
+    tokenizer_json.write_tokenizer(source, folder)
 
 
-def _config(subject: Subject) -> dict[str, Any]:
-    about, model = subject.about, subject.about.model
+def _model_settings(source: TrainedModel) -> dict[str, Any]:
+    description, model = source.description, source.description.model
     image, text = model['towers']['image'], model['towers']['text']
-    if about.resize != about.image_size:
+    if description.resize != description.image_size:
         raise UserError(
-            f'{LIBRARY} resizes pictures to what the model takes, {about.image_size} pixels; this '
-            f'one cuts the middle out of {about.resize}. Use --format=transformers.'
+            f'{LIBRARY} resizes pictures to what the model takes, {description.image_size} pixels; this '
+            f'one cuts the middle out of {description.resize}. Use --format=transformers.'
         )
     acts = {node['layers'].get('activation', 'gelu_tanh') for node in (image, text)}
     if len(acts) > 1 or not acts <= {GELU, QUICK_GELU}:
@@ -64,42 +64,55 @@ def _config(subject: Subject) -> dict[str, Any]:
     (patch,) = image.get('patches', (16,))
     layers = image['layers']
     return dict(
-        embed_dim=model['embedding'], quick_gelu=acts == {QUICK_GELU},
+        embed_dim=model['embedding'],
+        quick_gelu=acts == {QUICK_GELU},
         vision_cfg=dict(
-            **_layers(layers), head_width=layers['width'] // layers['num_heads'],
-            image_size=image['image_size'], patch_size=patch,
+            **_layer_settings(layers),
+            head_width=layers['width'] // layers['num_heads'],
+            image_size=image['image_size'],
+            patch_size=patch,
         ),
         text_cfg=dict(
-            **_layers(text['layers']), heads=text['layers']['num_heads'],
-            context_length=text['max_length'], vocab_size=about.vocab_size, pool_type='eos',
-            eos_id=text['eot_id'], pad_id=subject.pad_id, hf_tokenizer_name='.',
+            **_layer_settings(text['layers']),
+            heads=text['layers']['num_heads'],
+            context_length=text['max_length'],
+            vocab_size=description.vocab_size,
+            pool_type='eos',
+            eos_id=text['eot_id'],
+            pad_id=source.pad_id,
+            hf_tokenizer_name='.',
         ),
-    )  # fmt: skip
+    )
 
 
-def _layers(layers: Mapping[str, Any]) -> dict[str, Any]:
+def _layer_settings(layers: Mapping[str, Any]) -> dict[str, Any]:
     return dict(
-        layers=layers['depth'], width=layers['width'], mlp_ratio=layers.get('mlp_ratio', 4.0),
+        layers=layers['depth'],
+        width=layers['width'],
+        mlp_ratio=layers.get('mlp_ratio', 4.0),
         norm_kwargs=dict(eps=layers.get('norm_eps', 1e-6)),
-    )  # fmt: skip
+    )
 
 
-def _processing(subject: Subject) -> dict[str, Any]:
-    mean, deviation = PIXELS[subject.about.model['towers']['image'].get('pixels', 'half')]
+def _image_processing(source: TrainedModel) -> dict[str, Any]:
+    mean, deviation = PIXEL_STATISTICS[source.description.model['towers']['image'].get('pixels', 'half')]
     return dict(
-        mean=mean, std=deviation, interpolation='bilinear', resize_mode='squash',
-        size=subject.about.image_size,
-    )  # fmt: skip
+        mean=mean,
+        std=deviation,
+        interpolation='bilinear',
+        resize_mode='squash',
+        size=source.description.image_size,
+    )
 
 
-def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
+def read_encoders(source: TrainedModel, folder: Path) -> dict[str, Encoder]:
     # Texts as they are: those that open_clip mends have other embeddings, as the card says.
-    return encoders(
-        libraries.open_clip(
+    return wrap_library(
+        libraries.load_open_clip(
             tokenizer_json.needed(LIBRARY), f'{libraries.LOCAL}{folder}', 'cpu', str
         )
     )
 
 
-def use(subject: Subject, folder: str) -> str:
+def describe_usage(source: TrainedModel, folder: str) -> str:
     return USE.format(folder=folder)

@@ -1,4 +1,8 @@
-"""NNX modules in functional style: built once, then plain nested dicts of arrays."""
+"""NNX modules in functional style: build once, then carry plain nested dicts of arrays.
+
+`jax.jit`, optimizers, checkpoints and shardings all see ordinary trees, and none of them depends on
+how NNX represents a module.
+"""
 
 from typing import Any
 
@@ -9,33 +13,37 @@ Params = dict[str, Any]
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
-    """(structure, parameters, batch statistics), the last two nested dicts of float32 arrays."""
+    """(structure, parameters, batch statistics), the last two as nested dicts of float32 arrays."""
     graphdef = nnx.graphdef(model)
-    return graphdef, _state(model, nnx.Param), _state(model, nnx.BatchStat)
+    return graphdef, _pure_state(model, nnx.Param), _pure_state(model, nnx.BatchStat)
 
 
 def merge(graphdef: nnx.GraphDef, params: Params, statistics: Params) -> Any:
-    """The model again, for use inside a jitted function."""
-    return nnx.merge(graphdef, _numbers(params), _numbers(statistics))
+    """The model rebuilt from the result of `split`, for use inside a jitted function."""
+    return nnx.merge(graphdef, _with_integer_keys(params), _with_integer_keys(statistics))
 
 
-def statistics(model: nnx.Module) -> Params:
-    """The batch statistics as they are after a pass, detached from the gradient."""
-    return jax.lax.stop_gradient(_state(model, nnx.BatchStat))
+def read_batch_statistics(model: nnx.Module) -> Params:
+    """The current batch statistics of the model, detached from the gradient.
+
+    A training pass updates them in place, so the caller reads them after the pass.
+    """
+    return jax.lax.stop_gradient(_pure_state(model, nnx.BatchStat))
 
 
-def _state(model: nnx.Module, kind: type) -> Params:
-    return _strings(nnx.to_pure_dict(nnx.state(model, kind)))
+def _pure_state(model: nnx.Module, kind: type) -> Params:
+    return _with_string_keys(nnx.to_pure_dict(nnx.state(model, kind)))
 
 
-def _strings(tree: Any) -> Any:
+# NNX keys the elements of a list by integers. Checkpoints and the path patterns of configs need
+# strings, so the keys change type on the way out and on the way back.
+def _with_string_keys(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
-    return {str(key): _strings(value) for key, value in tree.items()}
+    return {str(key): _with_string_keys(value) for key, value in tree.items()}
 
 
-def _numbers(tree: Any) -> Any:
-    """List positions are integers in NNX and strings in checkpoints and path patterns."""
+def _with_integer_keys(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
-    return {int(k) if k.isdigit() else k: _numbers(value) for k, value in tree.items()}
+    return {int(k) if k.isdigit() else k: _with_integer_keys(value) for k, value in tree.items()}

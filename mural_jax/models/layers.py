@@ -1,30 +1,32 @@
-"""The parts that towers are built of."""
+"""Building blocks of the towers: dense layers, attention, transformer layers, dropout, pooling."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mural_jax.config.changes import MEANS
 from mural_jax.distributed.mesh import constrain_batch
 from mural_jax.types import Array, UserError
 
-# Compute dtype -> what flax takes; parameters are float32 whatever it is.
+# The dtypes that config.model.dtype accepts. Parameters are always float32.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-# 'gelu' is the exact one (BERT, ViT), 'gelu_tanh' its approximation (SigLIP), 'quick_gelu' that of
-# OpenAI's CLIP.
+# 'gelu' is the exact function (BERT, ViT), 'gelu_tanh' its tanh approximation (SigLIP) and
+# 'quick_gelu' the approximation of OpenAI's CLIP. Published weights need the one they were
+# trained with.
 ACTIVATIONS: dict[str, Callable] = {
     'gelu': partial(jax.nn.gelu, approximate=False),
     'gelu_tanh': partial(jax.nn.gelu, approximate=True),
     'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-# What the backward pass finds kept: everything, nothing, or the results of the dense layers, these
-# on the device or in the memory of its host.
-REMAT = {
-    'none': None,
+# Which intermediate results of a layer are stored for the backward pass. A product "without batch
+# dimensions" is a dense layer; attention scores have batch dimensions, so 'dots' recomputes them.
+REMAT_POLICIES = {
+    'none': None,  # all of them
     'full': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'offload': jax.checkpoint_policies.offload_dot_with_no_batch_dims('device', 'pinned_host'),
@@ -32,24 +34,31 @@ REMAT = {
 
 
 class Compute(NamedTuple):
-    """How all towers of a run compute: the dtype, and who does attention, 'xla' or 'cudnn'."""
+    """How all towers of a model compute.
+
+    Attributes:
+      dtype: The dtype of matrix products and activations.
+      attention: The implementation of attention, 'xla' or 'cudnn'.
+    """
 
     dtype: Any = jnp.float32
     attention: str = 'xla'
 
 
-DEFAULT = Compute()
+DEFAULT_COMPUTE = Compute()
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers of a transformer, all of one shape.
+    """The shape of a stack of identical transformer layers, and how the stack is compiled.
 
-    mlp_ratio: hidden units of the MLP, in widths. dropout: of the input and of each residual
-    branch, in [0, 1). remat: what the backward pass computes again, 'none', 'full' (everything
-    inside a layer), 'dots' (all but dense layers) or 'offload' (as 'dots', and what dense layers
-    gave waits in the host's memory). unroll: layers in one turn of the compiled loop; more compile
-    longer and can run faster.
+    mlp_ratio: Hidden units of the MLP as a multiple of the width.
+    dropout: Dropout rate of the input and of each residual branch, in [0, 1).
+    remat: What the backward pass recomputes instead of storing it: 'none'; 'full', everything
+      inside a layer; 'dots', everything but the results of dense layers; 'offload', the same as
+      'dots', with the results of dense layers stored in host memory.
+    unroll: Layers per iteration of the compiled loop. Larger values compile longer and can run
+      faster.
     """
 
     width: int
@@ -59,58 +68,70 @@ class Layers:
     activation: str = 'gelu_tanh'
     norm_eps: float = 1e-6
     dropout: float = 0.0
-    remat: str = 'none'
-    unroll: int = 1
+    remat: Annotated[str, MEANS] = 'none'
+    unroll: Annotated[int, MEANS] = 1
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.num_heads, self.unroll) < 1:
             raise UserError('width, depth, num_heads and unroll of layers must be at least 1.')
         if self.width % self.num_heads:
             raise UserError(f'num_heads={self.num_heads} must divide width={self.width}.')
-        choose('activation', self.activation, ACTIVATIONS)
-        choose('remat', self.remat, REMAT)
+        look_up('activation', self.activation, ACTIVATIONS)
+        look_up('remat', self.remat, REMAT_POLICIES)
 
 
-def choose(key: str, value: str, table: dict[str, Any]) -> Any:
-    """`table[value]`. Raises UserError where there is none."""
+def look_up(field: str, value: str, table: dict[str, Any]) -> Any:
+    """`table[value]`. Raises UserError, which names the config field, for an unknown value."""
     if value not in table:
-        raise UserError(f'{key}={value!r} is not known; there are {sorted(table)}.')
+        raise UserError(f'{field}={value!r} is not known; the known values are {sorted(table)}.')
     return table[value]
 
 
-def split_keys(key_B: Array | None, count: int) -> Any:
-    """`count` keys of each, [count, B]; no keys (evaluation: nothing is random) give none.
+# --- Randomness: one key per example ---
 
-    Each example has a key of its own, so what is random about it depends neither on the examples
-    beside it nor on how the batch is cut over devices and microbatches.
+
+def split_keys(key_B: Array | None, count: int) -> Any:
+    """`count` new keys for each example, [count, B]; `count` times None where `key_B` is None.
+
+    No keys mean evaluation, where nothing is random.
+
+    Each example has its own key, so its randomness depends neither on the other examples of the
+    batch nor on how the batch is divided among devices and microbatches.
     """
     if key_B is None:
         return [None] * count
     return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(key_B)
 
 
-def bernoulli(key_B: Array, p: Array | float, shape: tuple[int, ...]) -> Array:
-    """True with probability p, bool [B, *shape], each example by its own key."""
+def draw_bernoulli(key_B: Array, p: Array | float, shape: tuple[int, ...]) -> Array:
+    """bool [B, *shape], True with probability p; each example draws with its own key."""
     return jax.vmap(lambda key: jax.random.bernoulli(key, p, shape))(key_B)
 
 
-def drop(x: Array, rate: float, key_B: Array | None) -> Array:
-    """Dropout (Srivastava et al. 2014): zeroes a share `rate`, scales up the rest."""
+def apply_dropout(x: Array, rate: float, key_B: Array | None) -> Array:
+    """x with a share `rate` of its entries set to zero and the others divided by 1 - rate.
+
+    Srivastava et al. 2014. Returns x unchanged in evaluation, where `key_B` is None.
+    """
     if key_B is None or rate == 0:
         return x
-    return jnp.where(bernoulli(key_B, 1 - rate, x.shape[1:]), x / (1 - rate), 0)
+    return jnp.where(draw_bernoulli(key_B, 1 - rate, x.shape[1:]), x / (1 - rate), 0)
 
 
-def again(function: Callable) -> Callable:
-    """Of what is cheap: the backward pass computes it again, which costs less than its parts do.
+# --- The parts of a transformer layer ---
 
-    Normalisation keeps three float32 arrays of its input's size, GELU four.
+
+def rematerialise(function: Callable) -> Callable:
+    """The same function, recomputed in the backward pass. For functions that are cheap to compute.
+
+    Their intermediate results cost more memory traffic than their computation costs time: a
+    normalisation would store three float32 arrays of the size of its input, a GELU four.
     """
     return jax.checkpoint(function)
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with an activation between, [..., width] -> [..., width]."""
+    """Two dense layers with an activation between them, [..., width] -> [..., width]."""
 
     def __init__(self, layers: Layers, dtype: Any, rngs: nnx.Rngs, **init: Any):
         hidden = round(layers.width * layers.mlp_ratio)
@@ -119,81 +140,119 @@ class Mlp(nnx.Module):
         self.down = nnx.Linear(hidden, layers.width, dtype=dtype, rngs=rngs, **init)
 
     def __call__(self, x_BLD: Array) -> Array:
-        return self.down(again(self.activation)(self.up(x_BLD)))
+        return self.down(rematerialise(self.activation)(self.up(x_BLD)))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), over the tokens that are real.
+    """Multi-head self-attention (Vaswani et al. 2017) over the real tokens of each example.
 
-    Query, key and value come from one product, whose kernel [D, 3, D] can be split by heads.
+    One product computes queries, keys and values. Its kernel is [D, 3, D] and not [D, 3 D], so
+    that tensor parallelism can split the last dimension by heads.
     """
 
-    def __init__(
-        self, layers: Layers, causal: bool, compute: Compute, rngs: nnx.Rngs, **init: Any
-    ):  # fmt: skip
+    def __init__(self, layers: Layers, causal: bool, compute: Compute, rngs: nnx.Rngs, **init: Any):
         width = layers.width
-        self.num_heads, self.causal, self.by = layers.num_heads, causal, compute.attention
+        self.num_heads, self.causal = layers.num_heads, causal
+        self.implementation = compute.attention
         self.qkv = nnx.LinearGeneral(width, (3, width), dtype=compute.dtype, rngs=rngs, **init)
         self.out = nnx.Linear(width, width, dtype=compute.dtype, rngs=rngs, **init)
 
     def __call__(self, x_BLD: Array, mask_BL: Array | None) -> Array:
-        """`mask_BL` is True where a token may be attended to, None where all may."""
+        """`mask_BL` is True for the tokens that may be attended to; None means all tokens."""
         qkv_BL3D = self.qkv(x_BLD)
-        query, key, value = (qkv_BL3D[:, :, part] for part in range(3))
-        mixed_BLD = attend(query, key, value, self.num_heads, mask_BL, self.causal, self.by)
+        query_BLD, key_BLD, value_BLD = (qkv_BL3D[:, :, part] for part in range(3))
+        mixed_BLD = attend(
+            query_BLD,
+            key_BLD,
+            value_BLD,
+            self.num_heads,
+            mask_BL,
+            causal=self.causal,
+            implementation=self.implementation,
+        )
         return self.out(mixed_BLD)
 
 
 def attend(
-    query_BQD: Array, key_BLD: Array, value_BLD: Array, num_heads: int,
-    mask_BL: Array | None = None, causal: bool = False, by: str = 'xla',
-) -> Array:  # fmt: skip
-    """softmax(q k / sqrt(D / num_heads)) v by heads, [B, Q, D]; softmax in float32."""
+    query_BQD: Array,
+    key_BLD: Array,
+    value_BLD: Array,
+    num_heads: int,
+    mask_BL: Array | None = None,
+    causal: bool = False,
+    implementation: str = 'xla',
+) -> Array:
+    """softmax(q k^T / sqrt(D / num_heads)) v for each head, [B, Q, D]; the softmax is float32."""
     heads = [x.reshape(*x.shape[:2], num_heads, -1) for x in (query_BQD, key_BLD, value_BLD)]
-    mask = None if mask_BL is None else mask_BL[:, None, None, :]
-    if by == 'cudnn':
-        return flash(heads, mask, causal, by).reshape(query_BQD.shape)
+    mask_B11L = None if mask_BL is None else mask_BL[:, None, None, :]
+    if implementation == 'cudnn':
+        return attend_with_cudnn(heads, mask_B11L, causal, implementation).reshape(query_BQD.shape)
     attention: Callable = jax.nn.dot_product_attention
-    return attention(*heads, mask=mask, is_causal=causal).reshape(query_BQD.shape)
+    return attention(*heads, mask=mask_B11L, is_causal=causal).reshape(query_BQD.shape)
 
 
-def flash(heads: list[Array], mask_B11L: Array | None, causal: bool, by: str) -> Array:
-    """Attention in the shapes that cuDNN's kernel takes, [B, Q, N, D / N].
+def attend_with_cudnn(
+    heads: list[Array], mask_B11L: Array | None, causal: bool, implementation: str
+) -> Array:
+    """Attention in the shapes that cuDNN's flash attention accepts, [B, Q, heads, D / heads].
 
-    jax 0.11 refuses odd lengths in training, and a mask that is not given for each query. A
-    position too many is no key to any query.
+    In training jax 0.11 refuses odd lengths, and masks without a dimension for the queries. So
+    odd lengths are padded by one position, which no query can attend to, and masks are broadcast.
+
+    Args:
+      heads: Queries [B, Q, heads, D / heads], keys and values [B, L, heads, D / heads].
+      mask_B11L: True for the tokens that may be attended to; None means all tokens.
+      causal: Whether a token sees only itself and the tokens before it.
+      implementation: 'cudnn'; tests pass 'xla' to check the padding without a GPU.
     """
     batch, num_queries = heads[0].shape[:2]
     length = heads[1].shape[1]
     lengths = {}
     if mask_B11L is None and length % 2:
+        # Without a mask, only these lengths hide the padded position from the queries.
         lengths = {
             'query_seq_lengths': jnp.full(batch, num_queries, jnp.int32),
             'key_value_seq_lengths': jnp.full(batch, length, jnp.int32),
         }
-    query, key, value = (even(x, 1) for x in heads)
+    query, key, value = (pad_to_even(x, 1) for x in heads)
     if mask_B11L is not None:
-        mask_B11L = even(mask_B11L, 3)
-        mask_B11L = jnp.broadcast_to(mask_B11L, (batch, 1, query.shape[1], key.shape[1]))
+        mask_B11L = pad_to_even(mask_B11L, 3)
+        mask_B1QL = jnp.broadcast_to(mask_B11L, (batch, 1, query.shape[1], key.shape[1]))
+    else:
+        mask_B1QL = None
     attention: Callable = jax.nn.dot_product_attention
     mixed = attention(
-        query, key, value, mask=mask_B11L, is_causal=causal, implementation=by, **lengths
+        query,
+        key,
+        value,
+        mask=mask_B1QL,
+        is_causal=causal,
+        implementation=implementation,
+        **lengths,
     )
     return mixed[:, :num_queries]
 
 
-def even(x: Array, axis: int) -> Array:
-    """The array with a zero more along `axis` where its length is odd."""
+def pad_to_even(x: Array, axis: int) -> Array:
+    """x with one zero appended along `axis` if its length there is odd."""
     return jnp.pad(x, [(0, x.shape[axis] % 2 if i == axis else 0) for i in range(x.ndim)])
 
 
-class Block(nnx.Module):
-    """A transformer layer: pre-norm x + f(norm(x)), or post-norm norm(x + f(x))."""
+class TransformerBlock(nnx.Module):
+    """A transformer layer: pre-norm, x + f(norm(x)), or post-norm, norm(x + f(x)).
+
+    f is attention first and the MLP second.
+    """
 
     def __init__(
-        self, layers: Layers, causal: bool, post_norm: bool, compute: Compute, rngs: nnx.Rngs,
+        self,
+        layers: Layers,
+        causal: bool,
+        post_norm: bool,
+        compute: Compute,
+        rngs: nnx.Rngs,
         **init: Any,
-    ):  # fmt: skip
+    ):
         self.dropout, self.post_norm = layers.dropout, post_norm
         self.attention_norm = nnx.LayerNorm(layers.width, epsilon=layers.norm_eps, rngs=rngs)
         self.attention = Attention(layers, causal, compute, rngs, **init)
@@ -201,83 +260,109 @@ class Block(nnx.Module):
         self.mlp = Mlp(layers, compute.dtype, rngs, **init)
 
     def __call__(self, x_BLD: Array, mask_BL: Array | None, key_B: Array | None) -> Array:
-        first, second = split_keys(key_B, 2)
-        x_BLD = self._add(x_BLD, self.attention_norm, first, lambda x: self.attention(x, mask_BL))
-        return self._add(x_BLD, self.mlp_norm, second, self.mlp)
+        attention_key_B, mlp_key_B = split_keys(key_B, 2)
+        x_BLD = self._add_branch(
+            x_BLD, self.attention_norm, attention_key_B, lambda x: self.attention(x, mask_BL)
+        )
+        return self._add_branch(x_BLD, self.mlp_norm, mlp_key_B, self.mlp)
 
-    def _add(
+    def _add_branch(
         self, x_BLD: Array, norm: nnx.LayerNorm, key_B: Array | None, branch: Callable
-    ) -> Array:  # fmt: skip
+    ) -> Array:
+        # The norms compute in float32. In pre-norm the first product of the branch casts back to
+        # the compute dtype; in post-norm the residual stream itself must be cast.
         if self.post_norm:
-            x_BLD = x_BLD + drop(branch(x_BLD), self.dropout, key_B)
-            return again(norm)(x_BLD).astype(x_BLD.dtype)
-        return x_BLD + drop(branch(again(norm)(x_BLD)), self.dropout, key_B)
+            x_BLD = x_BLD + apply_dropout(branch(x_BLD), self.dropout, key_B)
+            return rematerialise(norm)(x_BLD).astype(x_BLD.dtype)
+        return x_BLD + apply_dropout(branch(rematerialise(norm)(x_BLD)), self.dropout, key_B)
+
+
+# --- Many layers of the same shape in one compiled loop ---
 
 
 class Stack(nnx.Module):
-    """The layers, one after the other, compiled once: their parameters are stacked in front."""
+    """Transformer layers applied one after the other in a compiled loop.
+
+    The layers' parameters are stacked along a new first dimension, so the compiler sees the code of
+    one layer, whatever the depth.
+    """
 
     def __init__(
-        self, layers: Layers, compute: Compute, rngs: nnx.Rngs, causal: bool = False,
-        post_norm: bool = False, **init: Any,
-    ):  # fmt: skip
+        self,
+        layers: Layers,
+        compute: Compute,
+        rngs: nnx.Rngs,
+        causal: bool = False,
+        post_norm: bool = False,
+        **init: Any,
+    ):
         self.layers = layers
-        self.blocks = stacked(
-            layers.depth, lambda rngs: Block(layers, causal, post_norm, compute, rngs, **init), rngs
-        )
+
+        def build(rngs: nnx.Rngs) -> TransformerBlock:
+            return TransformerBlock(layers, causal, post_norm, compute, rngs, **init)
+
+        self.blocks = stack_blocks(layers.depth, build, rngs)
 
     def __call__(self, x_BLD: Array, mask_BL: Array | None, key_B: Array | None) -> Array:
         layers = self.layers
         keys = None if key_B is None else split_keys(key_B, layers.depth)
 
-        def call(block: Block, x_BLD: Array, key_B: Array | None) -> Array:
+        def call(block: TransformerBlock, x_BLD: Array, key_B: Array | None) -> Array:
             return block(x_BLD, mask_BL, key_B)
 
-        return run_stacked(self.blocks, call, x_BLD, keys, layers.remat, layers.unroll)
+        return scan_blocks(self.blocks, call, x_BLD, keys, layers.remat, layers.unroll)
 
 
-def stacked(depth: int, build: Callable, rngs: nnx.Rngs) -> Any:
-    """`depth` modules of one shape as one, their arrays stacked along a new first dimension.
+def stack_blocks(depth: int, build: Callable, rngs: nnx.Rngs) -> Any:
+    """One module with the arrays of `depth` modules, stacked along a new first dimension.
 
-    Name it `blocks`: optimizers that measure an array layer by layer know it by that.
+    Assign the result to an attribute called `blocks`: optimizers that treat each layer on its own,
+    such as LAMB, recognise stacked arrays by this name.
     """
     return nnx.split_rngs(splits=depth)(nnx.vmap(build, in_axes=0, out_axes=0))(rngs)
 
 
-def run_stacked(
+def scan_blocks(
     blocks: Any, call: Callable, x: Array, each: Any, remat: str = 'none', unroll: int = 1
 ) -> Array:
-    """x -> call(block, x, each[i]) for one block after the other, in one compiled loop.
+    """Applies x = call(block i, x, each[i]) for all blocks in one compiled loop; returns x.
 
-    `each` is a tree of arrays with a first dimension of one entry a block, or None. Batch
-    statistics that the blocks change are kept in `blocks`.
+    Args:
+      blocks: The result of `stack_blocks`. Its batch statistics are updated in place.
+      call: Applies one block; its result has the shape and dtype of x.
+      x: The input of the first block.
+      each: A tree of arrays whose first dimension has one entry per block, or None.
+      remat: A key of REMAT_POLICIES.
+      unroll: Blocks per iteration of the loop.
     """
     graphdef, *states = nnx.split(blocks, nnx.Param, nnx.BatchStat)
 
-    def layer(x: Array, scanned: Any) -> tuple[Array, Any]:
-        states, own = scanned
+    def run_block(x: Array, inputs: Any) -> tuple[Array, Any]:
+        states, own = inputs
         block = nnx.merge(graphdef, *states)
-        # Examples stay where they are: else a compiler may gather them instead of the parameters.
+        # Keep the examples on their devices. Otherwise the compiler may gather the examples instead
+        # of the block's parameters.
         x = constrain_batch(call(block, constrain_batch(x), own))
+        # Parameters do not change, so only the statistics leave the loop.
         return x, nnx.state(block, nnx.BatchStat)
 
-    if REMAT[remat] is not None:
-        layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    x, passed = jax.lax.scan(layer, x, (states, each), unroll=unroll)
-    nnx.update(blocks, passed)
+    if REMAT_POLICIES[remat] is not None:
+        # prevent_cse guards recomputed code against being merged with the forward pass. In a scan
+        # the two are separate loops anyway, and the guard would only block other optimisations.
+        run_block = jax.checkpoint(run_block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    x, updated_statistics = jax.lax.scan(run_block, x, (states, each), unroll=unroll)
+    nnx.update(blocks, updated_statistics)
     return x
 
 
+# --- From tokens to one vector ---
+
+
 def masked_mean(x_BLD: Array, mask_BL: Array | None) -> Array:
-    """The mean over real tokens, float32 [B, D]; zero where there is none."""
+    """The mean over the real tokens, float32 [B, D]; zero for an example without real tokens."""
     if mask_BL is None:
         return x_BLD.astype(jnp.float32).mean(1)
     weight_BL1 = mask_BL[..., None].astype(jnp.float32)
     total_BD = (x_BLD.astype(jnp.float32) * weight_BL1).sum(1)
+    # The maximum avoids 0 / 0.
     return total_BD / jnp.maximum(weight_BL1.sum(1), 1)
-
-
-def unit_norm(x_BD: Array) -> Array:
-    """x / |x| in float32; a zero vector stays zero."""
-    x_BD = x_BD.astype(jnp.float32)
-    return x_BD * jax.lax.rsqrt(jnp.maximum((x_BD**2).sum(-1, keepdims=True), 1e-12))

@@ -1,11 +1,12 @@
-"""The published sizes of encoders, for configs: `dict(kind='vit', layers=dict(**VIT['B']))`."""
+"""Published encoder sizes, to be unpacked in configs: `layers=dict(**VIT['B'])`."""
 
 from typing import Any
 
 Size = dict[str, Any]
 
-# Dosovitskiy et al. 2021; Ti and S: Touvron et al. 2021 (arXiv:2012.12877); So400m: Alabdulmohsin
-# et al. 2023 (arXiv:2305.13035), whose MLP has 4304 units.
+# Arguments of `Layers`. Dosovitskiy et al. 2021; Ti and S: Touvron et al. 2021
+# (arXiv:2012.12877); So400m: Alabdulmohsin et al. 2023 (arXiv:2305.13035), whose MLP has 4304
+# hidden units.
 VIT: dict[str, Size] = {
     'Ti': dict(width=192, depth=12, num_heads=3),
     'S': dict(width=384, depth=12, num_heads=6),
@@ -15,8 +16,9 @@ VIT: dict[str, Size] = {
     'So400m': dict(width=1152, depth=27, num_heads=16, mlp_ratio=4304 / 1152),
 }
 
-# Tan & Le 2019, as its released code scales; L2: Xie et al. 2020 (arXiv:1911.04252). Behind each,
-# the resolution in pixels that it was trained at for classification.
+# Arguments of `EfficientNet`. Tan & Le 2019, with the scaling factors of their released code; L2:
+# Xie et al. 2020 (arXiv:1911.04252). The comments give the training resolution in pixels for
+# classification.
 EFFICIENTNET: dict[str, Size] = {
     'B0': dict(width_factor=1.0, depth_factor=1.0),  # 224
     'B1': dict(width_factor=1.0, depth_factor=1.1),  # 240
@@ -29,9 +31,10 @@ EFFICIENTNET: dict[str, Size] = {
     'L2': dict(width_factor=4.3, depth_factor=5.3),  # 800
 }
 
-# Devlin et al. 2019; Conneau et al. 2020 keeps the trunk.
+# Arguments of `Layers`. Devlin et al. 2019.
 BERT: dict[str, Size] = {
     'base': dict(width=768, depth=12, num_heads=12, activation='gelu', norm_eps=1e-12),
     'large': dict(width=1024, depth=24, num_heads=16, activation='gelu', norm_eps=1e-12),
 }
+# Conneau et al. 2020 keep BERT's layers and change only the epsilon of the normalisation.
 XLM_R: dict[str, Size] = {name: size | dict(norm_eps=1e-5) for name, size in BERT.items()}
