@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if subject == 'workdir':
         config = flags.load_config(arguments) if arguments.config else None
-        for step in list_steps(arguments.workdir, arguments.step):
+        for step in choose_steps(arguments.workdir, arguments.step):
             _evaluate_checkpoint(arguments, step, config)
         return
     from mural_jax.evaluation.external import scoring
@@ -131,7 +131,7 @@ def choose_subject(arguments: argparse.Namespace) -> str:
     return subject
 
 
-def list_steps(workdir: Path, word: str | None) -> list[int | None]:
+def choose_steps(workdir: Path, word: str | None) -> list[int | None]:
     """The steps that --step names, in order; [None] stands for the newest.
 
     Raises UserError if `word` is neither a number nor 'all', or 'all' finds no checkpoint.
@@ -139,9 +139,9 @@ def list_steps(workdir: Path, word: str | None) -> list[int | None]:
     if word is None:
         return [None]
     if word == ALL_STEPS:
-        from mural_jax.workdir.checkpoints import steps_in
+        from mural_jax.workdir.reading import list_steps
 
-        steps = sorted(steps_in(workdir / 'checkpoints'))
+        steps = sorted(list_steps(workdir / 'checkpoints'))
         if not steps:
             raise UserError(f'{workdir} has no checkpoint yet. Run `mural train` first.')
         return [*steps]
@@ -159,11 +159,11 @@ def _evaluate_checkpoint(
     """
     from rich.console import Console
 
-    from mural_jax.config.build import plain
+    from mural_jax.config.build import lists_to_tuples
     from mural_jax.evaluation import scores
     from mural_jax.evaluation.report import tables
     from mural_jax.runs.image_index import write_run_index
-    from mural_jax.runs.restore import restore, sources
+    from mural_jax.runs.restore import restore, restored_split_data
     from mural_jax.runs.run import Run
     from mural_jax.workdir.files import read_config
 
@@ -172,13 +172,13 @@ def _evaluate_checkpoint(
     made = restored.run
     if config:
         replaced = {key: config[key] for key in ('evaluators', 'languages') if key in config}
-        made = Run.of(plain(read_config(workdir)) | replaced)
-    evaluators = _select_evaluators(made.build_evaluators(), arguments.only)
+        made = Run.of(lists_to_tuples(read_config(workdir)) | replaced)
+    evaluators = _select_evaluators(made.evaluators, arguments.only)
     path = workdir / 'eval' / f'{restored.step}.json'
     scored, galleries = scores.score(
         evaluators,
         made.languages,
-        sources(restored, arguments.data_dir),
+        restored_split_data(restored, arguments.data_dir),
         path,
         print,
         force=arguments.force,
@@ -186,8 +186,7 @@ def _evaluate_checkpoint(
     if galleries and not config:  # `mural search` searches the images of the run itself.
         write_run_index(workdir, restored, galleries)
     print(f'step {restored.step}: {path}')
-    results = {name: scored.results[name] for name in evaluators}
-    tables.print_tables(results, made.languages, Console())
+    tables.print_tables(scored, evaluators, made.languages, Console())
 
 
 def _select_evaluators(evaluators: dict[str, Any], only: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mural_jax.types import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mural_jax.workdir.checksums import Best
+    from mural_jax.workdir.retention import BestCheckpoints
 
 GROUP_DEPTH = 3  # Arrays with the same first parts of their path share a row.
 OPTIMIZER = 'progress/optimizer'
@@ -74,13 +74,14 @@ def describe_workdir(workdir: Path, step: int | None, full: bool = False) -> Ite
     """Yields tables and texts for rich. `step` None stands for the newest."""
     from rich.json import JSON
 
-    from mural_jax.workdir.checkpoints import steps_in
-    from mural_jax.workdir.checksums import Damaged, read_json
+    from mural_jax.workdir.checksums import read_json_item
+    from mural_jax.workdir.damage import DamagedCheckpoint
     from mural_jax.workdir.files import read_config
+    from mural_jax.workdir.reading import list_steps
 
     config = read_config(workdir)
     folder = workdir / 'checkpoints'
-    steps = steps_in(folder)
+    steps = list_steps(folder)
     if not steps:
         raise UserError(f'There is no checkpoint in {folder}. Run `mural train` first.')
     yield _build_steps_table(folder, steps)
@@ -90,8 +91,9 @@ def describe_workdir(workdir: Path, step: int | None, full: bool = False) -> Ite
         raise UserError(f'There is no checkpoint of step {step}; there are {steps}.')
     step = steps[-1] if step is None else step
     try:
-        about, leaves = read_json(folder / str(step) / 'about'), read_leaves(folder / str(step))
-    except Damaged as error:
+        about = read_json_item(folder / str(step) / 'about')
+        leaves = read_leaves(folder / str(step))
+    except DamagedCheckpoint as error:
         raise UserError(
             f'The checkpoint of step {step} in {folder} cannot be read: {error}. '
             'Give another --step, or put back a copy of it.'
@@ -104,11 +106,11 @@ def describe_workdir(workdir: Path, step: int | None, full: bool = False) -> Ite
 
 
 def read_leaves(folder: Path) -> list[Leaf]:
-    """The arrays of a step, in the order of their trees. Raises Damaged."""
+    """The arrays of a step, in the order of their trees. Raises DamagedCheckpoint."""
     import numpy as np
 
-    from mural_jax.workdir.checkpoints import arrays
-    from mural_jax.workdir.checksums import shapes
+    from mural_jax.workdir.checksums import describe_arrays
+    from mural_jax.workdir.reading import read_array_shapes
 
     return [
         Leaf(
@@ -117,14 +119,14 @@ def read_leaves(folder: Path) -> list[Leaf]:
             leaf['dtype'],
             math.prod(leaf['shape']) * np.dtype(leaf['dtype']).itemsize,
         )
-        for name, tree in shapes(arrays(folder)).items()
+        for name, tree in describe_arrays(read_array_shapes(folder)).items()
         for path, leaf in tree.items()
     ]
 
 
 def _build_steps_table(folder: Path, steps: Sequence[int]) -> 'Table':
-    from mural_jax.workdir.checkpoints import saved_at
-    from mural_jax.workdir.checksums import metrics_of
+    from mural_jax.workdir.checksums import read_saved_metrics
+    from mural_jax.workdir.reading import read_save_time
 
     best = _find_best(folder, steps)
     table = _new_table(
@@ -133,25 +135,27 @@ def _build_steps_table(folder: Path, steps: Sequence[int]) -> 'Table':
     for step in steps:
         path = folder / str(step)
         size = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
-        when = datetime.datetime.fromtimestamp(saved_at(path)).isoformat(' ', 'seconds')
+        when = datetime.datetime.fromtimestamp(read_save_time(path)).isoformat(' ', 'seconds')
         notes = ['newest'] if step == steps[-1] else []
         values = []
         if best:
-            values = [f'{metrics_of(path).get(best[0].metric, math.nan):.6g}']
+            values = [f'{read_saved_metrics(path).get(best[0].metric, math.nan):.6g}']
             notes += ['best'] if step == best[1] else []
         table.add_row(str(step), when, f'{size / 1e6:,.1f}', *values, ', '.join(notes))
     return table
 
 
-def _find_best(folder: Path, steps: Sequence[int]) -> 'tuple[Best, int | None] | None':
+def _find_best(folder: Path, steps: Sequence[int]) -> 'tuple[BestCheckpoints, int | None] | None':
     """(the rule by which the run keeps its best step, that step), as the newest step has it."""
-    from mural_jax.workdir.checksums import Best, Damaged, metrics_of, read_seal
+    from mural_jax.workdir.checksums import read_saved_metrics, read_seal
+    from mural_jax.workdir.damage import DamagedCheckpoint
+    from mural_jax.workdir.retention import BestCheckpoints
 
-    with contextlib.suppress(Damaged):
+    with contextlib.suppress(DamagedCheckpoint):
         rule = read_seal(folder / str(steps[-1])).get('best')
         if rule:
-            best = Best(**rule)
-            ranked = best.rank({step: metrics_of(folder / str(step)) for step in steps})
+            best = BestCheckpoints(**rule)
+            ranked = best.rank({step: read_saved_metrics(folder / str(step)) for step in steps})
             return best, ranked[0] if ranked else None
     return None
 

@@ -1,4 +1,4 @@
-"""A run that starts from the weights of files, or of another run."""
+"""Initial weights of a run, from published files or from another run."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -7,73 +7,103 @@ from typing import Any
 import jax
 import numpy as np
 
-from mural_jax.pretrained.files import read
-from mural_jax.pretrained.place import Flat, Report, place
+from mural_jax.pretrained.assemble import FlatArrays
+from mural_jax.pretrained.files import read_arrays
+from mural_jax.pretrained.place import PlacementReport, place_arrays
 from mural_jax.types import UserError
-from mural_jax.workdir.checkpoints import Checkpoints, check_vocabulary
+from mural_jax.workdir.checkpoints import Checkpoints
+from mural_jax.workdir.reading import check_vocabulary
+
+COMPANIONS = 'companions/'  # subtrees of further models
 
 
-def load(
-    init_from: Mapping[str, str], params: Any, statistics: Any, paired: Collection[str],
+def load_initial_weights(
+    init_from: Mapping[str, str],
+    params: Any,
+    statistics: Any,
+    paired: Collection[str],
     vocabulary: str,
-) -> tuple[Any, Any, list[str]]:  # fmt: skip
-    """(parameters, batch statistics, what happened) with the arrays of files in their places.
+) -> tuple[Any, Any, list[str]]:
+    """Returns (parameters, batch statistics, lines that say what was placed).
 
-    init_from: 'model' or a tower -> a file, a folder, or the workdir of a run; '' for none. The
-    model comes first, so that a tower can be replaced. paired: the tasks that compare pictures
-    with texts. vocabulary: the hash of the run's vocabulary, which a workdir has to share.
-    Raises UserError where something does not fit; nothing is changed then.
+    init_from: 'model', the name of a tower, or 'companions/NAME' -> a file, a folder, or the workdir
+        of a run; '' for none. The model is read first, so that an entry for a tower replaces that
+        tower.
+    params, statistics: nested dicts of arrays. Leaves that no file fills stay as they are.
+    paired: the spaces that compare images with texts.
+    vocabulary: fingerprint of the run's vocabulary. A workdir must have the same one.
+
+    Raises UserError if an array does not fit; the arguments are never changed.
     """
     trees = {'params': params, 'statistics': statistics}
-    ours: Flat = {}
+    ours: FlatArrays = {}
     for tree in trees.values():
-        ours |= {_name(path): value for path, value in jax.tree.leaves_with_path(tree)}
+        ours |= {_join_path(path): value for path, value in jax.tree.leaves_with_path(tree)}
     lines = []
     for role in sorted(init_from, key=lambda role: role != 'model'):
         if not init_from[role]:
             continue
         path = Path(init_from[role]).expanduser()
-        if (path / 'checkpoints').is_dir():
-            filled, report = _of_workdir(path, ours, role, vocabulary)
+        # A companion is a whole model of its own, in a subtree of the parameters.
+        root = f'{role}/' if role.startswith(COMPANIONS) else ''
+        part = _take_subtree(ours, root)
+        own_role = 'model' if root else role
+        if (path / 'checkpoints').is_dir():  # a workdir
+            filled, report = _read_workdir(path, part, own_role, vocabulary)
         else:
-            filled, report = place(read(path), ours, role, str(path), paired)
-        ours |= filled
+            filled, report = place_arrays(read_arrays(path), part, own_role, str(path), paired)
+        ours |= {root + name: value for name, value in filled.items()}
         lines += [f'init_from.{role}: {line}' for line in report.lines()]
-    placed = {name: jax.tree.map_with_path(lambda p, _: ours[_name(p)], tree)
-              for name, tree in trees.items()}  # fmt: skip
+    placed = {
+        name: jax.tree.map_with_path(lambda p, _: ours[_join_path(p)], tree)
+        for name, tree in trees.items()
+    }
     return placed['params'], placed['statistics'], lines
 
 
-def _of_workdir(workdir: Path, ours: Flat, role: str, vocabulary: str) -> tuple[Flat, Report]:
-    """Arrays of a run's newest checkpoint, whose paths are our own."""
+def _read_workdir(
+    workdir: Path, ours: FlatArrays, role: str, vocabulary: str
+) -> tuple[FlatArrays, PlacementReport]:
+    """Returns the arrays of a run's newest checkpoint by path, and a report.
+
+    Raises UserError if the run has another vocabulary, other towers or other sizes.
+    """
     checkpoints = Checkpoints(workdir)
     step = checkpoints.choose(None)
+    # An image tower knows no tokens, so it may come from a run with another vocabulary.
     if role != 'image':
         check_vocabulary(checkpoints.about(step)['vocabulary'], vocabulary, workdir)
-    theirs = {_name(path): np.asarray(value)
-              for tree in checkpoints.read(step, 'params', 'statistics').values()
-              for path, value in jax.tree.leaves_with_path(tree)}  # fmt: skip
+    theirs = {
+        _join_path(path): np.asarray(value)
+        for tree in checkpoints.read(step, 'params', 'statistics').values()
+        for path, value in jax.tree.leaves_with_path(tree)
+    }
     checkpoints.close()
-    # A teacher is the run's transformer as it is now.
-    taught = {path.replace('towers/fusion', 'towers/teacher', 1): value
-              for path, value in theirs.items() if path.startswith('towers/fusion/')}  # fmt: skip
-    theirs |= {path: value for path, value in taught.items() if path in ours}
     root = '' if role == 'model' else f'towers/{role}/'
     wanted = [path for path in ours if path.startswith(root)]
     for path in wanted:
-        # A task that is new here has heads that start as they do.
+        # Heads may be missing: those of a space that is new here keep their initial values.
         if path.startswith('towers/') and path not in theirs:
-            raise UserError(f'{workdir} has no {path}: its towers are of another kind.')
+            raise UserError(
+                f'{workdir} has no {path}: its towers are of another kind than config.model.towers.'
+            )
         if path in theirs and theirs[path].shape != ours[path].shape:
             raise UserError(
                 f'{workdir}: {path} is {theirs[path].shape}, here it is {ours[path].shape}. '
-                'Give the sizes of that run.'
+                'Give this run the sizes of that one.'
             )
-    report = Report(f'step {step} of {workdir}')
+    report = PlacementReport(f'step {step} of {workdir}')
     filled = {path: theirs[path] for path in wanted if path in theirs}
     report.placed, report.unplaced = len(filled), sorted(theirs.keys() - filled.keys())
     return filled, report
 
 
-def _name(path: tuple) -> str:
+def _take_subtree(ours: FlatArrays, root: str) -> FlatArrays:
+    """Returns the arrays below `root` by their path there; for '' the model without companions."""
+    if not root:
+        return {path: x for path, x in ours.items() if not path.startswith(COMPANIONS)}
+    return {path.removeprefix(root): x for path, x in ours.items() if path.startswith(root)}
+
+
+def _join_path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='/')

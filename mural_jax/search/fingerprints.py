@@ -4,9 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from mural_jax.inference.model import DESCRIPTION, VOCABULARY, WEIGHTS
+from mural_jax.inference.description import DESCRIPTION, VOCABULARY, WEIGHTS
 from mural_jax.models.functional import Params
-from mural_jax.workdir.checksums import checksums
+from mural_jax.types import UserError
+from mural_jax.workdir.checksums import compute_checksums
 
 FINGERPRINTED_FILES = (DESCRIPTION, WEIGHTS, VOCABULARY)
 
@@ -26,6 +27,21 @@ def fingerprint_arrays(params: Params, statistics: Params, vocabulary: str) -> s
     It does not depend on the devices that hold the arrays. vocabulary: the hash of the vocabulary,
     which gives the text tower's rows their meaning.
     """
-    sums = checksums({'params': params, 'statistics': statistics})
+    sums = compute_checksums({'params': params, 'statistics': statistics})
     content = json.dumps({'arrays': sums, 'vocabulary': vocabulary}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def require_model(embedded_by: set[str], fingerprint: str, folder: Path, model: str) -> None:
+    """Raises UserError if any row of the index in `folder` was embedded by another model.
+
+    embedded_by: the fingerprints in the index. fingerprint, model: of the model that will embed
+    queries or rows, and its name in the message.
+    """
+    if others := embedded_by - {fingerprint}:
+        which = f'{len(others)} other models' if len(others) > 1 else 'another model'
+        raise UserError(
+            f'{folder} has images that were embedded by {which} than {model}: embeddings of '
+            'different models cannot be compared. Give the model that made the index, or make the '
+            'index again.'
+        )

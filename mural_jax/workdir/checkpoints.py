@@ -1,19 +1,19 @@
-"""A workdir: the config it belongs to, its vocabulary, and its checkpoints.
+"""The checkpoints of a workdir: saved in the background, verified when they are read.
 
 WORKDIR/config.json        the config, checked before anything is written
-WORKDIR/vocabulary.model   the vocabulary, whose hash is in every checkpoint
-WORKDIR/checkpoints/STEP   a folder a step, which appears whole or not at all (orbax):
+WORKDIR/vocabulary.model   the vocabulary, whose fingerprint is in every checkpoint
+WORKDIR/checkpoints/STEP   one folder per step, which appears whole or not at all (orbax):
     params, statistics, progress   arrays
-    about                          stream positions, counts, vocabulary hash
-    seal                           checksums of all that, and the metrics of the step
-WORKDIR/checkpoints/STEP.broken    a step that could not be read, moved aside
+    about                          positions and counts of the streams, vocabulary fingerprint
+    seal                           checksums of all of these, and the metrics of the step
+WORKDIR/checkpoints/STEP.broken    a checkpoint that could not be read, moved aside
 """
 
 import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +24,18 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from mural_jax.types import UserError
 from mural_jax.workdir.checksums import (
-    Best,
-    Damaged,
-    check_allowed,
-    checksums,
-    crc,
-    metrics_of,
-    read_json,
+    compute_checksums,
+    compute_json_crc,
+    read_saved_metrics,
     read_seal,
-    says,
-    shapes,
-    together,
-    verify,
-    why_of,
+    verify_checksums,
 )
+from mural_jax.workdir.damage import DamagedCheckpoint, mentions, run_on_all_processes
+from mural_jax.workdir.reading import list_steps, read_about, read_array_shapes, read_arrays
+from mural_jax.workdir.retention import BestCheckpoints, KeepBest, KeepSteps
 
 DISK_FULL = ('No space left on device', 'Disk quota exceeded')
-LEFT = ocp.path.atomicity_types.TMP_DIR_SUFFIX
-JSON_ITEMS = ('about', 'seal')
-NO_MEMORY = ('RESOURCE_EXHAUSTED', 'MemoryError')
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run in this workdir would be resumed."""
-    return bool(steps_in(workdir / 'checkpoints'))
-
-
-@dataclasses.dataclass
-class _KeepBest(managers.PreservationPolicy):
-    """Orbax's BestN ranks values that are not finite, and fails where the metric is missing."""
-
-    best: Best
-    metrics: Mapping[int, Mapping[str, Any]]
-
-    def should_preserve(
-        self, checkpoints: Sequence[managers.PolicyCheckpointInfo], *, context: Any
-    ) -> list[bool]:
-        there = {info.step: self.metrics.get(info.step, {}) for info in checkpoints}
-        kept = self.best.rank(there)[: self.best.keep]
-        return [info.step in kept for info in checkpoints]
-
-
-@dataclasses.dataclass
-class _KeepSteps(managers.PreservationPolicy):
-    """Keeps the checkpoints of given steps."""
-
-    steps: Collection[int]
-
-    def should_preserve(
-        self, checkpoints: Sequence[managers.PolicyCheckpointInfo], *, context: Any
-    ) -> list[bool]:
-        return [info.step in self.steps for info in checkpoints]
+UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 
 
 class Checkpoints:
@@ -84,7 +45,7 @@ class Checkpoints:
         self,
         workdir: Path,
         keep: int = 2,
-        best: Best | None = None,
+        best: BestCheckpoints | None = None,
         pinned: Collection[int] = (),
     ):
         """Args:
@@ -93,19 +54,20 @@ class Checkpoints:
         best: which checkpoints stay because of a metric.
         pinned: steps whose checkpoints always stay.
         """
-        self._pinned = frozenset(pinned)
         self._path = (workdir / 'checkpoints').resolve()
-        self._keep, self._best = keep, best
+        self._keep, self._best, self._pinned = keep, best, frozenset(pinned)
         self._saving: int | None = None
-        self._manager = self._open()
+        self._manager = self._open_manager()
 
-    def _open(self) -> ocp.CheckpointManager:
-        self._metrics = {step: metrics_of(self._path / str(step)) for step in steps_in(self._path)}
+    def _open_manager(self) -> ocp.CheckpointManager:
+        self._metrics = {
+            step: read_saved_metrics(self._path / str(step)) for step in list_steps(self._path)
+        }
         policies: list[managers.PreservationPolicy] = [managers.LatestN(self._keep)]
         if self._best:
-            policies.append(_KeepBest(self._best, self._metrics))
+            policies.append(KeepBest(self._best, self._metrics))
         if self._pinned:
-            policies.append(_KeepSteps(self._pinned))
+            policies.append(KeepSteps(self._pinned))
         options = ocp.CheckpointManagerOptions(
             create=True, preservation_policy=managers.AnyPreservationPolicy(policies)
         )
@@ -113,11 +75,12 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     @property
     def best_step(self) -> int | None:
-        """The step with the best metric; None where none has a finite one."""
+        """The step with the best metric; None if no step has a finite one."""
         if self._best is None:
             return None
         ranked = self._best.rank({step: self._metrics.get(step, {}) for step in self.steps})
@@ -130,66 +93,71 @@ class Checkpoints:
         about: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts to save named trees of arrays; `about` is JSON. Waits for the save before it.
+        """Starts to save named trees of arrays, and `about` as JSON.
 
-        Raises UserError where the disk is full, for this save or the one before it.
+        Waits for the save before it. Raises UserError if the disk is full, for this save or the
+        one before it.
         """
         trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        about = json.loads(json.dumps(about))  # As it is now: it is written while training goes on.
+        # A copy, because training changes the lists in it while they are being written.
+        about = json.loads(json.dumps(about))
         self._wait()
         self._metrics[step] = {name: float(value) for name, value in (metrics or {}).items()}
         seal = {
-            'about': crc(about),
-            'arrays': checksums(trees),
+            'about': compute_json_crc(about),
+            'arrays': compute_checksums(trees),
             'metrics': self._metrics[step],
             'best': dataclasses.asdict(self._best) if self._best else None,
         }
         jsons = {'about': ocp.args.JsonSave(about), 'seal': ocp.args.JsonSave(seal)}
-        with _disk(self._path, step):
+        with _explain_full_disk(self._path, step):
             self._manager.save(step, args=ocp.args.Composite(**jsons, **items))
             self._saving = step
 
     def about(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays. Raises UserError where it cannot be read."""
+        """The JSON that was saved beside the arrays. Raises UserError if it cannot be read."""
         try:
-            return self._about(step)[0]
-        except Damaged as error:
-            raise self._cannot_read(step, error) from error
+            return read_about(self._path / str(step))[0]
+        except DamagedCheckpoint as error:
+            raise self._describe_damage(step, error) from error
 
     def restore(self, step: int, **like: Any) -> Any:
-        """The named trees that are asked for.
+        """The named trees, each in the structure, shapes and shardings of its argument.
 
-        Each is restored with the structure, shapes and shardings of what is given for it, arrays
-        or `jax.ShapeDtypeStruct`. Raises UserError where that is not what was saved.
+        like: trees of arrays or of `jax.ShapeDtypeStruct`, by name. Raises UserError if a
+        checkpoint is damaged or of another model.
         """
         try:
-            trees = self._load(step, like)
-            verify(trees, read_seal(self._path / str(step)))
-        except Damaged as error:
-            raise self._cannot_read(step, error) from error
+            trees = read_arrays(self._path / str(step), like)
+            verify_checksums(trees, read_seal(self._path / str(step)))
+        except DamagedCheckpoint as error:
+            raise self._describe_damage(step, error) from error
+        # Trees without arrays are not on disk.
         return dict(like) | trees
 
     def resume(
         self, check: Callable[[dict[str, Any]], None], say: Callable[[str], None], **like: Any
     ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """(step, about, trees as `restore` gives them) of the newest checkpoint that is whole.
+        """(step, about, trees as `restore` returns them) of the newest undamaged checkpoint.
 
-        Those that are not are said and moved aside, once an older one was read; all processes
-        decide alike. None where there is no checkpoint. `check` gets `about` before arrays are
-        read. Raises UserError where `check` does, where the arrays are those of another model,
-        and where there are checkpoints but none can be read: then nothing is moved.
+        None if there is no checkpoint. Damaged checkpoints are moved aside, and `say` gets a line
+        about each, but only after an older one was read. All processes take the same checkpoint,
+        and every process must call this. `check` gets `about` before arrays are read.
+
+        Raises UserError if `check` does, if the arrays are those of another model, and if there
+        are checkpoints but all are damaged; then nothing is moved.
         """
-        self._wait()
         self._wait()
         damage: dict[int, str] = {}
         for step in reversed(self.steps):
+            folder = self._path / str(step)
             try:
-                about, seal = together(self._about, step)
+                about, seal = run_on_all_processes(read_about, folder)
                 check(about)
-                trees = together(self._load, step, like)
-                together(verify, trees, seal)
-            except Damaged as error:
+                trees = run_on_all_processes(read_arrays, folder, like)
+                run_on_all_processes(verify_checksums, trees, seal)
+            except DamagedCheckpoint as error:
                 damage[step] = str(error)
                 continue
             self._move_aside(damage, step, say)
@@ -203,96 +171,48 @@ class Checkpoints:
         self._move_aside({}, 0, say)
         return None
 
-    def _move_aside(self, damage: Mapping[int, str], good: int, say: Callable[[str], None]) -> None:
-        """Also removes what was left half written, which only who trains here may do."""
+    def _move_aside(
+        self, damage: Mapping[int, str], good_step: int, say: Callable[[str], None]
+    ) -> None:
+        """Renames damaged checkpoints to STEP.broken, and removes unfinished ones.
+
+        Only the process that trains here may remove unfinished ones: another reader might meet a
+        checkpoint that is being written. So `__init__` must not do it.
+        """
         self._manager.close()
-        writer = jax.process_index() == 0
+        writes = jax.process_index() == 0
         for step, why in damage.items():
             folder = self._path / str(step)
             aside = folder.with_name(f'{step}.broken')
             say(
-                f'the checkpoint of step {step} cannot be read ({why}); going back to step {good}, '
-                f'the broken one is kept as {aside}'
+                f'the checkpoint of step {step} cannot be read ({why}); going back to step '
+                f'{good_step}, the broken one is kept as {aside}'
             )
-            if writer:
+            if writes:
                 if aside.exists():
                     shutil.rmtree(aside)
                 folder.rename(aside)
-        for left in self._path.glob(f'*{LEFT}*') if writer else ():
-            shutil.rmtree(left)
+        for unfinished in self._path.glob(f'*{UNFINISHED}*') if writes else ():
+            shutil.rmtree(unfinished)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('checkpoints moved aside')
-        self._manager = self._open()
+        # The manager lists the folder once, when it opens.
+        self._manager = self._open_manager()
 
     def read(self, step: int, *names: str) -> dict[str, Any]:
-        """Those of the named trees that there are, as they were saved, on the first device."""
+        """Those of the named trees that exist, as they were saved, on the first device."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-        def like(array: Any) -> jax.ShapeDtypeStruct:
+        def place(array: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device)
 
         try:
-            found = arrays(self._path / str(step), names)
-        except Damaged as error:
-            raise self._cannot_read(step, error) from error
-        return self.restore(step, **jax.tree.map(like, found))
+            shapes = read_array_shapes(self._path / str(step), names)
+        except DamagedCheckpoint as error:
+            raise self._describe_damage(step, error) from error
+        return self.restore(step, **jax.tree.map(place, shapes))
 
-    def _about(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(about, seal). Raises Damaged."""
-        folder = self._path / str(step)
-        about, seal = read_json(folder / 'about'), read_seal(folder)
-        if seal and seal.get('about') != crc(about):
-            raise Damaged('about is not what was saved: its checksum differs')
-        return about, seal
-
-    def _load(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads this process's part; processes do not wait for each other, so one may fail.
-
-        Raises Damaged, or UserError where another model was saved.
-        """
-        like = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        handler = ocp.StandardCheckpointHandler()
-        trees = {}
-        try:
-            for name, tree in like.items():
-                folder = self._path / str(step) / name
-                if not folder.is_dir():
-                    raise FileNotFoundError(f'{folder} is missing')
-                trees[name] = handler.restore(folder, args=ocp.args.StandardRestore(tree))
-        except Exception as error:
-            if says(error, NO_MEMORY):
-                raise
-            check_allowed(error, self._path / str(step))
-            self._check_model(step, like)
-            raise Damaged(why_of(error)) from error
-        finally:
-            handler.close()
-        return trees
-
-    def _check_model(self, step: int, like: Mapping[str, Any]) -> None:
-        """Raises UserError where it is certain that other arrays were saved than are asked for."""
-        folder = self._path / str(step)
-        try:
-            seal = read_seal(folder)
-            saved = seal['arrays'] if seal else shapes(arrays(folder))
-        except Damaged:
-            return
-        for name, tree in shapes(like).items():
-            there = {path: tuple(kept['shape']) for path, kept in saved.get(name, {}).items()}
-            here = {path: tuple(kept['shape']) for path, kept in tree.items()}
-            if there and there != here:
-                other = sorted(dict(there.items() ^ here.items()))
-                lines = [f'  {name}/{p}: {there.get(p)} != {here.get(p)}' for p in other[:5]]
-                raise UserError(
-                    f'The checkpoint of step {step} in {self._path} is of another model: '
-                    f'{len(other)} arrays differ (shape there != here):\n'
-                    + '\n'.join(lines)
-                    + '\nGive the config and the version of this program that it was trained '
-                    'with, or another --workdir.'
-                )
-
-    def _cannot_read(self, step: int, error: Damaged) -> UserError:
+    def _describe_damage(self, step: int, error: DamagedCheckpoint) -> UserError:
         others = [other for other in self.steps if other != step]
         advice = f'Give one of the other steps, {others}.' if others else 'Put back a copy of it.'
         return UserError(
@@ -300,7 +220,7 @@ class Checkpoints:
         )
 
     def choose(self, step: int | None) -> int:
-        """`step`, or the newest. Raises UserError where there is no such checkpoint."""
+        """`step`, or the newest step for None. Raises UserError if it has no checkpoint."""
         steps = self.steps
         if not steps:
             raise UserError(f'There is no checkpoint in {self._path}. Run `mural train` first.')
@@ -309,64 +229,29 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def _wait(self) -> None:
-        with _disk(self._path, self._saving):
+        with _explain_full_disk(self._path, self._saving):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk. Raises UserError where the disk is full."""
+        """Waits until everything is on disk. Raises UserError if the disk is full."""
         self._wait()
         self._manager.close()
 
 
-def bytes_of(tree: Any) -> int:
-    """What the arrays of a tree, or their shapes, take."""
+def count_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def steps_in(folder: Path) -> list[int]:
-    """The steps that are on disk, ascending, without asking orbax."""
-    if not folder.is_dir():
-        return []
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def arrays(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
-    """The trees of one step, all or those named, with what has `shape` and `dtype` as leaves.
-
-    No array is read or made. Raises Damaged.
-    """
-    trees = {}
-    handler = ocp.StandardCheckpointHandler()
-    try:
-        for item in sorted(folder.resolve().iterdir()):
-            if item.is_dir() and item.name not in JSON_ITEMS and (not names or item.name in names):
-                trees[item.name] = dict(handler.metadata(item))
-    except Exception as error:
-        check_allowed(error, folder)
-        raise Damaged(why_of(error)) from error
-    finally:
-        handler.close()
-    return trees
-
-
-def saved_at(folder: Path) -> float:
-    """When a step was complete on disk, in seconds since 1970; its folder's time if not known."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((folder / '_CHECKPOINT_METADATA').read_text(encoding='utf-8'))
-        return int(known['commit_timestamp_nsecs']) / 1e9
-    return folder.stat().st_mtime
-
-
 @contextlib.contextmanager
-def _disk(folder: Path, step: int | None) -> Iterator[None]:
-    """Raises UserError where a checkpoint could not be written because the disk is full."""
+def _explain_full_disk(folder: Path, step: int | None) -> Iterator[None]:
+    """Turns the error of a full disk into a UserError that says how to go on."""
     try:
         yield
     except Exception as error:
-        if not says(error, DISK_FULL):
+        if not mentions(error, DISK_FULL):
             raise
-        good = steps_in(folder)
+        good = list_steps(folder)
         then = f'goes on from step {good[-1]}, the newest good one' if good else 'begins anew'
         free = shutil.disk_usage(folder).free / 1e9
         raise UserError(
@@ -374,13 +259,3 @@ def _disk(folder: Path, step: int | None) -> Iterator[None]:
             f'({free:.2f} GB are free). Free some space and start the same command again: it '
             f'{then}, and removes what was left half written.'
         ) from error
-
-
-def check_vocabulary(expected: str, found: str, workdir: Path) -> None:
-    """Raises UserError where a checkpoint was trained with another vocabulary."""
-    if expected != found:
-        raise UserError(
-            f'The vocabulary {found} is not the one that the checkpoints in {workdir} were '
-            f'trained with, {expected}: every token would mean something else. '
-            'Give the data_dir and config of that run, or another workdir.'
-        )

@@ -1,86 +1,47 @@
-"""What seals a checkpoint: checksums and metrics; and what errors of reading mean.
+"""The seal of a checkpoint: checksums of its arrays and its metrics, in JSON beside the arrays.
 
-A seal is the JSON {'about': CRC-32, 'arrays': checksums, 'metrics', 'best'} beside the arrays.
+A seal is {'about': CRC-32 of the JSON `about`, 'arrays': checksums, 'metrics', 'best'}.
 """
 
 import contextlib
-import dataclasses
 import json
-import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from mural_jax.types import Array, UserError
-
-FORBIDDEN = ('PERMISSION_DENIED', 'Permission denied')
+from mural_jax.types import Array
+from mural_jax.workdir.damage import DamagedCheckpoint, describe_cause, raise_if_forbidden
 
 
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """Which checkpoints stay although newer ones came: those with the best values of a metric.
+def compute_checksums(trees: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{tree: {path: {'sum', 'shape', 'dtype'}}}, whatever devices hold the arrays.
 
-    No metric, no such checkpoints.
+    Computed on the devices, before the arrays are written. To read the files back would cost
+    more, and would not notice damage on the way to the file.
     """
-
-    metric: str = ''
-    mode: Literal['min', 'max'] = 'min'
-    keep: int = 1
-
-    def __post_init__(self) -> None:
-        if self.mode not in ('min', 'max') or self.keep < 1:
-            raise UserError(
-                f'mode={self.mode!r}, keep={self.keep}: the best checkpoints are those of the '
-                "'min' or the 'max' of a metric, and at least 1 is kept."
-            )
-
-    def rank(self, metrics: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        """Steps from the best to the worst, of equal ones the newer first.
-
-        One whose value is missing or not finite is left out.
-        """
-        sign = 1 if self.mode == 'min' else -1
-        values = {step: found.get(self.metric) for step, found in metrics.items()}
-        finite = {
-            step: sign * float(value)
-            for step, value in values.items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        }
-        return sorted(finite, key=lambda step: (finite[step], -step))
-
-
-class Damaged(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
-
-
-def checksums(trees: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What every array is known by: {tree: {path: {'sum', 'shape', 'dtype'}}}.
-
-    It does not depend on the devices that hold the array. Computed where the array is: reading
-    back what was written would cost more, and would not notice what went wrong before.
-    """
-    found = shapes(trees)
+    entries = describe_arrays(trees)
     sums = jax.device_get(jax.tree.map(_checksum, dict(trees)))
     for name, tree in sums.items():
         for path, value in jax.tree.leaves_with_path(tree):
-            found[name][_path(path)]['sum'] = int(value)
-    return found
+            entries[name][_path_name(path)]['sum'] = int(value)
+    return entries
 
 
 @jax.jit
 def _checksum(array: Array) -> Array:
-    """uint32: the sum of an array's words, each times an odd number that depends on its place.
+    """The sum modulo 2^32 of an array's words, each times an odd factor that depends on its place.
 
-    A change of one word always changes it, as an odd factor has an inverse modulo 2^32.
+    A change of one word always changes the sum, because an odd factor has an inverse modulo 2^32.
+    An exchange of two words changes it too, unless the difference of the factors cancels.
     """
     if array.dtype == bool:
         array = array.astype(jnp.uint8)
+    # Words of at most 32 bits: without x64, JAX has no wider ones.
     width = 8 * min(array.dtype.itemsize, 4)
     words = jax.lax.bitcast_convert_type(array, f'uint{width}').astype(jnp.uint32)
     place = jnp.zeros(words.shape, jnp.uint32)
@@ -89,106 +50,72 @@ def _checksum(array: Array) -> Array:
     return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
 
 
-def shapes(trees: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+def describe_arrays(trees: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{tree: {path: {'shape', 'dtype'}}} of arrays or of their shapes."""
     return {
         name: {
-            _path(path): {'shape': list(np.shape(leaf)), 'dtype': str(np.dtype(leaf.dtype))}
+            _path_name(path): {'shape': list(np.shape(leaf)), 'dtype': str(np.dtype(leaf.dtype))}
             for path, leaf in jax.tree.leaves_with_path(tree)
         }
         for name, tree in trees.items()
     }
 
 
-def _path(path: tuple) -> str:
+def _path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def verify(trees: Mapping[str, Any], seal: Mapping[str, Any]) -> None:
-    """Raises Damaged where an array is not what was saved; without a seal it cannot be known."""
-    for name, found in checksums(trees).items() if seal else ():
-        for path, entry in found.items():
+def verify_checksums(trees: Mapping[str, Any], seal: Mapping[str, Any]) -> None:
+    """Raises DamagedCheckpoint if an array differs from what was saved.
+
+    An empty seal, of a checkpoint from before there were seals, verifies nothing.
+    """
+    for name, entries in compute_checksums(trees).items() if seal else ():
+        for path, entry in entries.items():
             saved = seal['arrays'].get(name, {}).get(path, {})
-            # One that is asked for in another dtype has other bits.
-            if saved.get('dtype', entry['dtype']) == entry['dtype'] and saved != entry:
-                raise Damaged(f'{name}/{path} is not what was saved: its checksum differs')
+            # Restored in another dtype, an array has other bits, and nothing can be said.
+            if saved.get('dtype', entry['dtype']) != entry['dtype']:
+                continue
+            if saved != entry:
+                raise DamagedCheckpoint(
+                    f'{name}/{path} is not what was saved: its checksum differs'
+                )
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
-    """Empty for the checkpoints of before there were seals. Raises Damaged."""
+    """The seal of a step's folder; {} for a checkpoint from before there were seals.
+
+    Raises DamagedCheckpoint.
+    """
     if not (folder / 'seal').is_dir():
         return {}
-    seal = read_json(folder / 'seal')
+    seal = read_json_item(folder / 'seal')
     if not isinstance(seal.get('arrays'), dict):
-        raise Damaged('seal is not what was saved')
+        raise DamagedCheckpoint('seal is not what was saved')
     return seal
 
 
-def metrics_of(folder: Path) -> dict[str, float]:
-    """The metrics of one step; none where they cannot be read."""
-    with contextlib.suppress(Damaged):
+def read_saved_metrics(folder: Path) -> dict[str, float]:
+    """The metrics of a step's folder; {} if they cannot be read."""
+    with contextlib.suppress(DamagedCheckpoint):
         return dict(read_seal(folder).get('metrics', {}))
     return {}
 
 
-def read_json(item: Path) -> dict[str, Any]:
-    """A JSON item as orbax writes it. Raises Damaged."""
+def read_json_item(item: Path) -> dict[str, Any]:
+    """A JSON item of a checkpoint, in the layout of orbax. Raises DamagedCheckpoint."""
     try:
-        found = json.loads((item / 'metadata').read_text(encoding='utf-8'))
+        value = json.loads((item / 'metadata').read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        check_allowed(error, item)
-        raise Damaged(f'{item.name}: {why_of(error)}') from error
-    if not isinstance(found, dict):
-        raise Damaged(f'{item.name} is not what was saved')
-    return found
+        raise_if_forbidden(error, item)
+        raise DamagedCheckpoint(f'{item.name}: {describe_cause(error)}') from error
+    if not isinstance(value, dict):
+        raise DamagedCheckpoint(f'{item.name} is not what was saved')
+    return value
 
 
-def crc(value: Mapping[str, Any]) -> int:
-    """CRC-32 of a JSON object as it is when it was written and read again."""
+def compute_json_crc(value: Mapping[str, Any]) -> int:
+    """CRC-32 of a JSON object; the same before it is written and after it is read."""
+    # Written and read once, tuples are lists and keys are texts.
     value = json.loads(json.dumps(value))
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def together(work: Callable[..., Any], *args: Any) -> Any:
-    """What `work` returns; raises Damaged on every process where it does on any."""
-    result, why = None, ''
-    try:
-        result = work(*args)
-    except Damaged as error:
-        why = str(error)
-    if jax.process_count() > 1:
-        words = f'process {jax.process_index()}: {why}'.encode()[:500] if why else b''
-        mine = np.frombuffer(words.ljust(500, b'\0'), np.uint8)
-        everyone = multihost_utils.process_allgather(mine)
-        said = [bytes(row).rstrip(b'\0').decode(errors='replace') for row in everyone]
-        why = next(filter(None, said), '')
-    if why:
-        raise Damaged(why)
-    return result
-
-
-def check_allowed(error: BaseException, path: Path) -> None:
-    if says(error, FORBIDDEN):
-        raise UserError(
-            f'{path} cannot be read: permission denied. Give this user the right to read it.'
-        ) from error
-
-
-def says(error: BaseException, words: Sequence[str]) -> bool:
-    said = [f'{type(error).__name__}: {error}' for error in _chain(error)]
-    return any(word in text for word in words for text in said)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came of, the first last."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        context = None if cause.__suppress_context__ else cause.__context__
-        cause = cause.__cause__ or context
-
-
-def why_of(error: BaseException) -> str:
-    """The first line of what an error came of, at most 200 characters."""
-    *_, first = _chain(error)
-    text = str(first).splitlines()[0] if str(first) else ''
-    return f'{type(first).__name__}: {text}'[:200]

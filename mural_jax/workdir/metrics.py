@@ -41,11 +41,16 @@ class Metrics:
                 str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
             )
         self._progress = Progress(
-            TextColumn('training'), BarColumn(), MofNCompleteColumn(),
-            TextColumn('{task.fields[line]}'), TimeElapsedColumn(), TextColumn('ETA'),
+            TextColumn('training'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[line]}'),
+            TimeElapsedColumn(),
+            TextColumn('ETA'),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=self._console, disable=not write or not self._console.is_terminal,
-        )  # fmt: skip
+            console=self._console,
+            disable=not write or not self._console.is_terminal,
+        )
         self._task = self._progress.add_task('', total=num_steps, completed=step, line='')
         self._num_steps, self._started, self._first = num_steps, time.monotonic(), step
 
