@@ -250,14 +250,7 @@ def test_all_processes_take_the_same_checkpoint(tmp_path: Path, free_port: int) 
     address = f'localhost:{free_port}'
     started = [
         subprocess.Popen(
-            [
-                sys.executable,
-                '-c',
-                TWO_PROCESSES,
-                str(number),
-                f'localhost:{free_port}',
-                str(tmp_path),
-            ],
+            [sys.executable, '-c', TWO_PROCESSES, str(number), address, str(tmp_path)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
