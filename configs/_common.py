@@ -29,43 +29,70 @@ def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
 def source(dataset: str, split: str = 'train', **filters: Any) -> dict[str, Any]:
     """One source of a stream, with what the command line may change; filters are off."""
     off = dict(
-        languages=(), min_side=0, max_aspect=0.0, min_words=0, max_words=0,
-        max_images_per_text=0, max_length_ratio=0.0, image_distance=-1, text_distance=-1,
+        languages=(),
+        min_side=0,
+        max_aspect=0.0,
+        min_words=0,
+        max_words=0,
+        max_images_per_text=0,
+        max_length_ratio=0.0,
+        image_distance=-1,
+        text_distance=-1,
         exclude=(),
-    )  # fmt: skip
+    )
     return dict(dataset=dataset, split=split, weight=1.0, filters=off | filters)
 
 
 def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> dict[str, Any]:
     """The stream of pictures with a text."""
     return dict(
-        kind='captions', sources=dict(main=source('emoji_cldr/pictures')),
-        languages=IMAGE_TEXT, alpha=0.5, cap=1.0, max_bad=0.01, image_size=image_size,
-        max_length=max_length, batch_size=batch_size, **more,
-    )  # fmt: skip
+        kind='captions',
+        sources=dict(main=source('emoji_cldr/pictures')),
+        languages=IMAGE_TEXT,
+        alpha=0.5,
+        cap=1.0,
+        max_bad=0.01,
+        image_size=image_size,
+        max_length=max_length,
+        batch_size=batch_size,
+        **more,
+    )
 
 
 def translations(max_length: int, batch_size: int) -> dict[str, Any]:
     """The stream of translation pairs, from English into all other languages."""
     return dict(
-        kind='translations', sources=dict(main=source('emoji_cldr/translations')),
-        alpha=0.5, cap=1.0, max_bad=0.01, pivots=('en',),
-        languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], max_length=max_length, batch_size=batch_size,
-    )  # fmt: skip
+        kind='translations',
+        sources=dict(main=source('emoji_cldr/translations')),
+        alpha=0.5,
+        cap=1.0,
+        max_bad=0.01,
+        pivots=('en',),
+        languages=TRANSLATION_ONLY + IMAGE_TEXT[1:],
+        max_length=max_length,
+        batch_size=batch_size,
+    )
 
 
-def evaluators(text_task: str) -> dict[str, Any]:
-    """Held-out pictures and names; `text_task` is whose space texts are compared in."""
+def evaluators(text_space: str) -> dict[str, Any]:
+    """Held-out pictures and names; texts are compared in `text_space`."""
     return {
         'image_text_held_out': dict(
-            kind='image_text', dataset='emoji_cldr/pictures', split='test', task='image_text',
-            captions='first', every=0,
-        ),
-        'text_text_held_out': dict(
-            kind='text_text', dataset='emoji_cldr/translations', split='test', task=text_task,
+            kind='image_text',
+            dataset='emoji_cldr/pictures',
+            split='test',
+            space='image_text',
+            captions='first',
             every=0,
         ),
-    }  # fmt: skip
+        'text_text_held_out': dict(
+            kind='text_text',
+            dataset='emoji_cldr/translations',
+            split='test',
+            space=text_space,
+            every=0,
+        ),
+    }
 
 
 def tiny_schedule() -> dict[str, int]:

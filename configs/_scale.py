@@ -22,9 +22,13 @@ def scale(config: ConfigDict) -> None:
 def schedule(num_steps: int, log_every: int, checkpoint_every: int, keep: int) -> dict[str, Any]:
     """A schedule in steps; checkpoints by the clock and by a metric are off."""
     return dict(
-        num_steps=num_steps, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
-        checkpoint_minutes=0.0, best=dict(metric='', mode='min', keep=1),
-    )  # fmt: skip
+        num_steps=num_steps,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        keep=keep,
+        checkpoint_minutes=0.0,
+        best=dict(metric='', mode='min', keep=1),
+    )
 
 
 def softmax(margin: float = 0.0, label_smoothing: float = 0.0) -> dict[str, Any]:
@@ -37,3 +41,22 @@ def softmax(margin: float = 0.0, label_smoothing: float = 0.0) -> dict[str, Any]
 def sigmoid() -> dict[str, Any]:
     """The contrastive sigmoid, likewise."""
     return dict(kind='sigmoid', by='gathered', tile=256)
+
+
+def space(
+    *sides: str,
+    embedding: int,
+    temperature: float,
+    heads: dict[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A space that compares its sides by cosine; a linear head for each side without another."""
+    linear = dict(kind='linear', bias=False)
+    return dict(
+        sides=sides,
+        embedding=embedding,
+        heads={side: (heads or {}).get(side, dict(linear)) for side in sides},
+        similarity=dict(kind='cosine'),
+        temperature=temperature,
+        **more,
+    )

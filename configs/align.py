@@ -32,9 +32,15 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.schedule = _scale.schedule(1200000, 100, 5000, keep=3)
     config.optimizer = dict(
         **_scale.OPTIMIZER,
-        kind='lamb', learning_rate=1e-3, warmup_steps=10000, decay='linear', eps=1e-6,
-        weight_decay=((_common.TRAINABLE, 1e-5),), clip_norm=0.0, multipliers=(),
-    )  # fmt: skip
+        kind='lamb',
+        learning_rate=1e-3,
+        warmup_steps=10000,
+        decay='linear',
+        eps=1e-6,
+        weight_decay=((_common.TRAINABLE, 1e-5),),
+        clip_norm=0.0,
+        multipliers=(),
+    )
     # 100k wordpieces of the training texts; the marks are BERT's [CLS] and [SEP].
     config.tokenizer = dict(path='', vocab_size=100000, bos=True, eos=True)
     config.streams = dict(
@@ -44,31 +50,51 @@ def get_config(arg: str = 'base') -> ConfigDict:
     )
     config.model = dict(
         kind='dual_encoder',
-        embedding=1376 if large else 640,
         dtype='bfloat16',  # Ours.
         attention='xla',
         towers=dict(
             # Global pooling without the 1x1 convolution of the classification head.
-            image=dict(kind='efficientnet', **EFFICIENTNET['L2' if large else 'B5'],
-                       drop_path=0.2, head=False, remat='none'),
+            image=dict(
+                kind='efficientnet',
+                **EFFICIENTNET['L2' if large else 'B5'],
+                drop_path=0.2,
+                head=False,
+                remat='none',
+            ),
             # Dropout 0.1 is BERT's.
-            text=dict(kind='bert', max_length=MAX_LENGTH, pool='first',
-                      layers=dict(**BERT['large' if large else 'base'], dropout=0.1,
-                                  remat='none', unroll=1)),
+            text=dict(
+                kind='bert',
+                max_length=MAX_LENGTH,
+                pool='first',
+                layers=dict(
+                    **BERT['large' if large else 'base'], dropout=0.1, remat='none', unroll=1
+                ),
+            ),
         ),
-        # "A fully connected layer with linear activation" on the text tower; on the image tower
-        # where its width is another than the embedding's.
-        heads=dict(
-            image=dict(kind='identity') if large else dict(kind='linear', bias=True),
-            text=dict(kind='linear', bias=True),
-        ),
-    )  # fmt: skip
+    )
+    config.spaces = dict(
+        image_text=_scale.space(
+            'image',
+            'text',
+            embedding=1376 if large else 640,
+            temperature=1.0,
+            # "A fully connected layer with linear activation" on the text tower; on the image
+            # tower only where it is not as wide as the embedding.
+            heads=dict(
+                image=dict(kind='identity') if large else dict(kind='linear', bias=True),
+                text=dict(kind='linear', bias=True),
+            ),
+        )
+    )
     config.tasks = dict(
         image_text=dict(
-            stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
-            temperature=1.0, objective=_scale.softmax(label_smoothing=0.1),
-        ),
-    )  # fmt: skip
+            stream='captions',
+            encode=(('image', 'image'), ('text', 'text')),
+            space='image_text',
+            weight=1.0,
+            objective=_scale.softmax(label_smoothing=0.1),
+        )
+    )
     config.evaluators = _common.evaluators('image_text')
     if 'finetune' in words:
         # 3,000 steps are for Flickr30K; MSCOCO has 6,000. Checkpoints as often: ours.
@@ -88,7 +114,9 @@ def shrink(config: ConfigDict) -> None:
     for stream in config.streams.values():
         stream.update(batch_size=16, max_length=12)
     config.streams.captions.update(image_size=32, resize=40)
-    config.model.update(embedding=32, dtype='float32')
+    config.model.dtype = 'float32'
+    for space in config.spaces.values():
+        space.embedding = 32
     config.model.towers.image.update(width_factor=0.2, depth_factor=0.5)
     config.model.towers.text.max_length = 12
     config.model.towers.text.layers.update(width=32, depth=2, num_heads=2)

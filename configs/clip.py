@@ -42,36 +42,57 @@ def get_config(arg: str = 'b32') -> ConfigDict:
     config.schedule = _scale.schedule(390625, 100, 5000, keep=3)
     config.optimizer = dict(
         **_scale.OPTIMIZER,
-        kind='adamw', learning_rate=learning_rate, warmup_steps=2000, decay='cosine',
-        b1=0.9, b2=0.98, eps=1e-6, weight_decay=((_common.TRAINABLE, 0.2),), clip_norm=0.0,
+        kind='adamw',
+        learning_rate=learning_rate,
+        warmup_steps=2000,
+        decay='cosine',
+        b1=0.9,
+        b2=0.98,
+        eps=1e-6,
+        weight_decay=((_common.TRAINABLE, 0.2),),
+        clip_norm=0.0,
         multipliers=(('towers/image', 0.0),) if 'lit' in words else (),
-    )  # fmt: skip
+    )
     # The paper has 49,408 pairs of bytes; a vocabulary of that size from the training texts: ours.
     config.tokenizer = dict(path='', vocab_size=49408, bos=True, eos=True)
     config.streams = dict(captions=_common.captions(IMAGE_SIZE, MAX_LENGTH, 32768))
     config.model = dict(
         kind='dual_encoder',
-        embedding=embedding,
         dtype='bfloat16',  # Ours; the paper has float16.
         attention='xla',
         towers=dict(
             image=dict(
-                kind='vit', image_size=IMAGE_SIZE, patches=(patch,), pool='class', pixels='clip',
-                embedding_norm=True, patch_bias=False, layers=dict(**VIT[vit], **layers),
+                kind='vit',
+                image_size=IMAGE_SIZE,
+                patches=(patch,),
+                pool='class',
+                pixels='clip',
+                embedding_norm=True,
+                patch_bias=False,
+                layers=dict(**VIT[vit], **layers),
             ),
             text=dict(
-                kind='transformer', max_length=MAX_LENGTH, causal=True, pool='eot', eot_id=3,
+                kind='transformer',
+                max_length=MAX_LENGTH,
+                causal=True,
+                pool='eot',
+                eot_id=3,
                 layers=dict(width=width, depth=12, num_heads=num_heads, **layers),
             ),
         ),
-        heads=dict(image=dict(kind='linear', bias=False), text=dict(kind='linear', bias=False)),
-    )  # fmt: skip
+    )
+    config.spaces = dict(
+        image_text=_scale.space('image', 'text', embedding=embedding, temperature=0.07)
+    )
     config.tasks = dict(
         image_text=dict(
-            stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
-            temperature=0.07, objective=_scale.softmax(),
-        ),
-    )  # fmt: skip
+            stream='captions',
+            encode=(('image', 'image'), ('text', 'text')),
+            space='image_text',
+            weight=1.0,
+            objective=_scale.softmax(),
+        )
+    )
     config.evaluators = _common.evaluators('image_text')
     if 'published' in words:
         config.tokenizer = dict(kind='tokenizers', path='', vocab_size=49408)
@@ -87,7 +108,8 @@ def shrink(config: ConfigDict) -> None:
     config.optimizer.warmup_steps = 2
     config.tokenizer.vocab_size = 4000
     config.streams.captions.update(batch_size=16, image_size=32, max_length=12)
-    config.model.update(embedding=32, dtype='float32')
+    config.model.dtype = 'float32'
+    config.spaces.image_text.embedding = 32
     config.model.towers.image.update(image_size=32, patches=(8,))
     config.model.towers.text.max_length = 12
     for tower in config.model.towers.values():

@@ -16,9 +16,27 @@ from mural_jax.configs import _scale
 IMAGE_TEXT = ('en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl')
 # be, ga, uz and tg are among the eight under-resourced languages of the paper.
 TRANSLATION_ONLY = (
-    'be', 'ga', 'uz', 'tg', 'mt', 'yo', 'zu', 'xh', 'ha', 'ig',
-    'so', 'qu', 'sw', 'cy', 'am', 'si', 'ne', 'km', 'hy', 'ka',
-)  # fmt: skip
+    'be',
+    'ga',
+    'uz',
+    'tg',
+    'mt',
+    'yo',
+    'zu',
+    'xh',
+    'ha',
+    'ig',
+    'so',
+    'qu',
+    'sw',
+    'cy',
+    'am',
+    'si',
+    'ne',
+    'km',
+    'hy',
+    'ka',
+)
 
 IMAGE_SIZE = 64  # pixels
 MAX_LENGTH = 10  # tokens; 95% of the names and keyword lists are shorter
@@ -41,9 +59,13 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config.tokenizer = dict(path='', vocab_size=40000)
     config.streams = dict(
         captions=dict(
-            kind='captions', languages=IMAGE_TEXT, batch_size=128, alpha=0.5,
+            kind='captions',
+            languages=IMAGE_TEXT,
+            batch_size=128,
+            alpha=0.5,
             sources=dict(emoji=dict(dataset='emoji_cldr/pictures', split='train', weight=1.0)),
-            max_length=MAX_LENGTH, image_size=IMAGE_SIZE,
+            max_length=MAX_LENGTH,
+            image_size=IMAGE_SIZE,
             text=dict(kinds=dict(name=0.5, keyword=0.5), joined=dict(keyword=3)),
             # Mirrored texts and arrows cost less than mirrored everything else gains.
             augment=dict(shift=0.12, zoom=0.2, rotate=15.0, colour=0.3, mirror=0.5),
@@ -53,65 +75,91 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         translations=dict(
             kind='translations',
             sources=dict(emoji=dict(dataset='emoji_cldr/translations', split='train', weight=1.0)),
-            languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], pivots=('en',), batch_size=256,
-            alpha=0.5, max_length=MAX_LENGTH,
+            languages=TRANSLATION_ONLY + IMAGE_TEXT[1:],
+            pivots=('en',),
+            batch_size=256,
+            alpha=0.5,
+            max_length=MAX_LENGTH,
             text=dict(kinds=dict(name=0.6, keyword=0.4), joined=dict(keyword=4)),
             shuffle_pairs='shuffled' in words,
         ),
-    )  # fmt: skip
+    )
     config.model = dict(
         kind='dual_encoder',
-        embedding=128,
         dtype='float32',
         towers=dict(
             image=dict(
-                kind='vit', image_size=IMAGE_SIZE, patches=(4, 2, 2, 2), stem=(32, 64, 128),
+                kind='vit',
+                image_size=IMAGE_SIZE,
+                patches=(4, 2, 2, 2),
+                stem=(32, 64, 128),
                 pixels='white',
                 layers=dict(width=256, depth=1, num_heads=4, mlp_ratio=2.0, dropout=0.2),
             ),
             text=dict(
-                kind='transformer', max_length=MAX_LENGTH,
+                kind='transformer',
+                max_length=MAX_LENGTH,
                 layers=dict(width=128, depth=1, num_heads=4, mlp_ratio=2.0),
             ),
         ),
-    )  # fmt: skip
+    )
+    config.spaces = dict(
+        image_text=_scale.space('image', 'text', embedding=128, temperature=0.05),
+        text_text=_scale.space('text', embedding=128, temperature=0.05),
+    )
     config.tasks = dict(
         image_text=dict(
-            stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
+            stream='captions',
+            encode=(('image', 'image'), ('text', 'text')),
+            space='image_text',
+            weight=1.0,
             # ALIGN's label smoothing (arXiv:2102.05918).
-            temperature=0.05, objective=_scale.softmax(label_smoothing=0.1),
+            objective=_scale.softmax(label_smoothing=0.1),
         ),
         text_text=dict(
-            stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.0,
+            stream='translations',
+            encode=(('source', 'text'), ('target', 'text')),
+            space='text_text',
+            weight=1.0,
             # LaBSE's margin (arXiv:2007.01852).
-            temperature=0.05, objective=_scale.softmax(margin=0.3),
+            objective=_scale.softmax(margin=0.3),
         ),
-    )  # fmt: skip
+    )
     config.optimizer = dict(
         **_scale.OPTIMIZER,
-        kind='adamw', learning_rate=2e-3, warmup_steps=60, decay='cosine', b2=0.98,
+        kind='adamw',
+        learning_rate=2e-3,
+        warmup_steps=60,
+        decay='cosine',
+        b2=0.98,
         weight_decay=(('kernel|token_VD', 0.2),),
         # A slow text head stays near to orthogonal, so what the translations align in the text
         # tower holds in the space of the pictures.
-        multipliers=(('heads/.*/text', 0.1),),
-    )  # fmt: skip
+        multipliers=(('heads/text', 0.1),),
+    )
     pictures = dict(
-        kind='image_text', dataset='emoji_cldr/pictures', task='image_text', captions='first',
+        kind='image_text',
+        dataset='emoji_cldr/pictures',
+        space='image_text',
+        captions='first',
         every=0,
-    )  # fmt: skip
+    )
     config.evaluators = {
         'image_text_held_out': dict(pictures, split='test'),
         'image_text_seen': dict(pictures, split='train'),
         'text_text_held_out': dict(
-            kind='text_text', dataset='emoji_cldr/translations', split='test', task='text_text',
+            kind='text_text',
+            dataset='emoji_cldr/translations',
+            split='test',
+            space='text_text',
             every=0,
         ),
-    }  # fmt: skip
+    }
     if 'decomposed' in words:
         _decompose(config)
     if 'align' in words:
-        del config.tasks.text_text
-        config.evaluators['text_text_held_out'].task = 'image_text'
+        del config.tasks.text_text, config.spaces.text_text
+        config.evaluators['text_text_held_out'].space = 'image_text'
     if 'tiny' in words:
         _shrink(config)
     return config
@@ -128,10 +176,14 @@ def _decompose(config: ConfigDict) -> None:
     config.model.update(kind='one_stream', num_classes=1)
     config.model.towers = dict(
         fusion=dict(
-            kind='fusion', max_length=MAX_LENGTH, feature_size=768, geometry=5, pool='mean',
+            kind='fusion',
+            max_length=MAX_LENGTH,
+            feature_size=768,
+            geometry=5,
+            pool='mean',
             layers=dict(width=128, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.1),
         )
-    )  # fmt: skip
+    )
     config.tasks.image_text.encode = (('regions', 'image'), ('text', 'text'))
 
 
@@ -139,7 +191,8 @@ def _shrink(config: ConfigDict) -> None:
     config.schedule.update(num_steps=12, log_every=2, checkpoint_every=4)
     config.optimizer.warmup_steps = 2
     config.tokenizer.vocab_size = 4000
-    config.model.embedding = 32
+    for space in config.spaces.values():
+        space.embedding = 32
     for stream in config.streams.values():
         stream.batch_size = 16
     for tower in config.model.towers.values():

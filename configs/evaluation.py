@@ -25,24 +25,83 @@ Suite = tuple[dict[str, Any], dict[str, Any]]  # evaluators, groups of languages
 # project. English is the pivot.
 FLORES = dict(
     image_text=(
-        'deu_Latn', 'fra_Latn', 'spa_Latn', 'ita_Latn', 'por_Latn', 'rus_Cyrl', 'zho_Hans',
-        'jpn_Jpan', 'arb_Arab', 'tur_Latn', 'pol_Latn',
+        'deu_Latn',
+        'fra_Latn',
+        'spa_Latn',
+        'ita_Latn',
+        'por_Latn',
+        'rus_Cyrl',
+        'zho_Hans',
+        'jpn_Jpan',
+        'arb_Arab',
+        'tur_Latn',
+        'pol_Latn',
     ),
     translation_only=(
-        'bel_Cyrl', 'gle_Latn', 'uzn_Latn', 'tgk_Cyrl', 'mlt_Latn', 'yor_Latn', 'zul_Latn',
-        'xho_Latn', 'hau_Latn', 'ibo_Latn', 'som_Latn', 'quy_Latn', 'swh_Latn', 'cym_Latn',
-        'amh_Ethi', 'sin_Sinh', 'npi_Deva', 'khm_Khmr', 'hye_Armn', 'kat_Geor',
+        'bel_Cyrl',
+        'gle_Latn',
+        'uzn_Latn',
+        'tgk_Cyrl',
+        'mlt_Latn',
+        'yor_Latn',
+        'zul_Latn',
+        'xho_Latn',
+        'hau_Latn',
+        'ibo_Latn',
+        'som_Latn',
+        'quy_Latn',
+        'swh_Latn',
+        'cym_Latn',
+        'amh_Ethi',
+        'sin_Sinh',
+        'npi_Deva',
+        'khm_Khmr',
+        'hye_Armn',
+        'kat_Geor',
     ),
-)  # fmt: skip
+)
 # XTREME's 36 languages (github.com/google-research/xtreme, scripts/run_tatoeba.sh without the five
 # that XTREME-R added), as LASER's files name them.
 TATOEBA = dict(
     xtreme36=(
-        'afr', 'ara', 'ben', 'bul', 'cmn', 'deu', 'ell', 'est', 'eus', 'fin', 'fra', 'heb', 'hin',
-        'hun', 'ind', 'ita', 'jav', 'jpn', 'kat', 'kaz', 'kor', 'mal', 'mar', 'nld', 'pes', 'por',
-        'rus', 'spa', 'swh', 'tam', 'tel', 'tgl', 'tha', 'tur', 'urd', 'vie',
-    ),
-)  # fmt: skip
+        'afr',
+        'ara',
+        'ben',
+        'bul',
+        'cmn',
+        'deu',
+        'ell',
+        'est',
+        'eus',
+        'fin',
+        'fra',
+        'heb',
+        'hin',
+        'hun',
+        'ind',
+        'ita',
+        'jav',
+        'jpn',
+        'kat',
+        'kaz',
+        'kor',
+        'mal',
+        'mar',
+        'nld',
+        'pes',
+        'por',
+        'rus',
+        'spa',
+        'swh',
+        'tam',
+        'tel',
+        'tgl',
+        'tha',
+        'tur',
+        'urd',
+        'vie',
+    )
+)
 # A few of each; ours. They are in the groups that Babel-ImageNet makes of the languages of XLM-R,
 # by how many of ImageNet's 1,000 classes they name: over 666, over 333, fewer; English in none
 # (evaluation_scripts/results_analysis.ipynb in github.com/gregor-ge/Babel-ImageNet at 317c498).
@@ -54,18 +113,31 @@ CLASSES = {
 }
 # For English; ours, not CLIP's.
 TEMPLATES = (
-    '{}', 'a photo of a {}', 'a photo of the {}', 'a small picture of a {}',
-    'a close view of a {}', 'a {} seen from afar', 'a {} and nothing else',
-)  # fmt: skip
+    '{}',
+    'a photo of a {}',
+    'a photo of the {}',
+    'a small picture of a {}',
+    'a close view of a {}',
+    'a {} seen from afar',
+    'a {} and nothing else',
+)
 TASK = 'image_text'
 
 
 def flickr8k() -> Suite:
     """With one caption of a photo, and with all that it has."""
     photos = dict(
-        kind='image_text', dataset='captions/flickr8k', split='dev', task=TASK, text='caption',
-        gallery=0, fold=0, prompt='{}', languages=IMAGE_TEXT + TRANSLATION_ONLY, every=0,
-    )  # fmt: skip
+        kind='image_text',
+        dataset='captions/flickr8k',
+        split='dev',
+        task=TASK,
+        text='caption',
+        gallery=0,
+        fold=0,
+        prompt='{}',
+        languages=IMAGE_TEXT + TRANSLATION_ONLY,
+        every=0,
+    )
     return {
         'flickr8k_first': dict(photos, captions='first'),
         'flickr8k_all': dict(photos, captions='all'),
@@ -75,9 +147,16 @@ def flickr8k() -> Suite:
 def babel_imagenet() -> Suite:
     """By the names alone in all languages, and in English by an ensemble of templates."""
     classes = dict(
-        kind='classification', dataset='captions/tiny_imagenet', split='val', task=TASK,
-        text='name', templates_file='', names_file='', min_classes=10, every=0,
-    )  # fmt: skip
+        kind='classification',
+        dataset='captions/tiny_imagenet',
+        split='val',
+        task=TASK,
+        text='name',
+        templates_file='',
+        names_file='',
+        min_classes=10,
+        every=0,
+    )
     return {
         'babel_imagenet': dict(classes, languages=('*',), templates=('{}',)),
         'imagenet_english': dict(classes, languages=('en',), templates=TEMPLATES),
@@ -87,9 +166,13 @@ def babel_imagenet() -> Suite:
 def probes() -> Suite:
     """What is learned from frozen features; needs scikit-learn, mural-jax[evaluation]."""
     pictures = dict(
-        dataset='captions/tiny_imagenet', train_split='train', split='val', task=TASK,
-        languages=(), every=0,
-    )  # fmt: skip
+        dataset='captions/tiny_imagenet',
+        train_split='train',
+        split='val',
+        task=TASK,
+        languages=(),
+        every=0,
+    )
     return {
         'linear_probe': dict(pictures, kind='linear_probe'),
         'knn': dict(pictures, kind='knn', k=20, temperature=0.07),
@@ -108,9 +191,17 @@ def tatoeba() -> Suite:
 
 def _bitext(dataset: str, split: str, pivot: str) -> dict[str, Any]:
     return dict(
-        kind='bitext', dataset=dataset, split=split, task='text_text', text='sentence',
-        pivots=(pivot,), languages=('*',), score='cosine', k=4, every=0,
-    )  # fmt: skip
+        kind='bitext',
+        dataset=dataset,
+        split=split,
+        task='text_text',
+        text='sentence',
+        pivots=(pivot,),
+        languages=('*',),
+        score='cosine',
+        k=4,
+        every=0,
+    )
 
 
 def crisscrossed() -> Suite:

@@ -35,14 +35,27 @@ def get_config(arg: str = 'mural') -> ConfigDict:
     config.tokenizer = dict(path='', vocab_size=16000)
     config.streams = dict(
         captions=dict(
-            kind='captions', languages=IMAGE_TEXT, alpha=0.5, cap=1.0, batch_size=128,
+            kind='captions',
+            languages=IMAGE_TEXT,
+            alpha=0.5,
+            cap=1.0,
+            batch_size=128,
             sources=dict(flickr8k=_common.source('captions/flickr8k')),
-            max_length=MAX_LENGTH, image_size=IMAGE_SIZE, area=0.5, max_bad=0.01,
+            max_length=MAX_LENGTH,
+            image_size=IMAGE_SIZE,
+            area=0.5,
+            max_bad=0.01,
             augment=dict(colour=0.2, mirror=0.5),
         ),
         translations=dict(
-            kind='translations', languages=TRANSLATION_ONLY + IMAGE_TEXT[1:], pivots=('en',),
-            alpha=0.5, cap=1.0, batch_size=256, max_length=MAX_LENGTH, max_bad=0.01,
+            kind='translations',
+            languages=TRANSLATION_ONLY + IMAGE_TEXT[1:],
+            pivots=('en',),
+            alpha=0.5,
+            cap=1.0,
+            batch_size=256,
+            max_length=MAX_LENGTH,
+            max_bad=0.01,
             # Translations proper, and captions of one photo in two languages; of the photos only
             # those of training. What Multi30K has of the test photos' captions is left out.
             sources=dict(
@@ -50,49 +63,71 @@ def get_config(arg: str = 'mural') -> ConfigDict:
                 flickr8k=_common.source('captions/flickr8k'),
             ),
         ),
-    )  # fmt: skip
+    )
     config.model = dict(
         kind='dual_encoder',
-        embedding=128,
         dtype='float32',
         towers=dict(
             image=dict(
-                kind='vit', image_size=IMAGE_SIZE, patches=(4, 2, 2, 2), stem=(32, 64, 128),
+                kind='vit',
+                image_size=IMAGE_SIZE,
+                patches=(4, 2, 2, 2),
+                stem=(32, 64, 128),
                 layers=dict(width=256, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.2),
             ),
             text=dict(
-                kind='transformer', max_length=MAX_LENGTH,
+                kind='transformer',
+                max_length=MAX_LENGTH,
                 layers=dict(width=128, depth=2, num_heads=4, mlp_ratio=2.0, dropout=0.1),
             ),
         ),
-    )  # fmt: skip
+    )
+    config.spaces = dict(
+        image_text=_scale.space('image', 'text', embedding=128, temperature=0.05),
+        text_text=_scale.space('text', embedding=128, temperature=0.05),
+    )
     config.tasks = dict(
         image_text=dict(
-            stream='captions', encode=(('image', 'image'), ('text', 'text')), weight=1.0,
+            stream='captions',
+            encode=(('image', 'image'), ('text', 'text')),
+            space='image_text',
+            weight=1.0,
             # ALIGN's label smoothing (arXiv:2102.05918).
-            temperature=0.05, objective=_scale.softmax(label_smoothing=0.1),
+            objective=_scale.softmax(label_smoothing=0.1),
         ),
         text_text=dict(
-            stream='translations', encode=(('source', 'text'), ('target', 'text')), weight=1.0,
+            stream='translations',
+            encode=(('source', 'text'), ('target', 'text')),
+            space='text_text',
+            weight=1.0,
             # LaBSE's margin (arXiv:2007.01852).
-            temperature=0.05, objective=_scale.softmax(margin=0.3),
+            objective=_scale.softmax(margin=0.3),
         ),
-    )  # fmt: skip
+    )
     config.optimizer = dict(
         **_scale.OPTIMIZER,
-        kind='adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine', b2=0.98,
+        kind='adamw',
+        learning_rate=1e-3,
+        warmup_steps=100,
+        decay='cosine',
+        b2=0.98,
         weight_decay=((_common.TRAINABLE, 0.2),),
         # A slow text head, as in the emoji config.
-        multipliers=(('heads/.*/text', 0.1),),
-    )  # fmt: skip
+        multipliers=(('heads/text', 0.1),),
+    )
     config.evaluators = {
         'image_text_dev': dict(
-            kind='image_text', dataset='captions/flickr8k', split='dev', task='image_text',
-            text='caption', captions='first', every=0,
+            kind='image_text',
+            dataset='captions/flickr8k',
+            split='dev',
+            space='image_text',
+            text='caption',
+            captions='first',
+            every=0,
         )
-    }  # fmt: skip
+    }
     if 'align' in words:
-        del config.tasks.text_text
+        del config.tasks.text_text, config.spaces.text_text
     if 'tiny' in words:
         shrink(config)
     return config
@@ -103,7 +138,8 @@ def shrink(config: ConfigDict) -> None:
     config.schedule = _common.tiny_schedule()
     config.optimizer.warmup_steps = 2
     config.tokenizer.vocab_size = 4000
-    config.model.embedding = 32
+    for space in config.spaces.values():
+        space.embedding = 32
     for stream in config.streams.values():
         stream.batch_size = 16
     for tower in config.model.towers.values():

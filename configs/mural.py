@@ -29,14 +29,19 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.streams.translations = _common.translations(align.MAX_LENGTH, 16384)  # Batch: ours.
     config.model.towers.image.update(EFFICIENTNET['B7' if large else 'B5'])
     config.model.towers.text.layers.update(BERT['large' if large else 'base'])
-    if large:
-        config.model.heads.image = dict(kind='identity')  # B7 is as wide as the embedding, 640.
+    if large:  # EfficientNet-B7 is as wide as the embedding, 640.
+        config.spaces.image_text.heads.image = dict(kind='identity')
+    config.spaces.text_text = _scale.space(
+        'text', embedding=640, temperature=1.0, heads=dict(text=dict(kind='linear', bias=True))
+    )
     config.tasks.text_text = dict(
-        stream='translations', encode=(('source', 'text'), ('target', 'text')),
+        stream='translations',
+        encode=(('source', 'text'), ('target', 'text')),
+        space='text_text',
         # Weight: not published, the order is the likely one. Margin: LaBSE's.
-        weight=0.1, temperature=1.0,
+        weight=0.1,
         objective=_scale.softmax(margin=0.3),
-    )  # fmt: skip
+    )
     config.evaluators = _common.evaluators('text_text')
     if 'xlm_r' in words:
         config.tokenizer = dict(kind='xlm_r', path='', vocab_size=250002)
@@ -53,20 +58,29 @@ def _decompose(config: ConfigDict) -> None:
     """One transformer for both sides of both tasks; pictures of 224 pixels in 196 patches."""
     config.init_from = dict(model='')
     config.streams.captions.update(
-        kind='regions', image_size=224, resize=256, hard_negatives=False,
+        kind='regions',
+        image_size=224,
+        resize=256,
+        hard_negatives=False,
         regions=dict(by='patches', most=196, side=16, size=0, geometry=5),
-    )  # fmt: skip
+    )
     config.model = dict(
-        kind='one_stream', embedding=640, num_classes=1600, dtype='bfloat16', attention='xla',
+        kind='one_stream',
+        num_classes=1600,
+        dtype='bfloat16',
+        attention='xla',
         towers=dict(
             fusion=dict(
-                kind='fusion', max_length=align.MAX_LENGTH, feature_size=768, geometry=5,
+                kind='fusion',
+                max_length=align.MAX_LENGTH,
+                feature_size=768,
+                geometry=5,
                 pool='mean',
-                layers=dict(
-                    **BERT['base'], dropout=0.1, remat='none', unroll=1,
-                ),
+                layers=dict(**BERT['base'], dropout=0.1, remat='none', unroll=1),
             )
         ),
-        heads=dict(image=dict(kind='linear', bias=False), text=dict(kind='linear', bias=False)),
-    )  # fmt: skip
+    )
+    for space in config.spaces.values():
+        for head in space.heads.values():
+            head.bias = False
     config.tasks.image_text.encode = (('regions', 'image'), ('text', 'text'))

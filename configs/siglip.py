@@ -29,26 +29,42 @@ def get_config(arg: str = 'b16') -> ConfigDict:
     config.optimizer.update(
         # A second moment of 0.95 keeps large batches stable, says the paper; it has Adafactor, here
         # is AdamW. Decay and warm-up: ours.
-        learning_rate=1e-3, b2=0.95, eps=1e-8, warmup_steps=10000,
-        weight_decay=((_common.TRAINABLE, 1e-4),), clip_norm=1.0,
-    )  # fmt: skip
+        learning_rate=1e-3,
+        b2=0.95,
+        eps=1e-8,
+        warmup_steps=10000,
+        weight_decay=((_common.TRAINABLE, 1e-4),),
+        clip_norm=1.0,
+    )
     # 32,000 pieces, one mark at the end.
     config.tokenizer = dict(path='', vocab_size=32000, eos=True)
     config.streams.captions = _common.captions(IMAGE_SIZE, MAX_LENGTH, 32768)
-    config.model.update(embedding=768)
     config.model.towers = dict(
         image=dict(
-            kind='vit', image_size=IMAGE_SIZE, patches=(16,), pool='map', pixels='half',
+            kind='vit',
+            image_size=IMAGE_SIZE,
+            patches=(16,),
+            pool='map',
+            pixels='half',
             layers=layers,
         ),
         # Padding is read as text.
         text=dict(
-            kind='transformer', max_length=MAX_LENGTH, pool='last', attend_padding=True,
+            kind='transformer',
+            max_length=MAX_LENGTH,
+            pool='last',
+            attend_padding=True,
             layers=layers,
         ),
-    )  # fmt: skip
-    config.model.heads = dict(image=dict(kind='identity'), text=dict(kind='linear', bias=True))
-    config.tasks.image_text.update(temperature=0.1, bias=-10.0)
+    )
+    config.spaces.image_text = _scale.space(
+        'image',
+        'text',
+        embedding=768,
+        temperature=0.1,
+        heads=dict(image=dict(kind='identity'), text=dict(kind='linear', bias=True)),
+        bias=-10.0,
+    )
     config.tasks.image_text.objective = _scale.sigmoid()
     if 'published' in words:
         config.tokenizer = dict(kind='siglip', path='', vocab_size=32000)

@@ -40,39 +40,72 @@ def get_config(arg: str = 'base') -> ConfigDict:
     config.schedule = _scale.schedule(200000, 100, 5000, keep=3)
     config.optimizer = dict(
         **_scale.OPTIMIZER,
-        kind='adamw', learning_rate=1e-4, warmup_steps=10000, decay='linear',
-        b1=0.9, b2=0.999, eps=1e-8, weight_decay=((_common.TRAINABLE, 0.01),), clip_norm=1.0,
+        kind='adamw',
+        learning_rate=1e-4,
+        warmup_steps=10000,
+        decay='linear',
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=((_common.TRAINABLE, 0.01),),
+        clip_norm=1.0,
         multipliers=(),
-    )  # fmt: skip
+    )
     config.tokenizer = dict(path='', vocab_size=30522, bos=True, eos=True)
     config.streams = dict(
         pairs=dict(
-            kind='hidden', sources=dict(main=_common.source('captions/regions')),
-            languages=('en',), alpha=0.5, cap=1.0, max_bad=0.01, image_size=224,
-            max_length=MAX_LENGTH, batch_size=192, candidates=1, hide_words=0.15,
-            hide_regions=0.15, mismatch=0.5,
+            kind='hidden',
+            sources=dict(main=_common.source('captions/regions')),
+            languages=('en',),
+            alpha=0.5,
+            cap=1.0,
+            max_bad=0.01,
+            image_size=224,
+            max_length=MAX_LENGTH,
+            batch_size=192,
+            candidates=1,
+            hide_words=0.15,
+            hide_regions=0.15,
+            mismatch=0.5,
             regions=dict(by='features', most=100, side=0, size=2048, geometry=5, codebook=0),
         )
-    )  # fmt: skip
+    )
     config.model = dict(
-        kind='one_stream', num_classes=1600, dtype='bfloat16', attention='xla',
+        kind='one_stream',
+        num_classes=1600,
+        dtype='bfloat16',
+        attention='xla',
         towers=dict(
             fusion=dict(
-                kind='fusion', max_length=MAX_LENGTH, feature_size=2048, geometry=5, pool='mean',
+                kind='fusion',
+                max_length=MAX_LENGTH,
+                feature_size=2048,
+                geometry=5,
+                pool='mean',
                 layers=dict(
-                    width=768, depth=12, num_heads=12, activation='gelu', norm_eps=1e-12,
-                    dropout=0.1, remat='none', unroll=1,
+                    width=768,
+                    depth=12,
+                    num_heads=12,
+                    activation='gelu',
+                    norm_eps=1e-12,
+                    dropout=0.1,
+                    remat='none',
+                    unroll=1,
                 ),
             )
         ),
-    )  # fmt: skip
+    )
+    config.spaces = {}
     config.tasks = {
         name: dict(
-            kind='prediction', stream='pairs', predict=name, weight=1.0,
+            kind='prediction',
+            stream='pairs',
+            predict=name,
+            weight=1.0,
             encode=((('text', 'regions'), 'joint'),),
         )
         for name in ('words', 'regions', 'match')
-    }  # fmt: skip
+    }
     config.evaluators = {
         'hidden': dict(
             kind='hidden', stream='pairs', dataset='captions/regions', split='test', every=0
@@ -84,7 +117,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
             split='test',
             text='caption',
             gallery=0,
-            rerank=dict(k=0, task='image_text', workdir=''),
+            rerank=dict(k=0, space='image_text', workdir=''),
             every=0,
         ),
     }
@@ -179,6 +212,18 @@ def _retrieve(config: ConfigDict, large: bool) -> None:
     del config.evaluators['hidden']
 
 
+def pooled_space(config: ConfigDict, temperature: float) -> dict[str, Any]:
+    """A space of the transformer's own vectors, without heads."""
+    identity = dict(kind='identity')
+    return _scale.space(
+        'image',
+        'text',
+        embedding=config.model.towers.fusion.layers.width,
+        temperature=temperature,
+        heads=dict(image=dict(identity), text=dict(identity)),
+    )
+
+
 def _among_similar(config: ConfigDict) -> None:
     """Text and picture are matched against the most similar of a group, by embeddings of each alone
     that a contrastive task trains along (X-VLM, arXiv:2111.08276; temperature 0.07 from there)."""
@@ -189,15 +234,14 @@ def _among_similar(config: ConfigDict) -> None:
             whole[name] = value
     config.streams.whole = whole
     pairs.mismatch = 0.0
-    text, picture = config.tasks.match.encode[0][0]
-    encode = ((picture, 'image'), (text, 'text'))
-    config.model.embedding = config.model.towers.fusion.layers.width
-    config.model.heads = dict(image=dict(kind='identity'), text=dict(kind='identity'))
+    text, image = config.tasks.match.encode[0][0]
+    encode = ((image, 'image'), (text, 'text'))
+    config.spaces = dict(image_text=pooled_space(config, temperature=0.07))
     config.tasks.match = dict(
         kind='matching', stream='whole', encode=encode, space='image_text', among=16, weight=1.0
     )
     config.tasks.image_text = dict(
-        stream='whole', encode=encode, weight=1.0, temperature=0.07, objective=_scale.softmax()
+        stream='whole', encode=encode, space='image_text', weight=1.0, objective=_scale.softmax()
     )
     if len(config.tasks) == 2:  # Of retrieval nothing else is left.
         del config.streams['pairs']

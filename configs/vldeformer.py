@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from mural_jax.configs import _common, _scale, unicoder_vl
 
 TEMPERATURE = 0.005  # fixed, both ways
-RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature|towers/teacher'
+RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature'
 OPTIONS = {'plain', 'distilled', 'tags'}
 
 
@@ -47,30 +47,47 @@ def get_config(arg: str = 'base') -> ConfigDict:
     hard = 'plain' not in words
     pairs.update(kind='regions', batch_size=batch_size, hard_negatives=hard)
     pairs.regions.codebook = 0  # Nothing is predicted.
-    model = config.model
-    model.embedding = model.towers.fusion.layers.width
-    model.heads = dict(image=dict(kind='identity'), text=dict(kind='identity'))
+    config.spaces = dict(image_text=unicoder_vl.pooled_space(config, temperature=TEMPERATURE))
     encode = (('regions', 'image'), ('text', 'text'))
     negatives = (('regions_negative', 'image'), ('text_negative', 'text'))
     config.tasks = dict(
         image_text=dict(
-            stream='pairs', encode=encode + negatives * hard, weight=1.0,
-            temperature=TEMPERATURE, objective=_scale.softmax(),
+            stream='pairs',
+            encode=encode + negatives * hard,
+            space='image_text',
+            weight=1.0,
+            objective=_scale.softmax(),
         )
-    )  # fmt: skip
+    )
     config.evaluators = {
         'image_text': dict(
-            kind='image_text', dataset=pairs.sources.main.dataset,
-            split=config.evaluators.cross_encoder.split, task='image_text', text='caption',
-            gallery=config.evaluators.cross_encoder.gallery, captions='first', every=0,
+            kind='image_text',
+            dataset=pairs.sources.main.dataset,
+            split=config.evaluators.cross_encoder.split,
+            space='image_text',
+            text='caption',
+            gallery=config.evaluators.cross_encoder.gallery,
+            captions='first',
+            every=0,
         )
-    }  # fmt: skip
+    }
     if 'distilled' in words:
-        model.towers.teacher = model.towers.fusion.copy_and_resolve_references()
+        # The joint model as it was before it was decomposed: from the same run, unless another one
+        # is named.
+        config.companions = dict(
+            teacher=dict(
+                model=config.model.copy_and_resolve_references(), frozen=True, init_from=''
+            )
+        )
         config.tasks.joint = dict(
-            kind='distillation', stream='pairs', encode=config.tasks.image_text.encode,
-            space='image_text', among=8, weight=1.0,
-        )  # fmt: skip
+            kind='distillation',
+            stream='pairs',
+            encode=config.tasks.image_text.encode,
+            space='image_text',
+            among=8,
+            weight=1.0,
+            teacher='teacher',
+        )
     if 'tags' in words:
         unicoder_vl.with_tags(config)
     return config

@@ -5,7 +5,7 @@ N ids of an example, K candidates kept, V vocabulary.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
 
@@ -15,14 +15,15 @@ Array = Any  # A jax or a numpy array; this module needs neither jax nor flax.
 # 'index' is int32 [B], the place in the global batch.
 Batch = Mapping[str, Array]
 
-PAD = 0  # The token id of padding.
+Tree = Any  # Nested tuples and dicts of arrays.
 
+PAD = 0  # The token id of padding.
 
 RESTART = 75  # The exit code that asks for the same command again (EX_TEMPFAIL of sysexits.h).
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong: the message says what, why it matters and what to do."""
+    """The user gave something wrong: the message says what, why it matters and what to do."""
 
 
 class Restart(Exception):
@@ -30,21 +31,8 @@ class Restart(Exception):
 
 
 class Encoding(NamedTuple):
-    """What an encoder returns: the example as one vector, and its tokens."""
+    """What every encoder returns: an example as one vector, and its tokens."""
 
-    pooled_BD: Array  # float32; unit norm once projected by a head
+    pooled_BD: Array
     tokens_BLD: Array
     mask_BL: Array  # bool, True where a token is real
-
-
-class Objective(Protocol):
-    """A loss over the global batch."""
-
-    def __call__(
-        self, query_BD: Array, result_BD: Array, ids_BN: Array, **scalars: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Returns (scalar loss, scalar logs).
-
-        `scalars` are learned: `temperature`, and `bias` for an objective that has the argument.
-        """
-        ...

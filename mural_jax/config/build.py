@@ -17,11 +17,11 @@ from mural_jax.types import UserError
 Node = Mapping[str, Any]
 
 
-def plain(value: Any) -> Any:
+def lists_to_tuples(value: Any) -> Any:
     """Lists as tuples, all the way down, so that configs compare and hash alike."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+        return {key: lists_to_tuples(item) for key, item in value.items()}
+    return tuple(map(lists_to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def build(table: Mapping[str, Callable], node: Node, where: str, **given: Any) -> Any:
@@ -109,7 +109,7 @@ def nearest(name: str, known: Any) -> str:
     return f' Did you mean {close[0]!r}?' if close else f' There are: {", ".join(sorted(known))}.'
 
 
-def differences(ours: Node, theirs: Node) -> list[str]:
+def list_differences(ours: Node, theirs: Node) -> list[str]:
     """One line for each field that differs, `field: ours != theirs`."""
     left, right = flatten(ours), flatten(theirs)
     absent = types.SimpleNamespace()

@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mural_jax.config.build import flatten, nearest, plain
+from mural_jax.config.build import flatten, lists_to_tuples, nearest
 from mural_jax.types import UserError
 
 Config = dict[str, Any]  # Nested plain values: numbers, strings, tuples, dicts.
@@ -27,7 +27,7 @@ def load_config(argument: str, overrides: list[str]) -> dict[str, Any]:
             raise UserError(f'The config {path} has no field {field!r}.{nearest(field, known)}')
         if '=' not in override:
             raise UserError(f'{override} gives no value; write {override}=VALUE.')
-    return plain(_parse_config(argv + overrides).to_dict())
+    return lists_to_tuples(_parse_config(argv + overrides).to_dict())
 
 
 def find_config_file(path: str) -> Path:

@@ -8,9 +8,15 @@ from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
 
 TOWERS = {
-    'vit': ViT, 'efficientnet': EfficientNet, 'resnet': ResNet,
-    'transformer': Transformer, 'bert': Bert, 'lstm': Lstm, 'gru': Gru, 'fusion': Fusion,
-}  # fmt: skip
+    'vit': ViT,
+    'efficientnet': EfficientNet,
+    'resnet': ResNet,
+    'transformer': Transformer,
+    'bert': Bert,
+    'lstm': Lstm,
+    'gru': Gru,
+    'fusion': Fusion,
+}
 
 
 HEADS = {'linear': Linear, 'identity': Identity}

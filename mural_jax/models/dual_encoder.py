@@ -1,45 +1,86 @@
-"""The model: towers, and for each task its heads, its temperature and its bias."""
+"""The dual encoder: towers that each take one side alone, and spaces where they meet."""
 
-import jax.numpy as jnp
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 from flax import nnx
 
-from mural_jax.models.layers import unit_norm
-from mural_jax.types import Array, Encoding
+from mural_jax.config.build import arguments_of, build
+from mural_jax.config.changes import MEANS
+from mural_jax.models.catalog import TOWERS
+from mural_jax.models.compute import choose_compute
+from mural_jax.models.spaces import SpaceModel, Spaces
+from mural_jax.similarity.base import Similarity
+from mural_jax.types import Array, Encoding, Tree
 
 
 class DualEncoder(nnx.Module):
-    """An image tower and one text tower for all languages and both sides of a translation.
+    """An image tower, and one text tower for all languages and both sides of a translation.
 
-    Each task projects onto the unit sphere with heads of its own, one for each tower it uses
-    (MURAL, Jain et al. 2021, arXiv:2109.05125), and learns a temperature of its own, and a bias
-    of the scores where its objective has one: the tasks differ in batch and in margin.
+    companions: Further models of the run, set where the model is built for training.
     """
 
-    def __init__(
-        self, *, towers: dict[str, nnx.Module], heads: dict[str, dict[str, nnx.Module]],
-        temperature: dict[str, float], bias: dict[str, float],
-    ):  # fmt: skip
-        """`heads` by task and tower; `temperature` and `bias` are the first ones of the tasks."""
+    def __init__(self, *, towers: dict[str, nnx.Module], spaces: dict[str, SpaceModel]):
         self.towers = nnx.Dict(towers)
-        self.heads = nnx.Dict({task: nnx.Dict(own) for task, own in heads.items()})
-        self.log_temperature = nnx.Dict(
-            {task: nnx.Param(jnp.log(jnp.float32(value))) for task, value in temperature.items()}
-        )
-        self.bias = nnx.Dict({task: nnx.Param(jnp.float32(value)) for task, value in bias.items()})
+        self.spaces = nnx.Dict(spaces)
+        self.companions = nnx.Dict({})
 
-    def encode(self, tower: str, inputs: Array, key_B: Array | None = None) -> Encoding:
-        """One tower over pictures (uint8 [B, H, W, 3]) or texts (int32 [B, L]).
+    @classmethod
+    def from_config(
+        cls,
+        *,
+        spaces: Spaces,
+        rngs: nnx.Rngs,
+        vocab_size: int,
+        towers: dict[str, Any],
+        dtype: str = 'float32',
+        attention: Annotated[str, MEANS] = 'xla',
+    ) -> 'DualEncoder':
+        """The model of a config node.
 
-        Keys, one for each example, mean training: dropout and batch statistics.
+        dtype: What towers compute in, 'float32' or 'bfloat16'.
+        attention: 'xla', or 'cudnn', flash attention of an NVIDIA GPU, which takes bfloat16.
         """
-        return self.towers[tower](inputs, key_B)
+        compute = choose_compute(dtype, attention)
+        built = {}
+        for name, node in towers.items():
+            given: dict[str, Any] = {'rngs': rngs, 'compute': compute}
+            tower = TOWERS.get(node.get('kind'))
+            if tower and 'vocab_size' in arguments_of(tower):
+                given['vocab_size'] = vocab_size
+            built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
+        widths = {name: tower.width for name, tower in built.items()}
+        return cls(towers=built, spaces=build_spaces(spaces, widths, rngs))
 
-    def project(self, task: str, tower: str, encoding: Encoding) -> Encoding:
-        """The encoding with `pooled` projected by the task's head, unit norm, float32 [B, D]."""
-        pooled_BD = self.heads[task][tower](encoding.pooled_BD)
-        return encoding._replace(pooled_BD=unit_norm(pooled_BD))
+    @staticmethod
+    def encoders(node: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a model of this config node encodes by: its towers."""
+        return tuple(node['towers'])
 
-    def scalars(self, task: str) -> dict[str, Array]:
-        """`temperature`, a positive scalar, and `bias` where the task has one."""
-        scalars = {'temperature': jnp.exp(self.log_temperature[task][...])}
-        return scalars | ({'bias': self.bias[task][...]} if task in self.bias else {})
+    def encode(self, encoder: str, inputs: Array, key_B: Array | None = None) -> Encoding:
+        """Encodes images (uint8 [B, H, W, 3]) or texts (int32 [B, L]) by one tower.
+
+        key_B: A key for each example means training: dropout, and statistics of the batch.
+        """
+        return self.towers[encoder](inputs, key_B)
+
+    def represent(self, space: str, side: str, encoding: Encoding) -> Tree:
+        """What a space compares of encoded examples, a tree of [B, ...]: unit vectors for cosine."""
+        return self.spaces[space].represent(side, encoding)
+
+    def scalars(self, space: str) -> dict[str, Array]:
+        """The learned scalars of a space: `temperature`, `bias`."""
+        return self.spaces[space].scalars()
+
+    def similarity(self, space: str) -> Similarity:
+        """How a space compares its sides."""
+        return self.spaces[space].similarity
+
+
+def build_spaces(
+    spaces: Spaces, widths: Mapping[str, int], rngs: nnx.Rngs
+) -> dict[str, SpaceModel]:
+    """Modules of the spaces, in the order of their names; `widths` by encoder."""
+    return {
+        name: SpaceModel(spaces[name], f'spaces.{name}', widths, rngs) for name in sorted(spaces)
+    }

@@ -1,4 +1,4 @@
-"""Heads: from the vector of a tower to the space of an embedding."""
+"""Heads: from the width of a tower to the width of a space."""
 
 from flax import nnx
 
@@ -6,10 +6,12 @@ from mural_jax.types import Array, UserError
 
 
 class Linear(nnx.Linear):
-    """A linear head. It starts orthogonal: what the translations align in the text tower is then
-    aligned in the space of the pictures too (a choice of ours).
+    """A linear projection of vectors or tokens.
 
-    bias: whether there is one; CLIP's and MURAL's heads have none here, SigLIP's text head has.
+    It starts orthogonal: what the translations align in the text tower is then aligned in the
+    space of the images too (a choice of ours).
+
+    bias: Whether there is one; CLIP's and MURAL's heads have none here, SigLIP's text head has.
     """
 
     def __init__(self, *, width: int, embedding: int, rngs: nnx.Rngs, bias: bool = False):
@@ -18,14 +20,14 @@ class Linear(nnx.Linear):
 
 
 class Identity(nnx.Module):
-    """No head: the tower's own vector, where its width is that of the embedding (ALIGN's B7)."""
+    """No projection, for a tower that is as wide as the space (ALIGN's EfficientNet-B7)."""
 
     def __init__(self, *, width: int, embedding: int, rngs: nnx.Rngs):
         if width != embedding:
             raise UserError(
-                f'A head of kind identity needs a tower as wide as the embedding, but {width} is '
-                f'not {embedding}. Use kind linear, or another config.model.embedding.'
+                f'A head of kind identity needs a tower as wide as its space, but {width} is not '
+                f'{embedding}. Use kind linear, or another embedding in config.spaces.'
             )
 
-    def __call__(self, pooled_BD: Array) -> Array:
-        return pooled_BD
+    def __call__(self, x: Array) -> Array:
+        return x

@@ -1,22 +1,28 @@
-"""The model of one stream: one transformer for pairs, for a picture alone and for a text alone."""
+"""The model of one stream: one transformer for pairs, for an image alone and for a text alone."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mural_jax.models.dual_encoder import DualEncoder
+from mural_jax.config.build import build
+from mural_jax.config.changes import MEANS
+from mural_jax.models.catalog import TOWERS
+from mural_jax.models.compute import choose_compute
+from mural_jax.models.dual_encoder import DualEncoder, build_spaces
 from mural_jax.models.fusion import Fusion
-from mural_jax.models.layers import again
+from mural_jax.models.layers import rematerialise
+from mural_jax.models.spaces import SpaceModel, Spaces
 from mural_jax.models.text import EMBEDDING_INIT
-from mural_jax.types import Array, Encoding
+from mural_jax.types import Array, Encoding, UserError
 
-WAYS = ('joint', 'image', 'text')  # what an example is encoded as
+ENCODERS = ('joint', 'image', 'text')
 
 
 class Transform(nnx.Module):
-    """What BERT puts before a prediction: dense, GELU, norm; [..., D] -> float32 [..., D]."""
+    """BERT's layers before a prediction: dense, GELU, norm; [..., D] -> float32 [..., D]."""
 
     def __init__(self, width: int, norm_eps: float, rngs: nnx.Rngs):
         self.dense = nnx.Linear(width, width, kernel_init=EMBEDDING_INIT, rngs=rngs)
@@ -24,27 +30,29 @@ class Transform(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x = jax.nn.gelu(self.dense(x.astype(jnp.float32)), approximate=False)
-        return again(self.norm)(x)
+        return rematerialise(self.norm)(x)
 
 
 class OneStream(DualEncoder):
-    """A dual encoder whose towers are one transformer, that takes a pair together too.
+    """A dual encoder whose two towers are one transformer, which also takes a pair together.
 
     Unicoder-VL's heads (Li et al. 2020, arXiv:1908.06066) predict what was hidden of a pair:
-    words over the vocabulary, by the embeddings of the words; the class of a region; whether the
-    two belong together, by BERT's pooler of the [CLS] of the pair.
+    words over the vocabulary, by the embeddings of the words; the class of a region; whether text
+    and image belong together, by BERT's pooler of the [CLS] of the pair.
     """
 
     def __init__(
-        self, *, fusion: Fusion, num_classes: int, norm_eps: float, rngs: nnx.Rngs,
-        teacher: Fusion | None = None, **more: Any,
-    ):  # fmt: skip
-        """`more`: the heads, temperatures and biases of a dual encoder; its towers are WAYS.
-
-        teacher: the transformer as it was before it was decomposed, see `taught`.
-        """
-        towers: dict[str, nnx.Module] = {'fusion': fusion}
-        super().__init__(towers=towers | ({'teacher': teacher} if teacher else {}), **more)
+        self,
+        *,
+        fusion: Fusion,
+        spaces: dict[str, SpaceModel],
+        num_classes: int,
+        norm_eps: float,
+        rngs: nnx.Rngs,
+    ):
+        """num_classes: Classes of regions. norm_eps: Epsilon of the norms before predictions."""
+        super().__init__(towers={'fusion': fusion}, spaces=spaces)
+        # The last embedding is the one of the mask, which is never predicted.
         width, vocab_size = fusion.width, len(fusion.token_VD[...]) - 1
         self.word = Transform(width, norm_eps, rngs)
         self.word_bias_V = nnx.Param(jnp.zeros(vocab_size))
@@ -53,46 +61,70 @@ class OneStream(DualEncoder):
         self.pooler = nnx.Linear(width, width, kernel_init=EMBEDDING_INIT, rngs=rngs)
         self.match = nnx.Linear(width, 1, kernel_init=EMBEDDING_INIT, rngs=rngs)
 
-    def encode(self, tower: str, inputs: Any, key_B: Array | None = None) -> Encoding:
-        """`inputs`: a text, int32 [B, L]; a picture; jointly (text, picture).
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls,
+        *,
+        spaces: Spaces,
+        rngs: nnx.Rngs,
+        vocab_size: int,
+        towers: dict[str, Any],
+        num_classes: int,
+        dtype: str = 'float32',
+        attention: Annotated[str, MEANS] = 'xla',
+    ) -> 'OneStream':
+        """The model of a config node, whose only tower is `fusion`.
 
-        A picture is its regions, [B, R, F], or tags, int32 [B, L], and regions.
+        num_classes: Classes of regions. dtype, attention: See `DualEncoder.from_config`.
         """
-        if tower == 'text':
-            return self._fusion(inputs, key_B=key_B)
-        text_BL, picture = inputs if tower == 'joint' else (None, inputs)
-        return _passed(self._fusion, text_BL, picture, key_B)
+        if set(towers) != {'fusion'}:
+            raise UserError(
+                f'config.model.towers of one stream is dict(fusion=...), not {sorted(towers)}.'
+            )
+        given = {'rngs': rngs, 'compute': choose_compute(dtype, attention)}
+        where = 'model.towers.fusion'
+        fusion = build(TOWERS, towers['fusion'], where, vocab_size=vocab_size, **given)
+        return cls(
+            fusion=fusion,
+            spaces=build_spaces(spaces, dict.fromkeys(ENCODERS, fusion.width), rngs),
+            num_classes=num_classes,
+            norm_eps=towers['fusion']['layers'].get('norm_eps', 1e-6),
+            rngs=rngs,
+        )
 
-    def taught(self, text_BL: Array, picture: Any) -> Array:
-        """What `matches` gives of joint passes through the teacher, float32 [B]."""
-        return self.matches(_passed(self.towers['teacher'], text_BL, picture, None))
+    @staticmethod
+    def encoders(node: Mapping[str, Any]) -> tuple[str, ...]:
+        """A pair, an image alone, a text alone: all by the same transformer."""
+        return ENCODERS
 
-    @property
-    def _fusion(self) -> Any:
-        return self.towers['fusion']
+    def encode(self, encoder: str, inputs: Any, key_B: Array | None = None) -> Encoding:
+        """Encodes a text, int32 [B, L]; an image; or, jointly, (text, image).
+
+        An image is its regions, float32 [B, R, F], or tags, int32 [B, L], and regions.
+        """
+        fusion = self.towers['fusion']
+        if encoder == 'text':
+            return fusion(inputs, key_B=key_B)
+        text_BL, image = inputs if encoder == 'joint' else (None, inputs)
+        tags_BL, region_BRF = image if isinstance(image, tuple) else (None, image)
+        return fusion(text_BL, region_BRF, tags_BL, key_B=key_B)
 
     def words(self, encoding: Encoding, place_BM: Array) -> Array:
         """Scores of all words at places of the sequence, int32 [B, M] -> float32 [B, M, V]."""
-        x_BMD = self.word(_at(encoding, place_BM))
-        token_VD = self._fusion.token_VD[...][:-1]
+        x_BMD = self.word(_take_tokens(encoding, place_BM))
+        token_VD = self.towers['fusion'].token_VD[...][:-1]
         return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
 
     def region_classes(self, encoding: Encoding, place_BM: Array, count: int) -> Array:
         """Scores of all classes at places among `count` regions, [B, M] -> float32 [B, M, C]."""
         before = encoding.tokens_BLD.shape[1] - count  # Regions come last.
-        return self.classes(self.region(_at(encoding, before + place_BM)))
+        return self.classes(self.region(_take_tokens(encoding, before + place_BM)))
 
     def matches(self, encoding: Encoding) -> Array:
-        """The score, float32 [B], that text and picture of a pair belong together."""
+        """Log-odds, float32 [B], that text and image of a pair belong together."""
         first_BD = encoding.tokens_BLD[:, 0].astype(jnp.float32)
         return self.match(jnp.tanh(self.pooler(first_BD)))[:, 0]
 
 
-def _passed(fusion: Any, text_BL: Array | None, picture: Any, key_B: Array | None) -> Encoding:
-    """Through a transformer: a picture is its regions, or tags and regions."""
-    tags_BL, region_BRF = picture if isinstance(picture, tuple) else (None, picture)
-    return fusion(text_BL, region_BRF, tags_BL, key_B=key_B)
-
-
-def _at(encoding: Encoding, place_BM: Array) -> Array:
+def _take_tokens(encoding: Encoding, place_BM: Array) -> Array:
     return jnp.take_along_axis(encoding.tokens_BLD, place_BM[..., None], axis=1)

@@ -1,9 +1,4 @@
-"""Contrastive objectives over the global batch.
-
-Each in two ways, with the same loss and gradients. `by='gathered'`: all scores at once, a
-global [B, B] of which every device holds its rows. `by='ring'`: tiles of scores, computed again
-in the backward pass, in memory that does not depend on the batch (`tiles`).
-"""
+"""The contrastive softmax."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -11,168 +6,101 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mural_jax.objectives.pairwise import check_way_and_tile, own_and_best, top_share
-from mural_jax.similarity.labels import shares_id
-from mural_jax.similarity.measures import cosine
+from mural_jax.objectives.pairwise import PairObjective, own_and_best
 from mural_jax.similarity.ring import ADD, MAX, Merge
-from mural_jax.similarity.tiles import Pairs, tiled
+from mural_jax.similarity.tiles import PairTile, Scalars
 from mural_jax.types import Array
 
 
-class Norm(NamedTuple):
-    """The sum of exponentials mass exp(peak), peak the largest exponent."""
+class LogSum(NamedTuple):
+    """A sum of exponentials, mass * exp(peak); peak is the largest exponent."""
 
     peak: Array
     mass: Array
 
 
-def _add(a: Norm, b: Norm) -> Norm:
+def _add_log_sums(a: LogSum, b: LogSum) -> LogSum:
     peak = jnp.maximum(a.peak, b.peak)
-    return Norm(peak, a.mass * jnp.exp(a.peak - peak) + b.mass * jnp.exp(b.peak - peak))
+    return LogSum(peak, a.mass * jnp.exp(a.peak - peak) + b.mass * jnp.exp(b.peak - peak))
 
 
-# The exponent of an ignored pair, finite so that differences are. Beside any real peak, of which
-# the pair of an example with itself is one, the mass of ignored pairs becomes 0.
+# The exponent of an ignored pair. It is finite, so that differences of exponents stay finite; next
+# to any real exponent, such as that of the own pair, the mass of ignored pairs becomes 0.
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
-class Hard(NamedTuple):
-    """More queries and results, each nearly right for an example, that match nothing.
-
-    Embeddings, unit norm, float32 [B, D], and which of them count, bool [B].
-    """
-
-    query_BD: Array
-    result_BD: Array
-    query_B: Array
-    result_B: Array
-
-
 class SoftmaxTally(NamedTuple):
-    """What softmax keeps of an example, over the pairs that are not ignored."""
+    """What the softmax remembers of an example, over its pairs that count."""
 
     own: Any
     best: Any
-    norm: Any  # of the logits
-    total: Any  # of the logits
-    number: Any
+    log_sum: Any  # of the logits
+    total: Any  # sum of the logits
+    number: Any  # of pairs
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax:
+class Softmax(PairObjective):
     """Bidirectional in-batch softmax with additive margin and label smoothing.
 
-        s_ij = (x_i . y_j - m [i = j]) / t
+        s_ij = (score_ij - m [i = j]) / t
         L = -1/B sum_i sum_j q_ij log softmax_j(s_ij), and the same over columns, added
 
-    with q_ij = 1 - e + e / n_i at i = j and e / n_i elsewhere, n_i the pairs of row i that are
-    not ignored. Two different pairs that share an id are ignored: neither positive nor negative.
-    Sum of both directions as in ALIGN (Jia et al. 2021, arXiv:2102.05918); margin as in LaBSE
-    (Feng et al. 2022, arXiv:2007.01852), divided by the temperature with the cosine.
+    with q_ij = 1 - e + e / n_i at i = j and e / n_i elsewhere; n_i is the number of pairs of row i
+    that count. Two different pairs that share an id are ignored. The sum of both directions is
+    ALIGN's (Jia et al. 2021, arXiv:2102.05918); the margin is LaBSE's (Feng et al. 2022,
+    arXiv:2007.01852), divided by the temperature together with the score.
 
-    margin: m, in cosine, at least 0 (LaBSE: 0.3). label_smoothing: e in [0, 1) (ALIGN: 0.1).
-    by: 'gathered' or 'ring'. tile: of the ring, the queries and results compared at once, at
-    least 1 (256 is ours). Raises UserError where these two do not fit.
+    margin: m, in units of the score, at least 0 (LaBSE: 0.3).
+    label_smoothing: e in [0, 1) (ALIGN: 0.1).
     """
 
     margin: float = 0.0
     label_smoothing: float = 0.0
-    by: str = 'gathered'
-    tile: int = 256
-    how: ClassVar = SoftmaxTally(ADD, MAX, Merge(Norm(LOWEST, 0), _add), ADD, ADD)
+    scalars: ClassVar[tuple[str, ...]] = ('temperature',)
+    merges: ClassVar[Any] = SoftmaxTally(
+        ADD, MAX, Merge(LogSum(LOWEST, 0), _add_log_sums), ADD, ADD
+    )
 
-    def __post_init__(self) -> None:
-        check_way_and_tile(self.by, self.tile)
-
-    def __call__(
-        self, query_BD: Array, result_BD: Array, ids_BN: Array, temperature: Array,
-        hard: Hard | None = None,
-    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
-        """Both embeddings unit norm, float32 [B, D]; ids int32 [B, N] -> loss, logs.
-
-        hard: more columns of the scores, negatives of every query and of every result; only
-        where all scores are gathered. Logs: `accuracy`, the share of queries and results whose
-        own partner scores highest (without the margin, of the batch), in [0, 1], and
-        `temperature`.
-        """
-        if self.by == 'ring':
-            assert hard is None, 'checked where the run is made'
-            loss, accuracy = tiled(self, query_BD, result_BD, ids_BN, (temperature,))
-            return loss, {'accuracy': accuracy, 'temperature': temperature}
-        score_BB = cosine(query_BD, result_BD)
-        same_BB = jnp.eye(len(score_BB), dtype=bool)
-        ignore_BB = shares_id(ids_BN, ids_BN) & ~same_BB
-        logit_BB = self._logit(score_BB, same_BB, temperature)
-        sides = [(logit_BB, ignore_BB), (logit_BB.T, ignore_BB.T)]
-        if hard:
-            sides = [
-                _widened(*side, cosine(own_BD, more_BD) / temperature, real_B)
-                for side, own_BD, more_BD, real_B in (
-                    (sides[0], query_BD, hard.result_BD, hard.result_B),
-                    (sides[1], result_BD, hard.query_BD, hard.query_B),
-                )
-            ]
-        rows, columns = (self._cross_entropy(*side) for side in sides)
-        accuracy = 0.5 * (top_share(score_BB, ignore_BB) + top_share(score_BB.T, ignore_BB.T))
-        return rows + columns, {'accuracy': accuracy, 'temperature': temperature}
-
-    def _logit(self, score: Array, same: Array, temperature: Array) -> Array:
-        return (score - self.margin * same) / temperature
-
-    def _cross_entropy(self, logit_BB: Array, ignore_BB: Array) -> Array:
-        log_p_BB = jax.nn.log_softmax(jnp.where(ignore_BB, -jnp.inf, logit_BB))
-        hit_B = jnp.diagonal(log_p_BB)
-        number_B = (~ignore_BB).sum(1)
-        spread_B = jnp.where(ignore_BB, 0.0, log_p_BB).sum(1) / number_B
-        return -jnp.mean((1 - self.label_smoothing) * hit_B + self.label_smoothing * spread_B)
-
-    def tally(self, pairs: Pairs, dim: int, temperature: Array) -> SoftmaxTally:
-        """As in `Pairwise`."""
-        kept_QR = pairs.kept_QR
-        logit_QR = self._logit(pairs.score_QR, pairs.same_QR, temperature)
-        exponent_QR = jnp.where(kept_QR, logit_QR, LOWEST)
-        peak = exponent_QR.max(dim, keepdims=True)
+    def tally(self, tile: PairTile, dim: int, scalars: Scalars) -> SoftmaxTally:
+        """See `TallyObjective`."""
+        logit_QR = self._logit(tile.score_QR, tile.positive_QR, scalars)
+        exponent_QR = jnp.where(tile.counts_QR, logit_QR, LOWEST)
+        # The loss does not depend on the peak, so neither does its gradient.
+        peak = jax.lax.stop_gradient(exponent_QR.max(dim, keepdims=True))
         return SoftmaxTally(
-            *own_and_best(pairs, dim),
-            norm=Norm(peak.squeeze(dim), jnp.exp(exponent_QR - peak).sum(dim)),
-            total=jnp.where(kept_QR, logit_QR, 0.0).sum(dim),
-            number=kept_QR.sum(dim),
+            *own_and_best(tile, dim),
+            log_sum=LogSum(peak.squeeze(dim), jnp.exp(exponent_QR - peak).sum(dim)),
+            total=jnp.where(tile.counts_QR, logit_QR, 0.0).sum(dim),
+            number=jnp.broadcast_to(tile.counts_QR, tile.score_QR.shape).sum(dim),
         )
 
-    def loss(self, query: SoftmaxTally, result: SoftmaxTally, temperature: Array) -> Array:
-        """As in `Pairwise`."""
-        return self._entropy(query, temperature) + self._entropy(result, temperature)
+    def loss(self, query: SoftmaxTally, result: SoftmaxTally, scalars: Scalars) -> Array:
+        """See `TallyObjective`."""
+        return self._cross_entropy(query, scalars) + self._cross_entropy(result, scalars)
 
-    def _entropy(self, tally: SoftmaxTally, temperature: Array) -> Array:
-        hit_B = self._logit(tally.own, jnp.ones_like(tally.own), temperature) - tally.norm.peak
-        spread_B = tally.total / tally.number - tally.norm.peak
-        gain_B = (1 - self.label_smoothing) * hit_B + self.label_smoothing * spread_B
-        return jnp.log(tally.norm.mass) - gain_B
+    def _cross_entropy(self, tally: SoftmaxTally, scalars: Scalars) -> Array:
+        own_B = self._logit(tally.own, jnp.ones_like(tally.own), scalars) - tally.log_sum.peak
+        mean_B = tally.total / tally.number - tally.log_sum.peak
+        target_B = (1 - self.label_smoothing) * own_B + self.label_smoothing * mean_B
+        return jnp.log(tally.log_sum.mass) - target_B
 
     def slope(
-        self, pairs: Pairs, query: SoftmaxTally, result: SoftmaxTally, temperature: Array
-    ) -> tuple[Array, tuple[Array]]:
-        """p_ij - q_ij of both directions, by the temperature."""
-        logit_QR = self._logit(pairs.score_QR, pairs.same_QR, temperature)
+        self, tile: PairTile, query: SoftmaxTally, result: SoftmaxTally, scalars: Scalars
+    ) -> tuple[Array, dict[str, Array]]:
+        """p_ij - q_ij, added over both directions, divided by the temperature."""
+        logit_QR = self._logit(tile.score_QR, tile.positive_QR, scalars)
 
         def excess(tally: SoftmaxTally, dim: int) -> Array:
-            """p_ij - q_ij, exact only where the pair is kept."""
+            """p_ij - q_ij of one direction, exact where the pair counts."""
             tally = jax.tree.map(lambda x: jnp.expand_dims(x, dim), tally)
-            p_QR = jnp.exp(logit_QR - tally.norm.peak) / tally.norm.mass
+            p_QR = jnp.exp(logit_QR - tally.log_sum.peak) / tally.log_sum.mass
             e = self.label_smoothing
-            return p_QR - ((1 - e) * pairs.same_QR + e / tally.number)
+            return p_QR - ((1 - e) * tile.positive_QR + e / tally.number)
 
-        of_logit_QR = jnp.where(pairs.kept_QR, excess(query, 1) + excess(result, 0), 0.0)
-        of_score_QR = of_logit_QR / temperature
-        return of_score_QR, (-of_score_QR * logit_QR,)
+        of_logit_QR = jnp.where(tile.counts_QR, excess(query, 1) + excess(result, 0), 0.0)
+        of_score_QR = of_logit_QR / scalars['temperature']
+        return of_score_QR, {'temperature': -of_score_QR * logit_QR}
 
-
-def _widened(
-    logit_BB: Array, ignore_BB: Array, more_BN: Array, real_N: Array
-) -> tuple[Array, Array]:
-    """(logits, which of them are ignored) with more columns, those that are real."""
-    ignore_BN = jnp.broadcast_to(~real_N[None], more_BN.shape)
-    return (
-        jnp.concatenate([logit_BB, more_BN], axis=1),
-        jnp.concatenate([ignore_BB, ignore_BN], axis=1),
-    )
+    def _logit(self, score: Array, positive: Array, scalars: Scalars) -> Array:
+        return (score - self.margin * positive) / scalars['temperature']

@@ -1,1 +1,1 @@
-"""Published weights: files of other libraries, and where their arrays go in our models."""
+"""Published weights: reads files of other libraries and places their arrays in our models."""

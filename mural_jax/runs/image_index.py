@@ -7,8 +7,7 @@ import numpy as np
 
 from mural_jax.evaluation.evaluators.base import EmbeddedGallery
 from mural_jax.runs.restore import Restored
-from mural_jax.search.fingerprints import fingerprint_arrays
-from mural_jax.search.searcher import require_model
+from mural_jax.search.fingerprints import fingerprint_arrays, require_model
 from mural_jax.search.store import ImageIndex, ImageRow, IndexDescription, write_index
 from mural_jax.types import UserError
 
@@ -22,8 +21,8 @@ def write_run_index(
     workdir: Path, restored: Restored, galleries: Sequence[EmbeddedGallery]
 ) -> None:
     """Writes one index of the galleries in the space of the first one, each split once."""
-    space = galleries[0].task
-    splits = {(one.dataset, one.split): one for one in galleries if one.task == space}
+    space = galleries[0].space
+    splits = {(one.dataset, one.split): one for one in galleries if one.space == space}
     image_ND = np.concatenate([gallery.image_ND for gallery in splits.values()])
     description = IndexDescription(
         space=space,
@@ -37,9 +36,9 @@ def write_run_index(
     rows = [
         ImageRow(id_, fingerprint, names=names, split=gallery.split)
         for gallery in splits.values()
-        for id_, names in zip(gallery.items.ids, gallery.items.names, strict=True)
+        for id_, names in zip(gallery.examples.ids, gallery.examples.first_texts, strict=True)
     ]
-    images = [image for gallery in splits.values() for image in gallery.items.png]
+    images = [image for gallery in splits.values() for image in gallery.examples.pngs]
     write_index(index_path(workdir, restored.step), description, rows, image_ND, images)
 
 

@@ -19,7 +19,10 @@ from mural_jax.workdir.files import create_folder
 
 
 def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
-    """Builds the data of all streams and evaluators, filters it, trains the vocabulary."""
+    """Prepares the data sets of all streams and evaluators, filters, artefacts and the vocabulary.
+
+    sources: Paths of the sources of data sets that this package builds itself, by name.
+    """
     run = Run.of(config)
     create_folder(data_dir, '--data_dir')
     # Only here: whoever asks for the path of a vocabulary needs no TensorFlow.
@@ -36,7 +39,7 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
         print(f'{dataset} is ready in {data_dir}')
     for name, stream in streams.items():
         for source, about in ensure_filters(stream, data_dir).items():
-            print(f'{name}: of {source} the filters keep {counted(about["counts"])}')
+            print(f'{name}: filters of {source} keep {describe_counts(about["counts"])}')
     for name, stream in streams.items():
         for line in stream.prepare_data(partial(Pool, stream, data_dir)):
             print(f'{name}: {line}')
@@ -55,15 +58,15 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
 
     settings = run.tokenizer
     pools = [Pool(stream, data_dir) for stream in streams.values()]
-    texts = vocabulary.sample(pools, settings.sample, settings.sample_alpha)
-    made = _vocabulary(run, {text for held in texts.values() for text in held})
+    texts = vocabulary.sample_texts(pools, settings.sample, settings.sample_alpha)
+    made = _make_vocabulary(run, {text for held in texts.values() for text in held})
     made.save(path)
-    Console().print(_cuts(vocabulary.report(made, texts)))
+    Console().print(_tabulate_cuts(vocabulary.measure_cuts(made, texts)))
     print(f'the vocabulary is {path}')
 
 
-def counted(counts: dict[str, int]) -> str:
-    """What filters did, in words."""
+def describe_counts(counts: dict[str, int]) -> str:
+    """Says in words what filters kept and dropped."""
     kept = f'{counts["records kept"]} of {counts["records"]} records, {counts["texts kept"]} of '
     kept += f'{counts["texts"]} texts'
     dropped = [
@@ -73,8 +76,8 @@ def counted(counts: dict[str, int]) -> str:
     return kept + (f'; left out: {", ".join(dropped + bad)}' if dropped or bad else '')
 
 
-def _vocabulary(run: Run, texts: set[str]) -> Tokenizer:
-    """The published vocabulary of a run, or one that is trained on texts."""
+def _make_vocabulary(run: Run, texts: set[str]) -> Tokenizer:
+    """The published vocabulary of a run, or one trained on the texts."""
     if run.tokenizer.path:
         made = Tokenizer.load(Path(run.tokenizer.path).expanduser(), run.tokenizer)
         if made.vocab_size > run.tokenizer.vocab_size:
@@ -83,12 +86,12 @@ def _vocabulary(run: Run, texts: set[str]) -> Tokenizer:
                 f'config.tokenizer.vocab_size={run.tokenizer.vocab_size}. Set it to that number.'
             )
         return made
-    made = tokenizer.train(sorted(texts), run.tokenizer)
+    made = tokenizer.train_vocabulary(sorted(texts), run.tokenizer)
     print(f'{made.vocab_size} pieces from {len(texts)} texts')
     return made
 
 
-def _cuts(cuts: dict[str, Any]) -> Table:
+def _tabulate_cuts(cuts: dict[str, Any]) -> Table:
     """Tokens per word and the share of unknown ones, by language."""
     table = Table(title='how the vocabulary cuts words')
     for name in ('language', 'texts', 'tokens per word', 'unknown'):
@@ -100,7 +103,7 @@ def _cuts(cuts: dict[str, Any]) -> Table:
 
 
 def vocabulary_path(data_dir: Path, run: Run) -> Path:
-    """Where `mural prepare` puts the vocabulary of these streams and these settings."""
+    """Where `mural prepare` stores the vocabulary of these streams and settings."""
     drawn = {
         name: {
             'languages': sorted({*stream.all_languages}),

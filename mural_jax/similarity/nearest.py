@@ -37,8 +37,9 @@ class Nearest:
         where k is more than the items there are, or the two are not of one space.
         """
         if not 0 < k <= self.size:
-            raise UserError(f'k={k} nearest of {self.size} items cannot be found: give 1 to '
-                            f'{self.size}.')  # fmt: skip
+            raise UserError(
+                f'k={k} nearest of {self.size} items cannot be found: give 1 to {self.size}.'
+            )
         if query_QD.shape[1:] != (self.dim,):
             raise UserError(
                 f'Queries have {query_QD.shape[1]} dimensions and items {self.dim}: they are not '
@@ -68,9 +69,14 @@ def _padded(rows: np.ndarray, size: int) -> tuple[Array, int]:
 
 @partial(jax.jit, static_argnums=0)
 def _block(
-    k: int, query_BD: Array, item_MD: Array, real: Array, start: Array, best_BK: Array,
+    k: int,
+    query_BD: Array,
+    item_MD: Array,
+    real: Array,
+    start: Array,
+    best_BK: Array,
     place_BK: Array,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """The best so far and those of a block of items, of which `real` are no padding.
 
     The k best items are in the k tiles with the best peaks: only these are sorted.

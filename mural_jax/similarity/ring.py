@@ -1,9 +1,10 @@
-"""Every row of a batch meets every column, a tile of each at a time, around a ring of devices.
+"""All pairs of a batch, a tile at a time, around a ring of devices.
 
-The examples live split over the mesh's `data` and `fsdp`. A tile of columns visits every device
-and meets the rows there, a tile of them at a time, so a device holds a few tiles of others whatever
-the batch. The order of visits is that of ring attention (Liu et al. 2023,
-arXiv:2310.01889), the tiles within a device as in FlashAttention (arXiv:2205.14135).
+The examples of both sides stay split over the mesh axes `data` and `fsdp`. A tile of columns
+travels from device to device and meets the rows that live there, one tile of rows at a time. A
+device therefore holds a few tiles of other devices, however large the batch is. The order of
+visits is that of ring attention (Liu et al. 2023, arXiv:2310.01889); the tiles within a device
+follow FlashAttention (Dao et al. 2022, arXiv:2205.14135).
 """
 
 import dataclasses
@@ -17,124 +18,142 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from mural_jax.distributed.mesh import BATCH_AXES
-from mural_jax.types import Array
-
-Tree = Any  # Of arrays whose first dimension is rows, or columns.
+from mural_jax.types import Array, Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Merge:
-    """How what two tiles say of a row becomes one: `of(a, b)`, where `of(zero, b)` is b.
+    """Combines what two tiles found out about the same row.
 
-    Associative and commutative: a column meets the tiles of rows in an order of its own.
+    `merge(a, b)` must be associative and commutative, because every column meets the tiles of
+    rows in another order. zero: Neutral value, `merge(zero, b) == b`: a number, or a tree of
+    numbers where `merge` takes trees.
     """
 
-    zero: Any  # A number, or a tree of them where `of` takes trees.
-    of: Callable[[Any, Any], Any]
+    zero: Any
+    merge: Callable[[Any, Any], Any]
 
 
 ADD = Merge(0, jnp.add)
 MAX = Merge(-math.inf, jnp.maximum)
 
-Meet = Callable[..., tuple[Tree, Tree]]
+# (row tile, column tile, shared) -> (tree [T, ...] about the rows, tree [T, ...] about the columns)
+CompareTiles = Callable[..., tuple[Tree, Tree]]
 
 
 def sweep(
-    meet: Meet, how: tuple[Tree, Tree], rows: Tree, columns: Tree, whole: Tree, tile: int
+    compare: CompareTiles,
+    merges: tuple[Tree, Tree],
+    rows: Tree,
+    columns: Tree,
+    shared: Tree,
+    tile: int,
 ) -> tuple[Tree, Tree]:
-    """What `meet` says of each row, merged over all columns, and of each column over all rows.
+    """Results for every row over all columns, and for every column over all rows.
 
-    `meet(row tile, column tile, whole)` gives two trees, of [T, ...] for the rows and the
-    columns of a tile; `how` has a `Merge` for each of their entries. `rows` and `columns` are
-    [B, ...], as are the results, split as a batch is over the mesh in context; `whole` is the
-    same everywhere. T is the largest divisor of a device's examples up to `tile`.
+    compare: Called for each pair of tiles, with `shared`.
+    merges: A `Merge` for each entry of the two trees that `compare` returns.
+    rows, columns: Trees of [B, ...], split like a batch over the mesh in context; so are the
+    results. shared: The same on every device.
+    tile: Largest number of rows and of columns in a tile; the largest divisor of a device's
+    examples up to it is taken.
 
-    Memory besides arguments and results does not depend on B. Not differentiable: see `tiles`.
+    Memory besides arguments and results does not grow with B. Not differentiable by itself:
+    `similarity.tiles` gives it a gradient.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return _turn(meet, how, tile, 1, rows, columns, whole)
+        return _sweep_on_device(compare, merges, tile, 1, rows, columns, shared)
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     split = PartitionSpec(BATCH_AXES)
     return jax.shard_map(
-        partial(_turn, meet, how, tile, devices),
+        partial(_sweep_on_device, compare, merges, tile, devices),
         in_specs=(split, split, PartitionSpec()),
         out_specs=split,
         check_vma=False,
-    )(rows, columns, whole)
+    )(rows, columns, shared)
 
 
-def _turn(
-    meet: Meet, how: tuple, tile: int, devices: int, rows: Tree, columns: Tree, whole: Tree
+def _sweep_on_device(
+    compare: CompareTiles,
+    merges: tuple[Tree, Tree],
+    tile: int,
+    devices: int,
+    rows: Tree,
+    columns: Tree,
+    shared: Tree,
 ) -> tuple[Tree, Tree]:
-    """The sweep as one device sees it."""
-    size = _divisor(len(jax.tree.leaves(rows)[0]), tile)
-    number = len(jax.tree.leaves(rows)[0]) // size
-    take = partial(_take, size=size)
-    how_row, how_column = how
-    row_part, column_part = jax.eval_shape(meet, take(rows, 0), take(columns, 0), whole)
-    nothing = _zeros(how_column, column_part, 1)
+    """The sweep as one device sees it: its own rows, and the columns of all devices in turn."""
+    local = len(jax.tree.leaves(rows)[0])
+    size = _largest_divisor(local, tile)
+    number = local // size
+    take = partial(_take_tile, size=size)
+    row_merges, column_merges = merges
+    # Shapes alone: nothing is computed before the loops below.
+    row_shape, column_shape = jax.eval_shape(compare, take(rows, 0), take(columns, 0), shared)
+    no_column = _zeros(column_merges, column_shape, 1)
 
-    def travel(j: Array, state: tuple) -> tuple:
-        """The j-th tile of columns of every device goes around, and comes home."""
-        of_rows, of_columns = state
-        start = (of_rows, take(columns, j), nothing)
-        of_rows, _, of_column = jax.lax.fori_loop(0, devices, stop, start)
-        return of_rows, _put(of_columns, j, _send(of_column, devices))
+    def send_tile_around(j: Array, state: tuple) -> tuple:
+        """Every device's j-th tile of columns goes around the ring and comes home."""
+        row_results, column_results = state
+        start = (row_results, take(columns, j), no_column)
+        row_results, _, column_result = jax.lax.fori_loop(0, devices, visit_device, start)
+        # The results travel one stop behind their tile, so one more step brings them home.
+        return row_results, _put_tile(column_results, j, _send_on(column_result, devices))
 
-    def stop(_: Array, state: tuple) -> tuple:
-        """Sends the columns on first, so that they travel while this device works on them.
+    def visit_device(_: Array, state: tuple) -> tuple:
+        row_results, column, column_result = state
+        # The tile is sent on before it is used: the transfer overlaps with the work on it. What
+        # the devices before found out about it arrives meanwhile.
+        next_column, result_before = _send_on((column, column_result), devices)
+        meet_rows = partial(meet_tile_of_rows, column)
+        row_results, result_here = jax.lax.fori_loop(0, number, meet_rows, (row_results, no_column))
+        return row_results, next_column, _merge(column_merges, result_before, result_here)
 
-        What earlier devices said of them arrives meanwhile, one stop behind.
-        """
-        of_rows, column, of_column = state
-        following, before = _send((column, of_column), devices)
-        visit = partial(encounter, column)
-        of_rows, here = jax.lax.fori_loop(0, number, visit, (of_rows, nothing))
-        return of_rows, following, _merge(how_column, before, here)
+    def meet_tile_of_rows(column: Tree, i: Array, state: tuple) -> tuple:
+        row_results, column_result = state
+        row_part, column_part = compare(take(rows, i), column, shared)
+        merged = _merge(row_merges, take(row_results, i), row_part)
+        return (
+            _put_tile(row_results, i, merged),
+            _merge(column_merges, column_result, column_part),
+        )
 
-    def encounter(column: Tree, i: Array, state: tuple) -> tuple:
-        of_rows, of_column = state
-        row_part, column_part = meet(take(rows, i), column, whole)
-        of_rows = _put(of_rows, i, _merge(how_row, take(of_rows, i), row_part))
-        return of_rows, _merge(how_column, of_column, column_part)
-
-    start = _zeros(how_row, row_part, number), _zeros(how_column, column_part, number)
-    return jax.lax.fori_loop(0, number, travel, start)
+    start = _zeros(row_merges, row_shape, number), _zeros(column_merges, column_shape, number)
+    return jax.lax.fori_loop(0, number, send_tile_around, start)
 
 
-def _divisor(local: int, tile: int) -> int:
+def _largest_divisor(local: int, tile: int) -> int:
     return next(size for size in range(min(tile, local), 0, -1) if local % size == 0)
 
 
-def _send(tree: Tree, devices: int) -> Tree:
-    """To the next device; what the previous one sent."""
+def _send_on(tree: Tree, devices: int) -> Tree:
+    """Sends a tree to the next device of the ring; returns what the previous device sent."""
     if devices == 1:
         return tree
     ring = [(device, (device + 1) % devices) for device in range(devices)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, ring), tree)
 
 
-def _take(tree: Tree, i: Array | int, size: int) -> Tree:
-    """The i-th tile."""
+def _take_tile(tree: Tree, i: Array | int, size: int) -> Tree:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), tree)
 
 
-def _put(tree: Tree, i: Array, part: Tree) -> Tree:
+def _put_tile(tree: Tree, i: Array, tile: Tree) -> Tree:
     def put(x: Array, value: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, value, i * len(value), 0)
 
-    return jax.tree.map(put, tree, part)
+    return jax.tree.map(put, tree, tile)
 
 
-def _merge(how: Tree, a: Tree, b: Tree) -> Tree:
-    return jax.tree.map(lambda merge, a, b: merge.of(a, b), how, a, b)
+def _merge(merges: Tree, a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(lambda how, a, b: how.merge(a, b), merges, a, b)
 
 
-def _zeros(how: Tree, part: Tree, number: int) -> Tree:
-    """Of `number` tiles that have met nothing."""
+def _zeros(merges: Tree, shape: Tree, number: int) -> Tree:
+    """Neutral results for `number` tiles."""
 
-    def full(zero: float, x: Array) -> Array:
+    def fill(zero: float, x: Array) -> Array:
         return jnp.full((number * x.shape[0], *x.shape[1:]), zero, x.dtype)
 
-    return jax.tree.map(lambda merge, part: jax.tree.map(full, merge.zero, part), how, part)
+    return jax.tree.map(lambda how, part: jax.tree.map(fill, how.zero, part), merges, shape)

@@ -1,122 +1,218 @@
-"""A loss over all pairs of a batch from tiles of pairs: no device sees all scores at once.
+"""A loss over all pairs of a batch from tiles of pairs: no device ever sees the whole score matrix.
 
-Q and R in tensor names: the queries and results of a tile.
+Q and R in tensor names: queries and results of a tile.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from mural_jax.similarity.labels import shares_id
-from mural_jax.similarity.measures import cosine
+from mural_jax.similarity.base import Similarity
+from mural_jax.similarity.labels import IGNORED, POSITIVE, PairSide
 from mural_jax.similarity.ring import ADD, sweep
-from mural_jax.types import Array
+from mural_jax.types import Array, Tree
+
+Scalars = Mapping[str, Array]  # Learned scalars of a space: temperature, bias.
 
 
-class Side(NamedTuple):
-    """One side of the pairs."""
+class PairTile(NamedTuple):
+    """Pairs of some queries with some results.
 
-    vector_BD: Array
-    ids_BN: Array
-    place_B: Array  # in the global batch, int32
-
-
-class Pairs(NamedTuple):
-    """A tile of pairs."""
-
-    score_QR: Array
-    same_QR: Array  # bool: a query and its own result
-    kept_QR: Array  # bool: not ignored
-
-
-class Pairwise(Protocol):
-    """A loss that needs to know of a pair only its score, and sums over each side.
-
-    `tile`: queries and results that are compared at once. `how`: a `ring.Merge` for each entry
-    of a tally. A tally has at least `own` and `best`, the score of the example's own pair and the
-    best of those kept, from which the accuracy follows.
+    score_QR: Score matrix, float32. label_QR: POSITIVE, NEGATIVE or IGNORED, int8.
+    own_Q, own_R: Score of the own pair of each query and of each result, which may lie in another
+    tile; None for an objective that does not declare `needs_own_scores`.
     """
 
-    tile: int
-    how: Any
+    score_QR: Array
+    label_QR: Array
+    own_Q: Array | None = None
+    own_R: Array | None = None
 
-    def tally(self, pairs: Pairs, dim: int, *scalars: Array) -> Any:
-        """What the tile says of each query (`dim` 1) or result (0): reductions along `dim`."""
+    @property
+    def positive_QR(self) -> Array:
+        return self.label_QR == POSITIVE
+
+    @property
+    def counts_QR(self) -> Array:
+        """Positive and negative pairs, bool."""
+        return self.label_QR != IGNORED
+
+
+class TallyObjective(Protocol):
+    """A loss that is built from one tally for each query and one for each result.
+
+    A tally is what has to be remembered of an example while it meets the other side tile by tile:
+    a NamedTuple of arrays [B], at least `own` (score of its own pair) and `best` (highest score
+    of its pairs that count), from which the accuracy follows.
+
+    merges: A `ring.Merge` for each entry of a tally.
+    needs_own_scores: Whether `tally` reads the own scores of a tile (a hinge does).
+    """
+
+    @property
+    def tile(self) -> int: ...
+
+    @property
+    def merges(self) -> Any: ...
+
+    @property
+    def needs_own_scores(self) -> bool: ...
+
+    def label_pairs(self, query: PairSide, result: PairSide) -> Array:
+        """Labels of a tile of pairs, int8 [Q, R]."""
         ...
 
-    def loss(self, query: Any, result: Any, *scalars: Array) -> Array:
-        """The loss of each example, [B], from the tallies of both sides; their mean counts."""
+    def tally(self, tile: PairTile, dim: int, scalars: Scalars) -> Any:
+        """Tallies of the queries (`dim` 1) or results (0) of a tile: reductions along `dim`."""
+        ...
+
+    def loss(self, query: Any, result: Any, scalars: Scalars) -> Array:
+        """Loss of each example, [B], from its merged tallies on both sides; the mean counts."""
         ...
 
     def slope(
-        self, pairs: Pairs, query: Any, result: Any, *scalars: Array
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """B dL/dscore, [Q, R], and what each pair adds to B dL of each of the scalars."""
+        self, tile: PairTile, query: Any, result: Any, scalars: Scalars
+    ) -> tuple[Array, dict[str, Array]]:
+        """B dL/dscore, [Q, R], and the share of each pair in B dL/dscalar, [Q, R] by scalar."""
         ...
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def tiled(
-    objective: Pairwise, query_BD: Array, result_BD: Array, ids_BN: Array, scalars: tuple
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def tiled_loss(
+    objective: TallyObjective,
+    similarity: Similarity,
+    query: Tree,
+    result: Tree,
+    ids_BN: Array,
+    scalars: Scalars,
 ) -> tuple[Array, Array]:
-    """(loss, accuracy in [0, 1]) over the global batch; the gradient of accuracy is zero.
+    """(loss, accuracy in [0, 1]) over the global batch; accuracy has no gradient.
 
-    The backward pass computes the scores again. Between the passes only tallies are kept.
+    query, result: Representations, trees of [B, ...]. The backward pass computes every score
+    again; between the passes only the tallies are kept.
     """
-    return _forward(objective, query_BD, result_BD, ids_BN, scalars)[0]
+    return _forward(objective, similarity, query, result, ids_BN, scalars)[0]
+
+
+def make_tile(
+    objective: TallyObjective,
+    similarity: Similarity,
+    query: PairSide,
+    result: PairSide,
+    own: tuple[Array, Array] | None = None,
+) -> PairTile:
+    """The pairs of two sides: scores, labels, and own scores where they are given."""
+    score_QR = similarity.score(query.represented, result.represented)
+    return PairTile(score_QR, objective.label_pairs(query, result), *(own or ()))
+
+
+def pair_sides(query: Tree, result: Tree, ids_BN: Array) -> tuple[PairSide, PairSide]:
+    """Both sides of a whole batch, with the places of their examples."""
+    place_B = jnp.arange(len(ids_BN))
+    return PairSide(query, ids_BN, place_B), PairSide(result, ids_BN, place_B)
+
+
+def own_scores(
+    objective: TallyObjective, similarity: Similarity, query: Tree, result: Tree
+) -> Array | None:
+    """Score of every example's own pair, float32 [B], for an objective that needs it beforehand."""
+    if not objective.needs_own_scores:
+        return None
+
+    def score_one(one: Tree, other: Tree) -> Array:
+        single = [jax.tree.map(lambda x: x[None], tree) for tree in (one, other)]
+        return similarity.score(*single)[0, 0]
+
+    return jax.vmap(score_one)(query, result)
+
+
+def accuracy_of(tallies: Any) -> Array:
+    """Share of queries and results whose own pair scores highest, in [0, 1]; ties count."""
+    return 0.5 * sum(jnp.mean(tally.own >= tally.best) for tally in tallies)
 
 
 def _forward(
-    objective: Pairwise, query_BD: Array, result_BD: Array, ids_BN: Array, scalars: tuple
+    objective: TallyObjective,
+    similarity: Similarity,
+    query: Tree,
+    result: Tree,
+    ids_BN: Array,
+    scalars: Scalars,
 ) -> tuple[tuple[Array, Array], tuple]:
-    def meet(query: Side, result: Side, scalars: tuple) -> tuple[Any, Any]:
-        pairs = _pairs(query, result)
-        return objective.tally(pairs, 1, *scalars), objective.tally(pairs, 0, *scalars)
+    own_B = own_scores(objective, similarity, query, result)
 
-    sides = _sides(query_BD, result_BD, ids_BN)
-    tallies = sweep(meet, (objective.how, objective.how), *sides, scalars, objective.tile)
-    loss = jnp.mean(objective.loss(*tallies, *scalars))
-    accuracy = 0.5 * sum(jnp.mean(tally.own >= tally.best) for tally in tallies)
-    return (loss, accuracy), (query_BD, result_BD, ids_BN, scalars, tallies)
+    def compare(row: tuple, column: tuple, scalars: Scalars) -> tuple[Any, Any]:
+        tile = _make_tile(objective, similarity, row, column)
+        return objective.tally(tile, 1, scalars), objective.tally(tile, 0, scalars)
+
+    rows, columns = ((side, own_B) for side in pair_sides(query, result, ids_BN))
+    merges = objective.merges, objective.merges
+    tallies = sweep(compare, merges, rows, columns, scalars, objective.tile)
+    loss = jnp.mean(objective.loss(*tallies, scalars))
+    residuals = (query, result, ids_BN, scalars, own_B, tallies)
+    return (loss, accuracy_of(tallies)), residuals
 
 
-def _backward(objective: Pairwise, kept: tuple, slopes: tuple[Array, Array]) -> tuple:
-    query_BD, result_BD, ids_BN, scalars, tallies = kept
-    # Within the tiles, so that the sums over them are the results.
-    weight = slopes[0] / len(query_BD)
+def _backward(
+    objective: TallyObjective, similarity: Similarity, residuals: tuple, slopes: tuple
+) -> tuple:
+    query, result, ids_BN, scalars, own_B, tallies = residuals
+    # Scaled within the tiles, so that the sums over them are the gradients already.
+    scale = slopes[0] / len(ids_BN)
 
-    def meet(query: tuple, result: tuple, whole: tuple) -> tuple[Any, Any]:
-        (of_query, query_tally), (of_result, result_tally), (weight, scalars) = query, result, whole
-        pairs = _pairs(of_query, of_result)
-        slope_QR, of_scalars = objective.slope(pairs, query_tally, result_tally, *scalars)
-        slope_QR *= weight
-        slope_QD = _matmul(slope_QR, of_result.vector_BD)
-        slope_RD = _matmul(slope_QR.T, of_query.vector_BD)
-        return (slope_QD, tuple(weight * x_QR.sum(1) for x_QR in of_scalars)), slope_RD
+    def compare(row: tuple, column: tuple, shared: tuple) -> tuple[Any, Any]:
+        (row, query_tally), (column, result_tally), (scale, scalars) = row, column, shared
+        # Masks and other integers of a representation have no gradient.
+        (row_floats, row_rest), (column_floats, column_rest) = (
+            _split_floats(side.represented) for side, _ in (row, column)
+        )
 
-    query, result = zip(_sides(query_BD, result_BD, ids_BN), tallies)
-    how = (ADD, (ADD,) * len(scalars)), ADD
-    (query_slope_BD, of_scalars), result_slope_BD = sweep(
-        meet, how, query, result, (weight, scalars), objective.tile
+        def score(row_floats: Tree, column_floats: Tree) -> Array:
+            left, right = _join(row_floats, row_rest), _join(column_floats, column_rest)
+            return similarity.score(left, right)
+
+        _, pull_back = jax.vjp(score, row_floats, column_floats)
+        tile = _make_tile(objective, similarity, row, column)
+        slope_QR, scalar_slopes = objective.slope(tile, query_tally, result_tally, scalars)
+        row_slope, column_slope = pull_back(scale * slope_QR)
+        of_scalars = {name: scale * x_QR.sum(1) for name, x_QR in scalar_slopes.items()}
+        return (row_slope, of_scalars), column_slope
+
+    sides = pair_sides(query, result, ids_BN)
+    rows, columns = (((side, own_B), tally) for side, tally in zip(sides, tallies))
+    add_query, add_result = (
+        jax.tree.map(lambda _: ADD, _split_floats(tree)[0]) for tree in (query, result)
     )
-    return query_slope_BD, result_slope_BD, None, tuple(jnp.sum(x_B) for x_B in of_scalars)
+    merges = (add_query, dict.fromkeys(scalars, ADD)), add_result
+    (query_slope, of_scalars), result_slope = sweep(
+        compare, merges, rows, columns, (scale, scalars), objective.tile
+    )
+    return query_slope, result_slope, None, {k: jnp.sum(x_B) for k, x_B in of_scalars.items()}
 
 
-tiled.defvjp(_forward, _backward)
+tiled_loss.defvjp(_forward, _backward)
 
 
-def _sides(query_BD: Array, result_BD: Array, ids_BN: Array) -> tuple[Side, Side]:
-    place_B = jnp.arange(len(ids_BN))
-    return Side(query_BD, ids_BN, place_B), Side(result_BD, ids_BN, place_B)
+def _make_tile(
+    objective: TallyObjective, similarity: Similarity, row: tuple, column: tuple
+) -> PairTile:
+    """The pairs of (side, own scores) of both sides, as the sweep carries them."""
+    (query, own_Q), (result, own_R) = row, column
+    own = None if own_Q is None else (own_Q, own_R)
+    return make_tile(objective, similarity, query, result, own)
 
 
-def _pairs(query: Side, result: Side) -> Pairs:
-    same_QR = query.place_B[:, None] == result.place_B[None, :]
-    kept_QR = same_QR | ~shares_id(query.ids_BN, result.ids_BN)
-    return Pairs(cosine(query.vector_BD, result.vector_BD), same_QR, kept_QR)
+def _split_floats(tree: Tree) -> tuple[Tree, Tree]:
+    """(the tree with None in place of its integers and masks, the whole tree)."""
+    floats = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, tree)
+    return floats, tree
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def _join(floats: Tree, tree: Tree) -> Tree:
+    """The tree with other floats."""
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, floats, tree, is_leaf=lambda x: x is None
+    )

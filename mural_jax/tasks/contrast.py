@@ -1,70 +1,107 @@
-"""Contrast: two sides of an example are told apart from those of all others."""
+"""Contrast: the two sides of an example are told apart from those of all other examples."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from mural_jax.models.dual_encoder import DualEncoder
-from mural_jax.objectives.softmax import Hard
-from mural_jax.tasks.base import Encode, inputs_of, name_of
-from mural_jax.types import Array, Batch, Encoding, Objective, UserError
+from mural_jax.config.build import check_known
+from mural_jax.objectives.catalog import OBJECTIVES
+from mural_jax.objectives.pairwise import HardNegatives, PairObjective
+from mural_jax.tasks.base import Encode, Pass, Setup, check_views, inputs_of, view_name
+from mural_jax.types import Array, Batch, Tree, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """Two sides of an example are told apart from those of all others.
+    """Compares queries and results of a batch, all with all, in a space.
 
-    stream: where its batches come from. encode: ((field, tower), (field, tower)), the query and
-    the result; two more are hard negatives, a query and a result that are nearly right. weight:
-    of its loss in the sum. temperature, bias: what the learned ones start from; a bias goes with
-    an objective that has one.
+    stream: Where its batches come from.
+    encode: ((field, encoder), (field, encoder)), the query and the result; two more views by the
+    same encoders are hard negatives, a query and a result that are nearly right.
+    space: Where they are compared; its sides are the two encoders.
+    weight: Factor of its loss in the sum.
+    Raises UserError for other views.
     """
 
     stream: str
     encode: Encode
-    objective: Objective
+    objective: PairObjective
+    space: str
     weight: float = 1.0
-    temperature: float = 0.07
-    bias: float | None = None
+    parts: ClassVar[Mapping[str, Any]] = {'objective': OBJECTIVES}
 
     def __post_init__(self) -> None:
-        towers = [tower for _, tower in self.encode]
-        if len(towers) not in (2, 4) or towers[2:] not in ([], towers[:2]):
+        encoders = [encoder for _, encoder in self.encode]
+        if len(encoders) not in (2, 4) or encoders[2:] not in ([], encoders[:2]):
             raise UserError(
                 f'encode={self.encode} must be a query and a result, or these and a hard negative '
-                'of each, by the same towers: ((field, tower), ...).'
+                'of each, by the same encoders: ((field, encoder), ...).'
             )
 
-    @property
-    def towers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(tower for _, tower in self.encode))
-
-    def outputs(
-        self, name: str, model: DualEncoder, encodings: list[Encoding], batch: Batch,
-        key_B: Array,
-    ) -> dict[str, Array]:  # fmt: skip
-        """The embeddings of the sides by field, float32 [B, D], unit norm."""
+    def outputs(self, given: Pass) -> dict[str, Tree]:
+        """Representations of the views, by name, trees of [B, ...]."""
         return {
-            name_of(field): model.project(name, tower, encoding).pooled_BD
-            for (field, tower), encoding in zip(self.encode, encodings)
+            view_name(field): given.model.represent(self.space, encoder, encoding)
+            for (field, encoder), encoding in zip(self.encode, given.encodings)
         }
 
-    def loss(
-        self, name: str, model: DualEncoder, outputs: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def loss(self, given: Pass, outputs: dict[str, Tree]) -> tuple[Array, dict[str, Array]]:
+        """See `Task`."""
         fields = [field for field, _ in self.encode]
-        query_BD, result_BD, *hard = (outputs[name_of(field)] for field in fields)
-        more = {}
-        if hard:
-            # A negative that came out as the example itself is none.
-            other = [differ(batch, own, field) for own, field in zip(fields, fields[2:])]
-            more['hard'] = Hard(*hard, *other)
-        return self.objective(query_BD, result_BD, batch['ids'], **model.scalars(name), **more)
+        query, result, *negatives = (outputs[view_name(field)] for field in fields)
+        hard = None
+        if negatives:
+            # A negative that came out as the example itself would be a positive.
+            real = [_differs(given.batch, own, other) for own, other in zip(fields, fields[2:])]
+            hard = HardNegatives(*negatives, *real)
+        return self.objective(
+            given.model.similarity(self.space),
+            query,
+            result,
+            given.batch['ids'],
+            given.model.scalars(self.space),
+            hard,
+        )
+
+    def trained_spaces(self) -> dict[str, tuple[str, ...]]:
+        """See `Task`."""
+        return {self.space: self.objective.scalars}
+
+    def check(self, setup: Setup, where: str) -> None:
+        """See `Task`."""
+        check_views(self, setup, where)
+        check_known(self.space, setup.spaces, f'{where}.space')
+        space = setup.spaces[self.space]
+        sides = tuple(dict.fromkeys(encoder for _, encoder in self.encode))
+        if sides != space.sides:
+            raise UserError(
+                f'config.{where}.encode compares {" with ".join(sides)}, but the sides of '
+                f'config.spaces.{self.space} are {", ".join(space.sides)}. Make them the same, in '
+                'the same order.'
+            )
+        if len(self.encode) > 2 and not self.objective.takes_hard_negatives:
+            raise UserError(
+                f"config.{where} has hard negatives: they need an objective with by='gathered'."
+            )
+        for scalar in self.objective.scalars:
+            if scalar not in space.scalars:
+                raise UserError(
+                    f'The objective of config.{where} learns a {scalar}: give its first value, '
+                    f'config.spaces.{self.space}.{scalar}.'
+                )
+
+    def check_classes(self, counts: Mapping[str, int], setup: Setup, where: str) -> None:
+        """See `Task`. This task predicts no classes."""
+
+    def num_negatives(self, batch_size: int) -> int:
+        """See `Task`. Pairs that share an id are ignored: then there are fewer."""
+        return batch_size - 1
 
 
-def differ(batch: Batch, one: Any, other: Any) -> Array:
-    """Which examples have two sides that are not the same, bool [B]."""
+def _differs(batch: Batch, one: object, other: object) -> Array:
+    """Which examples have different inputs in two views, bool [B]."""
     sides = zip(jax.tree.leaves(inputs_of(batch, one)), jax.tree.leaves(inputs_of(batch, other)))
     return jnp.any(jnp.stack([(a != b).reshape(len(a), -1).any(1) for a, b in sides]), axis=0)

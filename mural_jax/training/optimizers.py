@@ -3,11 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
+from mural_jax.config.changes import MEANS
 from mural_jax.types import UserError
 
 # The transformation from a gradient to a direction; weight decay and the learning rate follow it.
@@ -56,7 +57,7 @@ class Optimizer:
     eps: float = 1e-8
     clip_norm: float = 1.0
     momentum_dtype: str = 'float32'
-    offload: bool = False
+    offload: Annotated[bool, MEANS] = False
     weight_decay: Patterns = ()
     multipliers: Patterns = ()
 

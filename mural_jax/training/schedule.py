@@ -1,9 +1,11 @@
 """How long a run trains, and how often it reports and saves."""
 
 import dataclasses
+from typing import Annotated
 
+from mural_jax.config.changes import MEANS
 from mural_jax.types import UserError
-from mural_jax.workdir.checkpoints import Best
+from mural_jax.workdir.retention import BestCheckpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,11 @@ class Schedule:
     """
 
     num_steps: int
-    log_every: int
-    checkpoint_every: int
-    checkpoint_minutes: float = 0.0
-    keep: int = 2
-    best: Best = Best()
+    log_every: Annotated[int, MEANS]
+    checkpoint_every: Annotated[int, MEANS]
+    checkpoint_minutes: Annotated[float, MEANS] = 0.0
+    keep: Annotated[int, MEANS] = 2
+    best: Annotated[BestCheckpoints, MEANS] = BestCheckpoints()
 
     def __post_init__(self) -> None:
         if min(self.num_steps, self.log_every, self.checkpoint_every, self.keep) < 1:

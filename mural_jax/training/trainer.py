@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mural_jax.distributed.mesh import batch_sharding, check_batch, global_batch, tree_sharding
+from mural_jax.distributed.mesh import batch_sharding, check_batch_size, global_batch, tree_sharding
 from mural_jax.tasks.base import Task
 from mural_jax.training import step as training_step
 from mural_jax.training.gradients import PenaltyTerm
@@ -52,7 +52,7 @@ class Trainer:
     def check_batches(self, sizes: Mapping[str, int]) -> None:
         """Raises UserError if a global batch does not split evenly; `sizes` are by stream."""
         for name, size in sizes.items():
-            check_batch(name, size, self.mesh, self.spec.microbatches)
+            check_batch_size(name, size, self.mesh, self.spec.microbatches)
 
     def shardings(self, state: State) -> State:
         """The sharding of each array of a state, which may hold shapes instead of arrays."""

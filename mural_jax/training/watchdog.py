@@ -20,7 +20,7 @@ from mural_jax.types import UserError
 
 PERIOD = 5.0  # seconds between two publications, at most; ours
 FOLDER = 'mural/beats'
-DOING = {
+PHASES = {
     'start': ('starts', 'start'),
     'data': ('waits for data at step {}', 'wait for data at step {}'),
     'compile': ('compiles step {}', 'compile step {}'),
@@ -82,7 +82,7 @@ class Watchdog:
 
     def beat(self, step: int, phase: str) -> None:
         """Takes note that `step` has come to `phase`, a word of DOING."""
-        assert phase in DOING, phase
+        assert phase in PHASES, phase
         self._last = Beat(step, phase, time.monotonic())
 
     def __enter__(self) -> 'Watchdog':
@@ -113,7 +113,7 @@ class Watchdog:
         """The stacks, and what is known of all hosts."""
         path = self._folder / f'stall-{self._host}-{last.step}.txt'
         waited = time.monotonic() - last.at
-        text = f'no progress for {waited:.0f} s: {waiting(self._beats(last))}{self._trouble}'
+        text = f'no progress for {waited:.0f} s: {describe_stall(self._beats(last))}{self._trouble}'
         try:
             with path.open('w', encoding='utf-8') as file:
                 file.write(text + '\n\n')
@@ -172,7 +172,7 @@ class Watchdog:
         self._heard = heard
 
 
-def waiting(beats: Sequence[Mapping[str, Any]]) -> str:
+def describe_stall(beats: Sequence[Mapping[str, Any]]) -> str:
     """Words for who waits for what: those who hold up the others first.
 
     A host is behind that is silent, at an earlier step than others, or still waits for data of a
@@ -195,7 +195,7 @@ def waiting(beats: Sequence[Mapping[str, Any]]) -> str:
             words.append(_one(group[0]))
         else:
             numbers = ', '.join(str(beat['host']) for beat in group)
-            words.append(f'hosts {numbers} {DOING[phase][1].format(step)}')
+            words.append(f'hosts {numbers} {PHASES[phase][1].format(step)}')
         if late and phase == 'step':
             words[-1] += ' for the others'
     return '; '.join(words)
@@ -205,7 +205,7 @@ def _one(beat: Mapping[str, Any]) -> str:
     text = f'host {beat["host"]} ({beat["name"]}) '
     if beat['silent']:
         text += f'is silent for {beat["silent"]:.0f} s, its process is gone or frozen; it '
-    return text + DOING[beat['phase']][0].format(beat['step'])
+    return text + PHASES[beat['phase']][0].format(beat['step'])
 
 
 def coordination_service() -> Exchange | None:

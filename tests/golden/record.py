@@ -17,9 +17,7 @@ from typing import Any
 BATCHES = 50
 STEP = ('--config.schedule.log_every=1', '--config.schedule.num_steps=12')
 EMOJI = ('prepare',)
-SCENES = (
-    'data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20', '--tags',
-)  # fmt: skip
+SCENES = ('data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20', '--tags')
 CODEBOOK = (
     '--config.streams.pairs.regions.by=patches',
     '--config.streams.pairs.regions.most=36',
@@ -83,7 +81,7 @@ def record(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _mural(*words: str) -> None:
-    from mural_jax.__main__ import main
+    from mural_jax.cli.parser import main
 
     code = main([str(word) for word in words])
     if code:
@@ -102,11 +100,11 @@ def _streams(config: str, overrides: list[str], data_dir: Path) -> dict[str, Any
     """By stream and field: a digest of the first batches, and their mean for images."""
     from mural_jax.config.load import load_config
     from mural_jax.runs.run import Run
-    from mural_jax.runs.start import _open
+    from mural_jax.runs.start import open_streams
 
     run = Run.of(load_config(config, overrides))
     digests: dict[str, Any] = {}
-    for name, stream in _open(run, data_dir / 'none', data_dir)[1].items():
+    for name, stream in open_streams(run, data_dir / 'none', data_dir)[1].items():
         hashes: dict[str, Any] = {}
         sums: dict[str, float] = {}
         for batch in stream.batches(0, BATCHES):

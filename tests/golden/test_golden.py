@@ -26,8 +26,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         script = Path(__file__).with_name('record.py')
         subprocess.run(
             [sys.executable, str(script), str(folder / 'golden.json')],
-            env=environment, check=True, capture_output=True, text=True, timeout=880,
-        )  # fmt: skip
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=880,
+        )
 
     return json.loads((once(tmp_path_factory, 'golden', make) / 'golden.json').read_text())
 
