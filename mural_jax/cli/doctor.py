@@ -59,13 +59,13 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
     from mural_jax.runs import preflight
     from mural_jax.runs.changes import check_changes
     from mural_jax.runs.run import Run
-    from mural_jax.runs.start import _open, _timed
+    from mural_jax.runs.start import find_validators, open_streams
     from mural_jax.workdir.checkpoints import count_bytes
 
     def check_data() -> 'list[Finding]':
         made = Run.of(config)
-        tokenizer, streams = _open(made, workdir, data_dir)
-        _timed(made, data_dir)
+        tokenizer, streams = open_streams(made, workdir, data_dir)
+        find_validators(made, data_dir)
         return preflight.check_data(streams, tokenizer.hash)
 
     def check_workdir() -> 'list[Finding]':

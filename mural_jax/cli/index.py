@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f'{out} exists and is not an index. Give another folder with --out.')
     encoder = update.ImageEncoder(
         lambda images: model.encode_image(images, description.space),
-        model.about.resize,
+        model.description.resize,
         fingerprint,
     )
     try:
@@ -113,7 +113,7 @@ def _describe_index(arguments: argparse.Namespace, model: 'Model') -> 'IndexDesc
     """The description of the index. Raises UserError if the model embeds no images in --space."""
     from mural_jax.search.store import IndexDescription
 
-    spaces = [name for name, space in model.about.spaces.items() if 'image' in space.towers]
+    spaces = [name for name, space in model.description.spaces.items() if 'image' in space.sides]
     if not spaces or (arguments.space and arguments.space not in spaces):
         where = f' in a space {arguments.space!r}' if arguments.space else ''
         raise UserError(

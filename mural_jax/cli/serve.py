@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     listener = _open_listener(host, arguments.port)
     limits = page.UploadLimits(arguments.max_upload, arguments.max_pixels)
     service = page.SearchService(
-        searcher.model, searcher.finder, searcher.model.about.resize, limits
+        searcher.model, searcher.finder, searcher.model.description.resize, limits
     )
     # Other names than these would let pages of other sites call a server on this machine.
     application = page.build_app(service, LOOPBACK_HOSTS if is_local else ['*'])
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _require_towers(searcher: 'Searcher') -> None:
     """Raises UserError if the model lacks a tower that the page needs."""
-    towers = searcher.model.about.spaces[searcher.space].towers
+    towers = searcher.model.description.spaces[searcher.space].sides
     if missing := {'image', 'text'} - {*towers}:
         raise UserError(f'This model has no tower {sorted(missing)[0]!r}, which the page needs.')
 

@@ -79,17 +79,17 @@ def test_flags_that_do_not_go_together_are_refused(words: str, message: str) -> 
 def test_all_steps_are_listed_in_order(tmp_path: Path) -> None:
     for step in (12, 4):
         (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
-    assert evaluate.list_steps(tmp_path, 'all') == [4, 12]
+    assert evaluate.choose_steps(tmp_path, 'all') == [4, 12]
 
 
 def test_newest_step_is_the_default(tmp_path: Path) -> None:
-    assert evaluate.list_steps(tmp_path, None) == [None]
+    assert evaluate.choose_steps(tmp_path, None) == [None]
 
 
 @pytest.mark.parametrize(('word', 'message'), [('all', 'no checkpoint yet'), ('x', "or 'all'")])
 def test_wrong_step_is_refused(word: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate.list_steps(tmp_path, word)
+        evaluate.choose_steps(tmp_path, word)
 
 
 def test_override_without_config_is_refused(capsys: pytest.CaptureFixture) -> None:

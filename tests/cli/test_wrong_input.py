@@ -51,11 +51,11 @@ def test_missing_workdir_is_not_created(tmp_path: Path) -> None:
 @pytest.fixture(scope='module')
 def foreign(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run whose vocabulary is that of another run."""
-    from mural_jax.data.tokenizer import Vocabulary, train
+    from mural_jax.data.tokenizer import Vocabulary, train_vocabulary
 
     copy = shutil.copytree(workdir, tmp_path_factory.mktemp('foreign') / 'copy')
     texts = [f'word{i} other{i % 7}' for i in range(500)]
-    train(texts, Vocabulary(vocab_size=300)).save(copy / 'vocabulary.model')
+    train_vocabulary(texts, Vocabulary(vocab_size=300)).save(copy / 'vocabulary.model')
     return copy
 
 
