@@ -13,9 +13,9 @@ from mural_jax.data.ingest.ingest import ingest
 from mural_jax.data.reading import stream as opened_module
 from mural_jax.data.reading.stream import OpenStream
 from mural_jax.data.sets import schema
-from mural_jax.data.sets.checks import Limits
+from mural_jax.data.sets.checks import RecordLimits
 from mural_jax.data.sets.records import Records
-from mural_jax.data.streams.base import Source
+from mural_jax.data.streams.base import StreamSource
 from mural_jax.data.streams.captions import Captions
 from mural_jax.types import Batch, UserError
 
@@ -72,8 +72,9 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Damage]]:
 
 
 def opened(data_dir: Path, max_bad: float = 1.0, **fields: float) -> OpenStream:
-    spec = Captions({'s': Source('captions/some')}, ('en',), SIZE, image_size=8, max_bad=max_bad,
-                    **fields)  # fmt: skip
+    spec = Captions(
+        {'s': StreamSource('captions/some')}, ('en',), SIZE, image_size=8, max_bad=max_bad, **fields
+    )
     return spec.open(data_dir, Letters(), seed=9)
 
 
@@ -202,7 +203,7 @@ def test_bad_ones_are_left_out_of_what_is_ingested_and_listed(tmp_path: Path) ->
     pictures = good | {name: data for name, (data, _) in REASONS.items() if data}
     rows = [(name, 'en', ' \0' if name == 'mute.png' else 'a text') for name in good | REASONS]
     reader = caption_reader(tmp_path / 'made', pictures, rows)
-    limits = Limits(max_pixels=50_000)
+    limits = RecordLimits(max_pixels=50_000)
     with pytest.raises(UserError, match='5 of 45 records.*more than --max_bad=0.1') as error:
         ingest(reader, 'some', tmp_path, limits, max_bad=0.1)
     assert 'captions.jsonl:4' in str(error.value)
@@ -214,9 +215,13 @@ def test_bad_ones_are_left_out_of_what_is_ingested_and_listed(tmp_path: Path) ->
         name: reason for name, (_, reason) in REASONS.items()
     }
     for item in listed:
-        numbers = [n for n in range(len(records)) if records.place(n)['index'] == item['index']
-                   and records.place(n)['shard'] == item['shard']]  # fmt: skip
-        parsed = schema.parse(records.read(np.array(numbers)), 'id', 'bad')
+        numbers = [
+            n
+            for n in range(len(records))
+            if records.place(n)['index'] == item['index']
+            and records.place(n)['shard'] == item['shard']
+        ]
+        parsed = schema.parse_examples(records.read(np.array(numbers)), 'id', 'bad')
         assert [value.decode() for value in parsed['id'].numpy()] == [item['id']]
         assert parsed['bad'].numpy()[0].decode() == item['reason']
     assert {example['id'] for example in records.examples(image=False)} == set(good)

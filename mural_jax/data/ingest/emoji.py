@@ -109,7 +109,7 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
             texts = _collect_texts(names, key)
-            png = painter.png(emoji.char)
+            png = painter.draw_png(emoji.char)
             if not texts or png is None:
                 skipped['without a name' if png else 'without a glyph in the font'] += 1
                 continue

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mural_jax.data.sets import schema
 from mural_jax.data.sets.hashes import text_hash, text_sketch
-from mural_jax.data.tokenizer import normalise
+from mural_jax.data.tokenizer import normalise_text
 
 CHUNK = 512  # records parsed at a time
 OF_TEXTS = ('record', 'number', 'kind')
@@ -128,7 +128,7 @@ def read_text_facts(records: Any, index: SetIndex) -> dict[str, np.ndarray]:
         for row, text in read_texts(records, index):
             arrays['words_T'][row] = min(len(split_words(text)), 2**16 - 1)
             arrays['bytes_T'][row] = min(len(text.encode()), 2**16 - 1)
-            arrays['hash_T'][row] = text_hash(normalise(text))
+            arrays['hash_T'][row] = text_hash(normalise_text(text))
         save_arrays(folder, arrays, {})
     return {name: np.load(folder / f'{name}_T.npy', mmap_mode='r') for name in OF_WORDS}
 
@@ -139,7 +139,7 @@ def read_sketches(records: Any, index: SetIndex) -> np.ndarray:
     if not folder.exists():
         sketch_T = np.zeros(len(index.record_T), np.uint64)
         for row, text in read_texts(records, index):
-            sketch_T[row] = text_sketch(normalise(text))
+            sketch_T[row] = text_sketch(normalise_text(text))
         save_arrays(folder, {'sketch_T': sketch_T}, {})
     return np.load(folder / 'sketch_T.npy', mmap_mode='r')
 

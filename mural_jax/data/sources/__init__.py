@@ -1,1 +1,1 @@
-"""Readers of what others publish: tables, archives, parallel text. No TensorFlow here."""
+"""Readers of published data: tables, archives, parallel text. Needs no TensorFlow."""

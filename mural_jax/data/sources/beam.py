@@ -1,4 +1,7 @@
-"""All examples of a split by Apache Beam, on many machines; `join.local` gives the same."""
+"""Reads all examples of a split with Apache Beam, on many machines.
+
+It gives the same examples as `join.read_split`.
+"""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -9,19 +12,22 @@ from mural_jax.data.sources.reader import JoinedReader, Reader
 from mural_jax.types import UserError
 
 LOCAL_RUNNER = 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
-Place = tuple[int, int]  # (part, place in it): the first picture of a key is taken
+Place = tuple[int, int]  # (part, place in the part); the first image of a key is used.
 
 
 def read_split(reader: Reader, split: str) -> Any:
     """A PTransform from a pipeline to a PCollection of the examples of a split.
 
-    An example without picture is bad; pictures without rows are dropped and counted by the Beam
-    counter mural/pictures_without_rows.
+    An example without an image is bad. An image without rows is dropped and counted by the Beam
+    counter mural/images_without_rows.
+
+    Raises:
+      UserError: Apache Beam is not installed.
     """
     beam = _import_beam()
     joined = isinstance(reader, JoinedReader) and bool(reader.image_parts())
 
-    # Its name is the name of the step.
+    # Beam names the step after this function.
     def read_examples(begin: Any) -> Any:
         if isinstance(reader, JoinedReader) and joined:
             return _join_rows_and_images(reader, split, begin)
@@ -31,14 +37,15 @@ def read_split(reader: Reader, split: str) -> Any:
 
 
 def make_options(flags: Sequence[str]) -> Any:
-    """Beam's PipelineOptions of its own flags.
+    """PipelineOptions made from Beam's own flags.
 
-    Without --runner it runs here, as DirectRunner does, but without its first trying to download
-    another runner (Beam 2.77 does).
+    Without --runner the pipeline runs on this machine. This is what DirectRunner does too, but
+    DirectRunner first tries to download another runner (Beam 2.77).
     """
     _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    # A later --runner among the flags overrides the first one.
     return PipelineOptions([f'--runner={LOCAL_RUNNER}', *flags])
 
 
@@ -49,25 +56,30 @@ def _join_rows_and_images(reader: JoinedReader, split: str, begin: Any) -> Any:
     good = rows | 'Good' >> beam.Filter(_is_good)
     bad = rows | 'Bad' >> beam.FlatMap(_select_bad).with_output_types(Any)
     numbered = list(enumerate(reader.image_parts()))
-    pictures = (
+    images = (
         begin
-        | 'PictureParts' >> beam.Create(numbered)
-        | 'SpreadPictures' >> beam.Reshuffle()
-        | 'Pictures' >> beam.FlatMap(_read_images, reader).with_output_types(pair)
+        | 'ImageParts' >> beam.Create(numbered)
+        # Without a reshuffle one worker would read all parts.
+        | 'SpreadImages' >> beam.Reshuffle()
+        | 'Images' >> beam.FlatMap(_read_images, reader).with_output_types(pair)
     )
-    found = (
-        {'rows': good, 'pictures': pictures}
+    merged = (
+        {'rows': good, 'images': images}
         | 'Join' >> beam.CoGroupByKey()
         | 'Merge' >> beam.FlatMap(_merge_group, reader).with_output_types(Any)
     )
-    return (found, bad) | 'All' >> beam.Flatten()
+    return (merged, bad) | 'All' >> beam.Flatten()
 
 
 def _read_all_parts(read: Any, reader: Reader, split: str, kind: Any) -> Any:
-    """What `read(reader, split, part)` gives of all parts of a split, of a Beam type."""
+    """A PTransform that applies `read(reader, split, part)` to all parts of a split.
+
+    Args:
+      kind: The Beam type of what `read` yields.
+    """
     beam = _import_beam()
     parts = list(reader.splits()[split])
-    # The type is said everywhere: Beam's own coder of dataclasses cannot write surrogate escapes.
+    # Every step declares its type: Beam's own coder of dataclasses cannot write surrogate escapes.
     each = 'Read' >> beam.FlatMap(functools.partial(read, reader, split)).with_output_types(kind)
     return beam.Create(parts) | beam.Reshuffle() | each
 
@@ -78,7 +90,7 @@ def _read_keyed_rows(reader: JoinedReader, split: str, part: str) -> Iterator[tu
 
 
 def _encode_key(key: str) -> bytes:
-    """A key as bytes: Beam cannot write surrogate escapes in strings, either."""
+    # Bytes, because Beam cannot write surrogate escapes in strings either.
     return key.encode('utf-8', 'surrogatepass')
 
 
@@ -100,11 +112,12 @@ def _read_images(numbered: Any, reader: JoinedReader) -> Iterator[tuple[bytes, A
 
 def _merge_group(group: Any, reader: JoinedReader) -> Iterator[Any]:
     rows = list(group[1]['rows'])
-    first: tuple[Place, bytes] = min(group[1]['pictures'], default=((0, 0), b''))
+    # The image that `join` would meet first, so that both give the same example.
+    first: tuple[Place, bytes] = min(group[1]['images'], default=((0, 0), b''))
     if rows:
         yield join.make_example(reader, rows, first[1])
     else:
-        _import_beam().metrics.Metrics.counter('mural', 'pictures_without_rows').inc()
+        _import_beam().metrics.Metrics.counter('mural', 'images_without_rows').inc()
 
 
 def _import_beam() -> Any:

@@ -1,11 +1,7 @@
-"""Pictures with captions from any table, and from tar shards of whole samples (WebDataset)."""
+"""Images with captions from any table."""
 
 import dataclasses
-import itertools
-import json
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,43 +9,44 @@ import numpy as np
 from mural_jax.data.sources import archives, columns, named_images, tables
 from mural_jax.data.sources.columns import TextColumn
 from mural_jax.data.sources.pairs import short_name
-from mural_jax.data.sources.reader import Example, ImageRegions, Reader, Text
+from mural_jax.data.sources.reader import Example, ImageRegions, Text
 from mural_jax.data.sources.tables import Row
 from mural_jax.types import UserError
 
-File = tuple[str, bytes]  # (ending, content)
-ENDINGS = tuple(ending[1:] for ending in archives.IMAGE_SUFFIXES)
-# Of boxes, classes and features.
+# Types of the boxes, classes and features of regions.
 REGION_TYPES = (np.float32, np.int64, np.float32)
-STEM = re.compile(r'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionTable(named_images.NamedImages):
-    """Captions of a Parquet, TSV, CSV or JSON lines table, pictures in it or in other files.
+    """Captions in a Parquet, TSV, CSV or JSON lines table, with images inside or in other files.
 
-    Rows that share a picture's name are one example. In Parquet the picture itself may stand in
-    the table, as bytes or as Hugging Face's struct {bytes, path}: then a row is an example.
+    Rows with the same image name are one example. A Parquet table may hold the images themselves,
+    as bytes or as Hugging Face's struct {bytes, path}; then each row is one example.
 
-    table: the table, or a pattern of several.
-    images: folders or tar archives with the pictures; empty where the table holds them.
-    image_column: the column of the picture's file name, of its bytes, or of both in a struct.
-    folders: names are paths below the folder or in the archive, not only their last part.
-    texts: COLUMN[:KIND[:LANGUAGE]] of each column with texts (a string or a list of strings).
-        @COLUMN stands for the value of another column, @COLUMN.N for its part N between hyphens;
-        * for every other column of strings, each in the language of its name.
-    language: the language of the texts; @COLUMN for the value of a column.
-    kind: the kind of the texts; @COLUMN for the value of a column.
-    split: the split of all rows, or of those whose split column is empty.
-    split_column: the column that names each row's split.
-    id: columns whose values name an example, by default the picture's name or the row's number.
-    label_column: the column of the class.
-    class_names: a table with the names of the classes, texts of kind "name" of their examples.
-    class_names_columns: its columns of the class, the language and the name.
-    boxes_column: column of regions, [left, top, right, bottom] each, in shares of the picture.
-    classes_column: column of the regions' classes.
-    features_column: column of the regions' features.
-    where: COLUMN=VALUE conditions that a row has to fulfil, all of them.
+    table: The table, or a pattern of several tables.
+    images: Folders or tar archives with the images; leave it out if the table holds the images.
+    image_column: Column with the image's file name, with its bytes, or with both in a struct.
+    folders: Find images by their path below the folder or in the archive, not only by its last
+        part.
+    texts: COLUMN[:KIND[:LANGUAGE]] for each column with texts (a string or a list of strings).
+        @COLUMN is the value of another column, @COLUMN.N its part N between hyphens. * is every
+        other column of strings, each in the language of its name.
+    language: Language of the columns for which --texts gives none; @COLUMN is the value of a
+        column.
+    kind: Kind of the columns for which --texts gives none; @COLUMN is the value of a column.
+    split: Split of all rows, or of the rows with an empty split column.
+    split_column: Column with the split of each row.
+    id: Columns whose values together are the id of an example; without the flag the image's name
+        or the row's number is the id.
+    label_column: Column with the class number.
+    class_names: Table with the names of the classes, which become texts of kind "name".
+    class_names_columns: Columns of that table: class, language and name.
+    boxes_column: Column with the boxes of regions, each [left, top, right, bottom] as shares of
+        the image.
+    classes_column: Column with the classes of regions.
+    features_column: Column with the features of regions.
+    where: COLUMN=VALUE conditions; only the rows that fulfil all of them are read.
     """
 
     table: str
@@ -72,100 +69,107 @@ class CaptionTable(named_images.NamedImages):
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         files = tables.find_files(self.table, 'table of captions')
-        self._check()
+        self._check_flags()
         if not self.split_column:
             return {self.split: files}
-        found: dict[str, list[str]] = {}
+        files_by_split: dict[str, list[str]] = {}
         for file in files:
-            for split in sorted({self._split(row) for _, row in self._read(file, [])}):
-                found.setdefault(split, []).append(file)
-        if not found:
+            for split in sorted({self._split_of(row) for _, row in self._select_rows(file, [])}):
+                files_by_split.setdefault(split, []).append(file)
+        if not files_by_split:
             raise UserError(f'No row of {self.table} fulfils {list(self.where)}.')
-        return found
+        return files_by_split
 
     def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
-        self._check()
-        texts, names = self._texts(part), self._names()
+        self._check_flags()
+        texts, names = self._text_columns(part), self._read_class_names()
         file = short_name(part, tables.find_files(self.table, 'table of captions'))
-        for number, row in self._read(part, [*self._needs(), *_needed_columns(texts)]):
-            if self._split(row) == split:
-                key, example = self._example(row, f'{file}:{number}')
-                example.texts = self._row_texts(row, texts, names)
+        needs = [*self._columns_without_text(), *_required_columns(texts)]
+        for number, row in self._select_rows(part, needs):
+            if self._split_of(row) == split:
+                key, example = self._make_example(row, f'{file}:{number}')
+                example.texts = self._texts_of_row(row, texts, names)
                 yield key, example
 
     def read_texts(self, split: str, part: str) -> Iterator[Text]:
-        self._check()
-        texts, names = self._texts(part), self._names()
-        for _, row in self._read(part, [self.label_column, *_needed_columns(texts)]):
-            if self._split(row) == split:
-                yield from self._row_texts(row, texts, names)
+        self._check_flags()
+        texts, names = self._text_columns(part), self._read_class_names()
+        for _, row in self._select_rows(part, [self.label_column, *_required_columns(texts)]):
+            if self._split_of(row) == split:
+                yield from self._texts_of_row(row, texts, names)
 
     def image_parts(self) -> Sequence[str]:
         return archives.find_parts(self.images)
 
     def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        return (archives.read_files if self.folders else named_images.read_named_images)(
-            part, wanted
-        )
+        read = archives.read_files if self.folders else named_images.read_named_images
+        return read(part, wanted)
 
-    def _check(self) -> None:
+    def _check_flags(self) -> None:
         for condition in self.where:
             if '=' not in condition:
                 raise UserError(f'--where {condition} must be COLUMN=VALUE.')
         if len(self.class_names_columns) != 3:
-            raise UserError('--class_names_columns must be three: class, language and name.')
+            raise UserError(
+                '--class_names_columns must be three columns: class, language and name.'
+            )
         if self.class_names and not self.label_column:
-            raise UserError('Give --label_column: --class_names are joined to examples by it.')
+            raise UserError(
+                'Give --label_column: it joins the names of --class_names to the examples.'
+            )
         if not self.images and tables.suffix(self.table) != '.parquet':
-            raise UserError('Give --images, folders or tar archives: only Parquet holds pictures.')
+            raise UserError(
+                'Give --images, folders or tar archives: only Parquet tables can hold images.'
+            )
 
-    def _read(self, file: str, needs: Sequence[str]) -> Iterator[tuple[int, Row]]:
-        """(number, row) of the rows that fulfil the conditions, with only the columns needed."""
-        conditions = [condition.partition('=')[0] for condition in self.where]
-        wanted = dict.fromkeys([*needs, self.split_column, *conditions])
+    def _select_rows(self, file: str, needs: Sequence[str]) -> Iterator[tuple[int, Row]]:
+        """Yields (number, row) of the rows that fulfil the conditions.
+
+        A row has the columns in `needs` and those of the split and the conditions.
+        """
+        wanted = dict.fromkeys([*needs, self.split_column, *columns.condition_columns(self.where)])
         rows = tables.read_rows(file, [name for name in wanted if name])
         for number, row in enumerate(rows, 1):
             if columns.fulfils_conditions(row, self.where):
                 yield number, row
 
-    def _split(self, row: Row) -> str:
-        value = row.get(self.split_column) if self.split_column else None
-        return self.split if value in (None, '') else str(value)
+    def _split_of(self, row: Row) -> str:
+        return columns.find_split(row, self.split_column, self.split)
 
-    def _needs(self) -> list[str]:
+    def _columns_without_text(self) -> list[str]:
         regions = [self.boxes_column, self.classes_column, self.features_column]
         return [self.image_column, *self.id, self.label_column, *regions]
 
-    def _texts(self, part: str) -> list[TextColumn]:
-        used = {*self._needs(), self.split_column}
-        names = [name for name in tables.list_text_columns(part) if name not in used]
+    def _text_columns(self, part: str) -> list[TextColumn]:
+        others = {*self._columns_without_text(), self.split_column}
+        names = [name for name in tables.list_text_columns(part) if name not in others]
         words = [word for word in self.texts if word]
         return columns.parse_text_columns(words, names, self.kind, self.language)
 
-    def _names(self) -> dict[str, list[Text]]:
-        """The names of each class, texts of kind 'name'."""
-        found: dict[str, list[Text]] = {}
+    def _read_class_names(self) -> dict[str, list[Text]]:
+        """The names of each class, as texts of kind 'name'."""
+        names: dict[str, list[Text]] = {}
+        if not self.class_names:
+            return names
         label, language, name = self.class_names_columns
-        for file in (
-            tables.find_files(self.class_names, 'table of class names') if self.class_names else ()
-        ):
+        for file in tables.find_files(self.class_names, 'table of class names'):
             for row in tables.read_rows(file, self.class_names_columns):
                 if row.get(name) is not None:
                     text = (str(row.get(language) or ''), 'name', str(row[name]))
-                    found.setdefault(_class_key(row.get(label)), []).append(text)
-        return found
+                    names.setdefault(_class_key(row.get(label)), []).append(text)
+        return names
 
-    def _row_texts(
+    def _texts_of_row(
         self, row: Row, texts: Sequence[TextColumn], names: Mapping[str, list[Text]]
     ) -> list[Text]:
-        own = [text for column in texts for text in column.texts(row)]
+        own = [text for column in texts for text in column.read_texts(row)]
         return own + names.get(_class_key(row.get(self.label_column)), [])
 
-    def _example(self, row: Row, where: str) -> tuple[str, Example]:
+    def _make_example(self, row: Row, where: str) -> tuple[str, Example]:
         """(key, example without texts) of a row."""
-        name, image, bad = self._picture(row)
-        regions = self._regions(row)
-        # Rows that hold their picture are whole: no two of them may be joined.
+        name, image, bad = self._find_image(row)
+        regions = self._parse_regions(row)
+        # A row that holds its own image has a key of its own, so that it is joined to no other.
         key = name or where
         example = Example(
             id=columns.join_id(row, self.id) if self.id else key,
@@ -178,8 +182,8 @@ class CaptionTable(named_images.NamedImages):
         )
         return key, example
 
-    def _picture(self, row: Row) -> tuple[str, bytes, str]:
-        """(name, content, what is wrong) of a row's picture; the name or the content is empty."""
+    def _find_image(self, row: Row) -> tuple[str, bytes, str]:
+        """(name, content, what is wrong) of a row's image; the name or the content is empty."""
         value = row.get(self.image_column)
         name, image = value, value
         if isinstance(value, dict):
@@ -187,121 +191,46 @@ class CaptionTable(named_images.NamedImages):
         if not self.images:
             if isinstance(image, bytes) and image:
                 return '', image, ''
-            return '', b'', 'no picture in the row'
+            return '', b'', 'no image in the row'
         key = str(name) if isinstance(name, str | int) else ''
         key = key if self.folders else named_images.base_name(key)
-        return (key, b'', '') if key else ('', b'', 'no name of a picture')
+        return (key, b'', '') if key else ('', b'', 'no image name')
 
-    def _regions(self, row: Row) -> ImageRegions | None:
-        """The regions of a row, arrays; None where they are no numbers, or not as many of each."""
+    def _parse_regions(self, row: Row) -> ImageRegions | None:
+        """The regions of a row as arrays; None if they are not numbers or do not fit together."""
         names = [self.boxes_column, self.classes_column, self.features_column]
         values = [(row.get(name) if name else None) or [] for name in names]
         try:
             box_R4, class_R, feature_RF = map(np.asarray, values, REGION_TYPES)
-            fit = _regions_fit(box_R4, class_R, feature_RF, bool(self.features_column))
+            valid = _are_valid_regions(box_R4, class_R, feature_RF, bool(self.features_column))
         except (ValueError, TypeError, OverflowError):  # No numbers, or rows of several lengths.
             return None
-        return ImageRegions(box_R4, class_R, feature_RF) if fit else None
+        return ImageRegions(box_R4, class_R, feature_RF) if valid else None
 
 
-def _regions_fit(
-    box_R4: np.ndarray, class_R: np.ndarray, feature_RF: np.ndarray, featured: bool
+def _are_valid_regions(
+    box_R4: np.ndarray, class_R: np.ndarray, feature_RF: np.ndarray, has_features: bool
 ) -> bool:
-    """Whether regions have four finite numbers, a class from -1 (none) on, features alike."""
+    """Whether all regions have a box of finite numbers, a class of at least -1 and features.
+
+    Classes may be missing altogether, and so may features unless `has_features`. A class of -1
+    means that a region has no class.
+    """
     count = len(box_R4)
     return (
         (not box_R4.size or box_R4.shape == (count, 4))
         and (not class_R.size or class_R.shape == (count,) and class_R.min() >= -1)
-        and (not featured or len(feature_RF) == count)
+        and (not has_features or len(feature_RF) == count)
         and (not feature_RF.size or feature_RF.shape == (count, feature_RF.size // count))
         and bool(np.isfinite(box_R4).all() and np.isfinite(feature_RF).all())
     )
 
 
-def _needed_columns(texts: Sequence[TextColumn]) -> list[str]:
-    return [column for text in texts for column in text.needs]
+def _required_columns(texts: Sequence[TextColumn]) -> list[str]:
+    return [column for text in texts for column in text.required_columns]
 
 
 def _class_key(value: Any) -> str:
-    """A class as a word, by which two tables are joined: 5, 5.0 and '5' are one class."""
+    # Two tables are joined by this key, and may write one class as 5, 5.0 or '5'.
     number = columns.parse_class_number(value)
     return str(value) if number < 0 else str(number)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WebDataset(Reader):
-    """Samples of tar shards: files that follow each other and share a stem, as img2dataset makes.
-
-    The stem is the path up to the first dot of the file's name; what follows tells what the file
-    is: .jpg, .jpeg, .png, .webp, .gif or .bmp the picture, .txt a caption, .json an object of
-    more (github.com/webdataset/webdataset; github.com/rom1504/img2dataset, whose objects have
-    caption, url, key, status and others).
-
-    shards: the tar files, or patterns of them.
-    language: the language of the texts.
-    language_key: the key of the .json that holds the language instead.
-    text_keys: KEY[:KIND[:LANGUAGE]] of each key of the .json with texts; by default the .txt is
-        the text, of kind "caption".
-    split: the split of all samples.
-    id_key: the key of the .json that names a sample, by default shard and stem.
-    """
-
-    shards: tuple[str, ...]
-    language: str = ''
-    language_key: str = ''
-    text_keys: tuple[str, ...] = ()
-    split: str = 'train'
-    id_key: str = ''
-
-    def splits(self) -> Mapping[str, Sequence[str]]:
-        parts = [file for shard in self.shards for file in tables.find_files(shard, 'tar shard')]
-        if not parts:
-            raise UserError('Give --shards, the tar files or a pattern of them.')
-        return {self.split: parts}
-
-    def read_examples(self, split: str, part: str) -> Iterator[Example]:
-        texts = self._texts()
-        shard = Path(part).name
-        for stem, files in _read_samples(part):
-            yield self._example(f'{shard}/{stem}', files, texts)
-
-    def _texts(self) -> list[TextColumn]:
-        words = self.text_keys or ('txt',)
-        language = f'@{self.language_key}' if self.language_key else self.language
-        return columns.parse_text_columns(words, [], 'caption', language)
-
-    def _example(self, name: str, files: list[File], texts: Sequence[TextColumn]) -> Example:
-        content = dict(files)
-        image = next((content[ending] for ending in content if ending in ENDINGS), b'')
-        more, bad = _parse_object(content.get('json', b'{}'))
-        if not self.text_keys:
-            more['txt'] = (
-                content['txt'].decode(errors='surrogateescape') if 'txt' in content else None
-            )
-        bad = bad or ('' if image else 'no picture in the sample')
-        bad = bad or ('' if len(content) == len(files) else 'two files of one kind in the sample')
-        given_id = more.get(self.id_key) if self.id_key else None
-        return Example(
-            id=name if given_id is None else str(given_id),
-            texts=[] if bad else [text for column in texts for text in column.texts(more)],
-            image=image,
-            where=name,
-            bad=bad,
-        )
-
-
-def _read_samples(shard: str) -> Iterator[tuple[str, list[File]]]:
-    """(stem, its files) of the samples of a shard; files without an ending are none of any."""
-    matches = ((STEM.fullmatch(name), content) for name, content in archives.read_members(shard))
-    files = ((match[1], (match[2].lower(), content)) for match, content in matches if match)
-    for stem, group in itertools.groupby(files, lambda file: file[0]):
-        yield stem, [file for _, file in group]
-
-
-def _parse_object(content: bytes) -> tuple[Row, str]:
-    """(the object, what is wrong) of a JSON file."""
-    try:
-        value = json.loads(content.decode(errors='surrogateescape'))
-    except (ValueError, RecursionError):
-        return {}, 'its .json is broken'
-    return (value, '') if isinstance(value, dict) else ({}, 'its .json is no object')

@@ -1,4 +1,4 @@
-"""Reads Unicode's own files: the emoji, their names in every locale, and display names.
+"""Reads Unicode's own files: emoji, their names in every locale, and display names.
 
 The layouts are those of UTS #51 (`emoji-test.txt`) and UTS #35 (CLDR's XML), as Debian's
 packages `unicode-data` and `unicode-cldr-core` install them.
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from mural_jax.types import UserError
 
-INHERITED = '↑↑↑'  # CLDR's mark for "no text of its own here" (UTS #35, part 1).
+# CLDR writes this where a locale has no text of its own (UTS #35, part 1).
+INHERITED = '↑↑↑'
 VARIATION_SELECTOR = '\ufe0f'
 SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 KINDS = ('territory', 'language', 'script')
 
-# Words that tell apart the gender and person variants of one concept.
+# Words in which the gender and person variants of one concept differ.
 _PERSON = re.compile(r'\b(man|woman|men|women|person|people|and)\b')
 _SAME_CONCEPT = {
     'boy': 'child',
@@ -40,7 +41,7 @@ _SAME_CONCEPT = {
 
 @dataclasses.dataclass(frozen=True)
 class Emoji:
-    """One fully qualified emoji; `concept` is shared by its gender and person variants."""
+    """One fully qualified emoji; its gender and person variants have the same `concept`."""
 
     char: str
     name: str
@@ -49,12 +50,12 @@ class Emoji:
 
     @property
     def id(self) -> str:
-        """Code points in hexadecimal, joined by '-', without variation selectors."""
+        """The code points in hexadecimal, joined by '-', without variation selectors."""
         return '-'.join(f'{ord(c):x}' for c in self.char if c != VARIATION_SELECTOR)
 
     @property
     def concept(self) -> str:
-        """The name with gender, person and hair variants folded together."""
+        """The name without what tells gender, person and hair variants apart."""
         name = self.name.lower()
         if self.group == 'People & Body':
             name = ' '.join(_PERSON.sub('', name.split(':')[0]).split()) or 'person'
@@ -62,9 +63,10 @@ class Emoji:
 
 
 def read_emoji_table(unicode_dir: Path) -> list[Emoji]:
-    """The base emoji (fully qualified, no skin tone) in CLDR order.
+    """The base emoji (fully qualified, without skin tone) in CLDR order.
 
-    Raises UserError where `emoji/emoji-test.txt` is missing below `unicode_dir`.
+    Raises:
+      UserError: `emoji/emoji-test.txt` is missing below `unicode_dir`, or lists no emoji.
     """
     path = unicode_dir / 'emoji' / 'emoji-test.txt'
     group = subgroup = ''
@@ -88,11 +90,15 @@ def read_emoji_table(unicode_dir: Path) -> list[Emoji]:
 
 
 def list_locales(cldr_dir: Path) -> list[str]:
-    """Locales that annotate emoji, without regional variants (`pt`, `sr_Latn`, not `pt_PT`)."""
+    """The locales that annotate emoji, without regional ones (`pt`, `sr_Latn`, not `pt_PT`).
+
+    Raises:
+      UserError: There is no folder of annotations.
+    """
     folder = cldr_dir / 'common' / 'annotations'
     if not folder.is_dir():
         raise UserError(
-            f'No CLDR annotations in {folder}. They hold the names of the emoji: install the '
+            f'There are no CLDR annotations in {folder}, which name the emoji. Install the '
             'Debian package unicode-cldr-core, or give its folder with --source cldr=DIR.'
         )
     names = sorted(path.stem for path in folder.glob('*.xml'))
@@ -101,9 +107,10 @@ def list_locales(cldr_dir: Path) -> list[str]:
 
 @functools.cache
 def read_annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[str]]]:
-    """Emoji -> (name, keywords) in a locale; an emoji without a name of its own is left out."""
+    """Emoji -> (name, keywords) in a locale, without the emoji that it does not name itself."""
     names: dict[str, str] = {}
     keywords: dict[str, list[str]] = {}
+    # Derived annotations name sequences, such as flags and families.
     for folder in ('annotations', 'annotationsDerived'):
         path = cldr_dir / 'common' / folder / f'{locale}.xml'
         if not path.exists():
@@ -113,6 +120,7 @@ def read_annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[s
             if not text or text == INHERITED:
                 continue
             char = node.attrib['cp'].replace(VARIATION_SELECTOR, '')
+            # 'tts' is the name to speak; other annotations list keywords between bars.
             if node.get('type') == 'tts':
                 names[char] = text
             else:
@@ -124,7 +132,7 @@ def read_annotations(cldr_dir: Path, locale: str) -> dict[str, tuple[str, list[s
 
 
 def read_display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (kind, code, name) of territories, languages and scripts in a locale's words."""
+    """Yields (kind, code, name) of the territories, languages and scripts that a locale names."""
     path = cldr_dir / 'common' / 'main' / f'{locale}.xml'
     if not path.exists():
         return
@@ -142,8 +150,8 @@ def _read_lines(path: Path, package: str) -> list[str]:
         return path.read_text(encoding='utf-8').splitlines()
     except OSError as error:
         raise UserError(
-            f'Cannot read {path} ({error.strerror}). It lists the emoji and their classes: '
-            f'install the Debian package {package}, or give its folder with --source unicode=DIR.'
+            f'Cannot read {path} ({error.strerror}), which lists the emoji and their classes. '
+            f'Install the Debian package {package}, or give its folder with --source unicode=DIR.'
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""What `mural data ingest` reads, by the name of the format."""
+"""The formats that `mural data ingest` reads, by name."""
 
 from mural_jax.data.sources.aligned import Aligned, Moses, Tatoeba
-from mural_jax.data.sources.captions import CaptionTable, WebDataset
+from mural_jax.data.sources.captions import CaptionTable
 from mural_jax.data.sources.crisscrossed import CrissCrossed
 from mural_jax.data.sources.pairs import PairTable
 from mural_jax.data.sources.published import (
@@ -17,6 +17,7 @@ from mural_jax.data.sources.reader import Reader
 from mural_jax.data.sources.scenes import Scenes
 from mural_jax.data.sources.tfds_sets import TfdsSet
 from mural_jax.data.sources.tmx import Tmx
+from mural_jax.data.sources.webdataset import WebDataset
 from mural_jax.data.sources.wit import Wit
 
 FORMATS: dict[str, type[Reader]] = {

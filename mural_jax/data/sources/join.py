@@ -1,17 +1,18 @@
-"""All examples of a split, in this process; `beam` gives the same on many machines."""
+"""Reads all examples of a split in this process; `beam` gives the same examples in parallel."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from mural_jax.data.sources.reader import Example, JoinedReader, Reader
 
-NO_IMAGE = 'no picture'
+NO_IMAGE = 'no image'
 
 
 def read_split(reader: Reader, split: str) -> Iterator[Example]:
-    """The examples of a split. Texts are held in memory, pictures only pass by.
+    """Yields the examples of a split.
 
-    An example without picture is bad; a picture without texts is left out.
+    For a JoinedReader all texts of the split are held in memory, but only one image at a time.
+    An example without an image is bad; an image without texts is left out.
     """
     if isinstance(reader, JoinedReader) and reader.image_parts():
         yield from _join_rows_and_images(reader, split)
@@ -21,7 +22,7 @@ def read_split(reader: Reader, split: str) -> Iterator[Example]:
 
 
 def read_part(reader: Reader, split: str, part: str) -> Iterator[Example]:
-    """The examples of one part, as they are where nothing has to be joined."""
+    """Yields the examples of one part of a reader that has nothing to join."""
     if isinstance(reader, JoinedReader):
         yield from (example for _, example in reader.read_rows(split, part))
     else:
@@ -38,15 +39,19 @@ def _join_rows_and_images(reader: JoinedReader, split: str) -> Iterator[Example]
                 rows.setdefault(key, []).append(example)
     for part in reader.image_parts():
         for key, image in reader.read_images(part, rows):
-            # Of several pictures the first is taken: the others find no rows.
+            # The first of several images of one key wins: it takes the rows, later ones find none.
             if image and key in rows:
                 yield make_example(reader, rows.pop(key), image)
+    # The rows that are left met no image.
     for left in rows.values():
         yield make_example(reader, left, b'')
 
 
 def make_example(reader: JoinedReader, rows: Iterable[Example], image: bytes) -> Example:
-    """The example of all rows and the picture of one key, whatever the order of the rows."""
+    """The example of the rows and the image of one key, independent of the order of the rows.
+
+    It is bad if `image` is empty.
+    """
     example = reader.merge(_sort_rows(rows))
     bad = example.bad or ('' if image else NO_IMAGE)
     return dataclasses.replace(example, image=b'' if bad else image, bad=bad)

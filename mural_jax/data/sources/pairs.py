@@ -1,6 +1,6 @@
 """Sentences and their translations in tables.
 
-One example is one row, with its texts in all the languages it has; any two of them are a pair.
+One row is one example with its texts in all languages; any two of these texts are a pair.
 """
 
 import dataclasses
@@ -9,44 +9,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mural_jax.data.sources import tables
-from mural_jax.data.sources.columns import (
-    TextColumn,
-    fulfils_conditions,
-    join_id,
-    parse_text_columns,
-)
+from mural_jax.data.sources import columns, tables
+from mural_jax.data.sources.columns import TextColumn
 from mural_jax.data.sources.reader import Example, Reader
 from mural_jax.data.sources.tables import Row
 from mural_jax.types import UserError
 
 
 def short_name(path: str, paths: Sequence[str]) -> str:
-    """A file's path below the folder that all the files are in: the same on every machine."""
+    """The path of a file below the folder that holds all `paths`: the same on every machine."""
     return Path(path).relative_to(os.path.commonpath([Path(p).parent for p in paths])).as_posix()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairTable(Reader):
-    """Translations in a table, a row each: Parquet, TSV, CSV or JSON lines, plain or gzipped.
+    """Translations in a table, one row each: Parquet, TSV, CSV or JSON lines, plain or gzipped.
 
-    A column a language, as tables of NLLB-Seed or Multi30k have, or a column with the language of
-    another. TSV files of aligned sentences often have no header line, such as WikiMatrix (score,
-    text, text): name their columns.
+    Either each language has its own column, as in NLLB-Seed or Multi30k, or one column says the
+    language of another. Published TSV files of aligned sentences, such as WikiMatrix (score, text,
+    text), often have no header line: give the names of their columns with --columns.
 
-    table: the file, or a pattern of files such as DIR/*.tsv.
-    texts: COLUMN[:KIND[:LANGUAGE]] of each column with texts (a string or a list of strings).
-        @COLUMN stands for the value of another column, @COLUMN.N for its part N between hyphens;
-        * for every column of strings, each in the language of its name, but for those that
-        --split_column, --id and --where name.
-    language: of the texts that name none.
-    kind: of the texts that name none.
-    split: the split of all rows, or of those whose split column is empty.
-    split_column: the column that names each row's split.
-    id: the columns whose values name a row; rows of one name are never each other's negatives.
-        By default every row is its own: file and row number.
-    where: COLUMN=VALUE that a row must fulfil to be taken.
-    columns: the names of the columns, in order, of a TSV or CSV file without a header line.
+    table: The table, or a pattern of files such as DIR/*.tsv.
+    texts: COLUMN[:KIND[:LANGUAGE]] for each column with texts (a string or a list of strings).
+        @COLUMN is the value of another column, @COLUMN.N its part N between hyphens. * is every
+        column of strings that --split_column, --id and --where do not name, each in the language
+        of its name.
+    language: Language of the columns for which --texts gives none.
+    kind: Kind of the columns for which --texts gives none.
+    split: Split of all rows, or of the rows with an empty split column.
+    split_column: Column with the split of each row.
+    id: Columns whose values together are the id of a row; rows with the same id are never each
+        other's negatives. Without the flag every row has an id of its own (file and row number).
+    where: COLUMN=VALUE conditions; only the rows that fulfil all of them are read.
+    columns: Names of the columns, in order, of a TSV or CSV file without a header line.
     """
 
     table: str
@@ -62,84 +57,84 @@ class PairTable(Reader):
     family: ClassVar[str] = 'translations'
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        found: dict[str, list[str]] = {}
+        files_by_split: dict[str, list[str]] = {}
         for file in self._files():
             for split in sorted(self._splits_of(file)):
-                found.setdefault(split, []).append(file)
-        if not found:
+                files_by_split.setdefault(split, []).append(file)
+        if not files_by_split:
             raise UserError(f'No row of {self.table} fulfils --where {" ".join(self.where)}.')
-        return found
+        return files_by_split
 
     def read_examples(self, split: str, part: str) -> Iterator[Example]:
         texts = self._text_columns(part)
-        needs = [name for column in texts for name in column.needs]
+        needs = [name for column in texts for name in column.required_columns]
         name = short_name(part, self._files())
-        for number, row in enumerate(self._rows(part, needs)):
-            if self._takes(row, split):
+        for number, row in enumerate(self._read_rows(part, needs)):
+            if self._is_in_split(row, split):
                 yield Example(
-                    id=join_id(row, self.id) if self.id else f'{name}:{number}',
+                    id=columns.join_id(row, self.id) if self.id else f'{name}:{number}',
                     texts=[
-                        text for column in texts or self._own(row) for text in column.texts(row)
+                        text
+                        for column in texts or self._columns_of_row(row)
+                        for text in column.read_texts(row)
                     ],
                     where=f'{part}, row {number + 1}',
                 )
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
-        """As in Reader; columns that all name language and kind themselves need not be read."""
-        columns = [column for file in self._files() for column in self._text_columns(file)]
-        words = [word for column in columns for word in (column.language, column.kind)]
+        """As in Reader; no row is read if the flags give the language and kind of every column."""
+        texts = [column for file in self._files() for column in self._text_columns(file)]
+        words = [word for column in texts for word in (column.language, column.kind)]
         if not words or any(word.startswith('@') for word in words):
             return super().vocabulary()
-        languages = {column.language for column in columns}
-        return (
-            sorted(set(self.languages) or languages),
-            sorted({column.kind for column in columns}),
-        )
+        languages = {column.language for column in texts}
+        return (sorted(set(self.languages) or languages), sorted({column.kind for column in texts}))
 
     def _files(self) -> list[str]:
         return tables.find_files(self.table, 'table')
 
-    def _rows(self, file: str, needs: Sequence[str]) -> Iterator[Row]:
-        wanted = dict.fromkeys([*needs, *self._said()]) if needs else {}
+    def _read_rows(self, file: str, needs: Sequence[str]) -> Iterator[Row]:
+        # Without needs the languages are unknown yet, so all columns are read.
+        wanted = dict.fromkeys([*needs, *self._columns_without_text()]) if needs else {}
         return tables.read_rows(file, list(wanted), self.columns)
 
-    def _said(self) -> list[str]:
-        """The columns that say something of the row and hold no text."""
-        conditions = [condition.partition('=')[0] for condition in self.where]
+    def _columns_without_text(self) -> list[str]:
+        """The columns that describe the row and hold no text."""
+        conditions = columns.condition_columns(self.where)
         return [*filter(None, [self.split_column]), *self.id, *conditions]
 
     def _text_columns(self, file: str) -> list[TextColumn]:
-        """Those of a file; none where each row has its own, as JSON objects can."""
+        """The text columns of a file; none if each row has its own, as JSON objects can."""
         if self.texts != ('*',):
-            return parse_text_columns(self.texts, (), self.kind, self.language)
+            return columns.parse_text_columns(self.texts, (), self.kind, self.language)
         if tables.suffix(file) == '.jsonl':
             return []
-        names = [
-            name
-            for name in tables.list_text_columns(file, self.columns)
-            if name not in self._said()
-        ]
+        others = self._columns_without_text()
+        names = [n for n in tables.list_text_columns(file, self.columns) if n not in others]
         if len(names) < 2:
             raise UserError(f'{file} has fewer than two columns of texts: {names}. Give --texts.')
-        return parse_text_columns(self.texts, names, self.kind, '')
+        return columns.parse_text_columns(self.texts, names, self.kind, '')
 
-    def _own(self, row: Row) -> list[TextColumn]:
+    def _columns_of_row(self, row: Row) -> list[TextColumn]:
         names = [
             name
             for name, value in row.items()
-            if name not in self._said() and isinstance(value, str | list)
+            if name not in self._columns_without_text() and isinstance(value, str | list)
         ]
-        return parse_text_columns(self.texts, names, self.kind, '')
+        return columns.parse_text_columns(self.texts, names, self.kind, '')
 
     def _splits_of(self, file: str) -> set[str]:
         if not self.split_column and not self.where:
             return {self.split}
-        rows = self._rows(file, self._said())
-        return {self._split_of(row) for row in rows if fulfils_conditions(row, self.where)}
+        rows = self._read_rows(file, self._columns_without_text())
+        return {
+            columns.find_split(row, self.split_column, self.split)
+            for row in rows
+            if columns.fulfils_conditions(row, self.where)
+        }
 
-    def _split_of(self, row: Row) -> str:
-        value = row.get(self.split_column) if self.split_column else None
-        return self.split if value in (None, '') else str(value)
-
-    def _takes(self, row: Row, split: str) -> bool:
-        return fulfils_conditions(row, self.where) and self._split_of(row) == split
+    def _is_in_split(self, row: Row, split: str) -> bool:
+        return (
+            columns.fulfils_conditions(row, self.where)
+            and columns.find_split(row, self.split_column, self.split) == split
+        )

@@ -1,4 +1,4 @@
-"""Caption sets as they were published; their pictures are joined by the name of their file."""
+"""Caption sets in their published layouts, with images joined by file name."""
 
 import dataclasses
 import re
@@ -19,12 +19,13 @@ SPLITS = ('train', 'val', 'test')
 class Karpathy(NamedImages):
     """COCO, Flickr30k or Flickr8k in the splits of Karpathy and Fei-Fei 2015, arXiv:1412.2306.
 
-    dataset_coco.json and its like (cs.stanford.edu/people/karpathy/deepimagesent) hold
+    dataset_coco.json, dataset_flickr30k.json and dataset_flickr8k.json
+    (cs.stanford.edu/people/karpathy/deepimagesent) hold
     {"images": [{"filename", "split", "sentences": [{"raw", "sentid", ...}], ...}]}.
 
-    captions: the JSON file.
-    language: of the captions.
-    restval: COCO's split restval, the rest of its validation set, is part of train.
+    captions: The JSON file.
+    language: Language of the captions.
+    restval: Add COCO's split restval, the rest of its validation set, to the split train.
     """
 
     captions: str
@@ -52,16 +53,16 @@ class Karpathy(NamedImages):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CocoAnnotations(NamedImages):
-    """COCO's captions, and sets in their format such as STAIR Captions.
+    """COCO's captions, and other sets in their format, such as STAIR Captions.
 
     captions_{train,val}2014.json (cocodataset.org/#format-data) and
     stair_captions_v1.2_{train,val}.json (github.com/STAIR-Lab-CIT/STAIR-captions, Japanese) hold
-    {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "caption", ...}]}. For an
-    image without file_name we assume COCO's own: COCO_val2014_000000000042.jpg for 42.
+    {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "caption", ...}]}. An
+    image without file_name is assumed to be COCO's own: COCO_val2014_000000000042.jpg for 42.
 
-    annotations: the JSON files, or patterns of them.
-    language: of the captions.
-    split: the split of all files, by default train, val or test as the file's name says.
+    annotations: JSON files, or patterns of them.
+    language: Language of the captions.
+    split: Split of all files; without the flag the name of each file tells train, val or test.
     """
 
     annotations: tuple[str, ...]
@@ -92,15 +93,16 @@ class CocoAnnotations(NamedImages):
 class FlickrTokens(NamedImages):
     """Flickr8k's and Flickr30k's own captions, and translations of them in the same layout.
 
-    Flickr8k.token.txt and results_20130124.token hold lines of NAME.jpg#NUMBER, a tab and the
-    caption (Hodosh et al. 2013, Young et al. 2014). Flickr8k's names one picture that there is
-    not, NAME.jpg.1: it is left without picture.
+    Each line of Flickr8k.token.txt and results_20130124.token is NAME.jpg#NUMBER, a tab and the
+    caption (Hodosh et al. 2013, Young et al. 2014). Flickr8k's file has captions of one image that
+    does not exist, NAME.jpg.1; its example is bad. Without lists of images all of them are train;
+    with lists an image that is in none of them is left out.
 
-    captions: the file, or a pattern of files.
-    language: of the captions.
-    train: a list of the pictures of the split, such as Flickr_8k.trainImages.txt.
-    val: the same of the split val (Flickr_8k.devImages.txt).
-    test: the same of the split test. Without any list, all are train; else those in none are out.
+    captions: The file, or a pattern of files.
+    language: Language of the captions.
+    train: List of the images of the split train, such as Flickr_8k.trainImages.txt.
+    val: List of the images of the split val, such as Flickr_8k.devImages.txt.
+    test: List of the images of the split test, such as Flickr_8k.testImages.txt.
     """
 
     captions: str
@@ -111,53 +113,53 @@ class FlickrTokens(NamedImages):
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         files = tables.find_files(self.captions, 'file of captions')
-        given = [split for split in SPLITS if getattr(self, split)] or ['train']
-        return dict.fromkeys(given, files)
+        listed = [split for split in SPLITS if getattr(self, split)] or ['train']
+        return dict.fromkeys(listed, files)
 
     def read_rows(self, split: str, part: str) -> Rows:
-        listed = getattr(self, split)
-        wanted = {line.strip() for line in layouts.read_lines(listed)} if listed else None
+        path = getattr(self, split)
+        wanted = {line.strip() for line in layouts.read_lines(path)} if path else None
         for number, line in enumerate(layouts.read_lines(part), 1):
             name, tab, caption = line.partition('\t')
             name = name.rpartition('#')[0]
             where = f'{part}:{number}'
             if not tab or not name:
-                if split == self._first():
+                if split == self._first_split():
                     yield named_images.make_bad_row('not NAME#NUMBER, a tab and a caption', where)
             elif wanted is None or name in wanted:
                 yield named_images.make_row(
                     name, layouts.make_captions([caption], self.language), where
                 )
 
-    def _first(self) -> str:
-        """The split that broken lines are counted in."""
+    def _first_split(self) -> str:
+        """The split that broken lines belong to, since they name no image."""
         return next(iter(self.splits()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Multi30k(NamedImages):
-    """Multi30k's aligned lines, of task 1 (translations) or task 2 (five captions a language).
+    """Multi30k's aligned lines: task 1 (translations) or task 2 (five captions per language).
 
-    raw/SPLIT.LANGUAGE.gz or raw/SPLIT.NUMBER.LANGUAGE.gz, and image_splits/SPLIT.txt or
-    image_splits/SPLIT_images.txt with the pictures' names, line by line
+    The texts are in raw/SPLIT.LANGUAGE.gz or raw/SPLIT.NUMBER.LANGUAGE.gz; line i of
+    image_splits/SPLIT.txt or image_splits/SPLIT_images.txt is the name of the image of line i
     (github.com/multi30k/dataset; Elliott et al. 2016, arXiv:1605.00459). All texts have the kind
-    "caption". Splits are named as the files: train, val, test_2016_flickr, ...
+    "caption". Splits have the names of the files: train, val, test_2016_flickr, ...
 
-    folder: data/task1 or data/task2 of the repository.
+    folder: The folder data/task1 or data/task2 of the repository.
     """
 
     folder: str
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        found = sorted({split for split, _, _ in self._raw()})
-        if not found:
+        names = sorted({split for split, _, _ in self._text_files()})
+        if not names:
             raise UserError(f'There is no raw/SPLIT.LANGUAGE.gz in {self.folder}.')
-        return {split: (split,) for split in found}
+        return {split: (split,) for split in names}
 
     def read_rows(self, split: str, part: str) -> Rows:
-        names = [line.partition('#')[0] for line in layouts.read_lines(self._list(part))]
-        for found, language, path in self._raw():
-            if found == part:
+        names = [line.partition('#')[0] for line in layouts.read_lines(self._image_list(part))]
+        for file_split, language, path in self._text_files():
+            if file_split == part:
                 for number, (name, text) in enumerate(
                     layouts.pair_names_with_lines(names, path), 1
                 ):
@@ -165,34 +167,34 @@ class Multi30k(NamedImages):
                         name, layouts.make_captions([text], language), f'{path}:{number}'
                     )
 
-    def _raw(self) -> Iterator[tuple[str, str, str]]:
-        """(split, language, path) of the files of texts."""
+    def _text_files(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (split, language, path) of the files with texts."""
         for path in sorted((Path(self.folder).expanduser() / 'raw').glob('*')):
             match = re.fullmatch(r'(\w+)(\.[1-5])?\.([A-Za-z-]+)', path.name.removesuffix('.gz'))
             if match:
                 yield match[1], match[3], str(path)
 
-    def _list(self, split: str) -> str:
+    def _image_list(self, split: str) -> str:
         folder = Path(self.folder).expanduser() / 'image_splits'
         paths = [folder / f'{split}.txt', folder / f'{split}_images.txt']
         found = [path for path in paths if path.is_file()]
         if not found:
-            raise UserError(f'There is no {paths[0]}: which pictures has {split}?')
+            raise UserError(f'There is no {paths[0]}, which lists the images of {split}.')
         return str(found[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Xtd10(NamedImages):
-    """XTD10's test captions, a line a picture: Aggarwal and Kale 2020, arXiv:2012.05107.
+    """XTD10's test captions, one line per image: Aggarwal and Kale 2020, arXiv:2012.05107.
 
-    XTD10/test_1kcaptions_LANGUAGE.txt, aligned with XTD10/test_image_names.txt, whose pictures
-    are of COCO's train2014 and val2014 (github.com/adobe-research/
-    Cross-lingual-Test-Dataset-XTD10; MIC and STAIR there hold de, fr and jp). Languages are as
-    the files spell them: Japanese is jp.
+    Line i of XTD10/test_1kcaptions_LANGUAGE.txt describes the image in line i of
+    XTD10/test_image_names.txt. The images are from COCO's train2014 and val2014
+    (github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10; its folders MIC and STAIR hold de,
+    fr and jp). Language codes stay as the files spell them: Japanese is jp.
 
-    captions: the files of captions, or patterns of them.
-    names: the file of the pictures' names.
-    split: the split of all.
+    captions: Files of captions, or patterns of them.
+    names: File with the names of the images.
+    split: Split of all captions.
     """
 
     captions: tuple[str, ...]
@@ -205,7 +207,9 @@ class Xtd10(NamedImages):
     def read_rows(self, split: str, part: str) -> Rows:
         language = re.search(r'captions_([A-Za-z-]+)\.txt', Path(part).name)
         if not language:
-            raise UserError(f'{part} names no language; it should be test_1kcaptions_LANGUAGE.txt.')
+            raise UserError(
+                f'The name of {part} has no language; it should be test_1kcaptions_LANGUAGE.txt.'
+            )
         for number, (name, text) in enumerate(
             layouts.pair_names_with_lines(list(layouts.read_lines(self.names)), part), 1
         ):
@@ -218,12 +222,12 @@ class Xtd10(NamedImages):
 class Crossmodal3600(NamedImages):
     """Crossmodal-3600, captions in 36 languages: Thapliyal et al. 2022, arXiv:2205.12522.
 
-    captions.jsonl holds {"image/key": KEY, "image/locale": ..., LANGUAGE: {"caption": [...],
-    "caption/tokenized": [...], ...}, ...}, the pictures are KEY.jpg
+    Each line of captions.jsonl is {"image/key": KEY, "image/locale": ..., LANGUAGE:
+    {"caption": [...], "caption/tokenized": [...], ...}, ...}; the image is KEY.jpg
     (google.github.io/crossmodal-3600).
 
-    captions: captions.jsonl.
-    split: the split of all.
+    captions: The file captions.jsonl.
+    split: Split of all captions.
     """
 
     captions: str
@@ -248,14 +252,15 @@ class Crossmodal3600(NamedImages):
 class XFlickrCO(NamedImages):
     """xFlickrCO of IGLUE, captions of Flickr30k and COCO: Bugliarello et al. 2022.
 
-    annotations/LANGUAGE/{test,train_100,...}.jsonl hold {"sentences": [...], "id": ...,
-    "img_path": NAME}; annotations_machine-translate/LANGUAGE/test_gmt.jsonl the same, translated
-    into English (github.com/e-bug/iglue, arXiv:2201.11732). Japanese captions of Flickr30k carry
-    the numbers of the things they name.
+    Each line of annotations/LANGUAGE/{test,train_100,...}.jsonl is {"sentences": [...], "id": ...,
+    "img_path": NAME}; annotations_machine-translate/LANGUAGE/test_gmt.jsonl holds the same lines
+    translated into English (github.com/e-bug/iglue, arXiv:2201.11732). Japanese captions of
+    Flickr30k contain the numbers of the objects that they mention.
 
-    annotations: the files, or patterns such as annotations/*/test.jsonl.
-    language: of all files, by default the name of each file's folder, English for *_gmt.jsonl.
-    split: the split of all files, by default train, val or test as the file's name says.
+    annotations: Files, or patterns such as annotations/*/test.jsonl.
+    language: Language of all files; without the flag the name of each file's folder, and English
+        for *_gmt.jsonl.
+    split: Split of all files; without the flag the name of each file tells train, val or test.
     """
 
     annotations: tuple[str, ...]

@@ -1,8 +1,9 @@
-"""What every reader gives: examples, split by split, in parts that can be read side by side.
+"""The interface of all readers: examples by split, in parts that can be read in parallel.
 
-A reader is a dataclass whose fields are the flags of `mural data ingest FORMAT`; the first line
-of its docstring and the lines `field: ...` are their help. It says what is wrong with its input
-by UserError, and with a single record by `Example.bad`, so that one bad record stops nothing.
+A reader is a dataclass, and its fields are the flags of `mural data ingest FORMAT`. The first line
+of its docstring is the help text of the format; each line `field: ...` is that of a flag.
+A reader raises UserError when its input as a whole is unusable. It reports a single unusable
+record by `Example.bad`, so that one bad record does not stop the others.
 """
 
 import dataclasses
@@ -18,10 +19,11 @@ Text = tuple[str, str, str]  # (language, kind, text)
 
 @dataclasses.dataclass
 class ImageRegions:
-    """Parts of a picture, R of them.
+    """R parts of one image.
 
-    boxes: [R][4], left, top, right, bottom in shares of the picture, in [0, 1].
-    classes: [R], class numbers. features: [R][F], F alike for all examples.
+    boxes: [R, 4], the left, top, right and bottom edges as shares of the image, in [0, 1].
+    classes: [R], class numbers.
+    features: [R, F], where F is the same for all examples of a data set.
     """
 
     boxes: ArrayLike = ()
@@ -31,12 +33,16 @@ class ImageRegions:
 
 @dataclasses.dataclass
 class Example:
-    """One example as a reader found it, not yet checked or cleaned.
+    """One example as a reader found it, neither checked nor cleaned yet.
 
-    id: of the picture or the row; examples that share it are never each other's negatives.
-    texts: of any languages and kinds; undecodable bytes are surrogate escapes (PEP 383).
-    image: the encoded file, empty where there is none. label: a class number, or -1.
-    score: a rating, or NaN. where: file and row, for people. bad: a reason, or empty.
+    id: Names the image or the row. Examples that share an id are never each other's negatives.
+    texts: Texts of any languages and kinds. Undecodable bytes are surrogate escapes (PEP 383).
+    image: The encoded file, empty if the example has no image.
+    label: A class number, or -1.
+    score: A rating, or NaN.
+    regions: Parts of the image.
+    where: File and row of the example, for error messages.
+    bad: Why the example is unusable, or the empty string.
     """
 
     id: str
@@ -51,32 +57,40 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Examples that come whole, picture and texts together.
+    """A reader whose examples come whole, image and texts together.
 
-    languages: the languages to take; empty takes all, which are then found by a first pass.
+    languages: Languages to ingest; without the flag all languages, which a first pass over the
+        data finds.
     """
 
     languages: tuple[str, ...] = ()
 
-    family: ClassVar[str] = 'captions'  # or 'translations': what the data set is named by
-    # The kinds that a stream draws where its config names none; empty: all of them.
+    # First part of the data set's name: 'captions' or 'translations'.
+    family: ClassVar[str] = 'captions'
+    # The kinds of texts that a stream draws if its config names none; empty for all kinds.
     default_kinds: ClassVar[tuple[str, ...]] = ()
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        """The parts (files, members, ...) that each split is read from, all non-empty."""
+        """The parts (files, members, ...) of each split; no split is empty."""
         raise NotImplementedError
 
     def read_examples(self, split: str, part: str) -> Iterator[Example]:
-        """What one part adds to a split."""
+        """Yields the examples of a split that one part holds."""
         raise NotImplementedError
 
     def read_texts(self, split: str, part: str) -> Iterator[Text]:
-        """The texts of a part, in any order, without reading pictures where that can be."""
+        """Yields the texts of a part in any order; readers that can do so read no images."""
         for example in self.read_examples(split, part):
             yield from example.texts
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
-        """(languages, kinds), sorted: all that the texts of all splits have."""
+        """(languages, kinds) of the texts of all splits, both sorted.
+
+        Languages outside the field `languages` are left out.
+
+        Raises:
+          UserError: There is no text at all.
+        """
         languages, kinds = set(self.languages), set()
         for split, parts in self.splits().items():
             for part in parts:
@@ -85,28 +99,35 @@ class Reader:
                     kinds.add(kind)
         wanted = set(self.languages) or languages
         if not kinds:
-            raise UserError('There is not one text in these files. Check their paths and columns.')
+            raise UserError('These files hold no text. Check their paths and columns.')
         return sorted(languages & wanted), sorted(kinds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JoinedReader(Reader):
-    """Texts in one place, pictures in another, joined by a key such as the file's name."""
+    """A reader whose texts and images are in different files, joined by a key.
+
+    The key is, for example, the image's file name.
+    """
 
     def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
-        """(key, example without picture); rows of one key become one example."""
+        """Yields (key, example without image); all rows of one key become one example."""
         raise NotImplementedError
 
     def image_parts(self) -> Sequence[str]:
-        """The archives or folders with the pictures of all splits."""
+        """The archives or folders with the images of all splits."""
         raise NotImplementedError
 
     def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        """(key, encoded picture); only those in `wanted` need be given, None for all."""
+        """Yields (key, encoded image) of a part.
+
+        Args:
+          wanted: The keys that are needed; other images may be skipped. None for all images.
+        """
         raise NotImplementedError
 
     def merge(self, rows: Sequence[Example]) -> Example:
-        """The one example of the rows of one key."""
+        """The one example that the rows of one key become."""
         return merge_rows(rows)
 
     def read_texts(self, split: str, part: str) -> Iterator[Text]:
@@ -115,6 +136,7 @@ class JoinedReader(Reader):
 
 
 def merge_rows(rows: Sequence[Example]) -> Example:
-    """One example of the rows of one picture: all texts, each once, the rest of the first row."""
+    """One example with the texts of all rows, each text once; the rest is that of the first row."""
+    # A dict keeps the order of the texts, which a set would lose.
     texts = list(dict.fromkeys(text for row in rows for text in row.texts))
     return dataclasses.replace(rows[0], texts=texts)

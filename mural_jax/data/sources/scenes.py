@@ -1,4 +1,7 @@
-"""Scenes composed of emoji: what stands where is known exactly. Composed, not natural."""
+"""Scenes composed of emoji, so that the objects and their places are known exactly.
+
+They are composed, not natural images.
+"""
 
 import dataclasses
 import functools
@@ -17,22 +20,22 @@ from mural_jax.data.sources.painter import Painter
 from mural_jax.data.sources.reader import Example, ImageRegions, Reader, Text
 from mural_jax.types import UserError
 
-CELLS = 3  # on each side of the canvas; an object stands in one of them
-SMALLEST = 0.7  # of a cell, an object; the largest fills it
-PART = 500  # scenes that are made by one random generator
+CELLS = 3  # Cells along each side of the canvas; each object is in a cell of its own.
+SMALLEST = 0.7  # Side of the smallest object, as a share of the cell; the largest fills it.
+PART = 500  # Scenes in a part; each part has a random generator of its own.
 ENGLISH = 'en'
 TAGS = 'tags'
 
 
 class NamedEmoji(NamedTuple):
-    """An emoji of the closed set: its picture on white and its name in each language."""
+    """An emoji of the closed set: its image on white and its name in each language."""
 
-    picture: Image.Image
+    image: Image.Image
     names: Mapping[str, str]
 
 
 class PlacedEmoji(NamedTuple):
-    """An object of a scene: which of the set, and its box in pixels."""
+    """An object of a scene: its number in the closed set, and its box in pixels."""
 
     number: int
     left: int
@@ -41,6 +44,7 @@ class PlacedEmoji(NamedTuple):
 
     @property
     def middle(self) -> tuple[float, float]:
+        """(x, y) of the middle of the box."""
         return self.left + self.side / 2, self.top + self.side / 2
 
 
@@ -48,22 +52,23 @@ class PlacedEmoji(NamedTuple):
 class Scenes(Reader):
     """Scenes of a few emoji on a canvas, with boxes, classes and a template caption.
 
-    The class of a region is the number of its emoji in a closed set. A caption in English says
-    how each object stands to the next one ("cat left of car above key"), in another language it is
-    the list of their names. Splits hold other sets of objects: no test scene shows what a training
-    scene shows, in whatever places. Drawn with Noto Color Emoji, named by Unicode CLDR.
+    The class of a region is the number of its emoji in a closed set. An English caption says where
+    each object is relative to the next one ("cat left of car above key"); a caption in another
+    language lists the names of the objects. No test scene has the same set of objects as a
+    training scene, even in other places. The emoji are drawn with Noto Color Emoji and named by
+    Unicode CLDR.
 
-    languages: of the captions; empty takes English alone.
-    count: scenes of the split train.
-    test_count: scenes of the splits validation and test, each.
-    objects: emoji in the closed set.
-    most: objects in a scene, at most; at least 2.
-    size: side of a scene in pixels.
-    seed: of all that is random.
-    tags: whether the names of the objects in English stand beside, as a text of the kind `tags`.
-    font: the font's file.
-    cldr: the folder with names.
-    unicode: the folder with classes.
+    languages: Languages of the captions; without the flag English alone.
+    count: Number of scenes in the split train.
+    test_count: Number of scenes in each of the splits validation and test.
+    objects: Number of emoji in the closed set.
+    most: Largest number of objects in a scene, at least 2.
+    size: Side of a scene in pixels.
+    seed: Seed of the random choices.
+    tags: Add the English names of the objects to each scene, as a text of the kind "tags".
+    font: Font file that draws the emoji.
+    cldr: Folder with the names of the emoji.
+    unicode: Folder with the list of the emoji.
     """
 
     default_kinds: ClassVar[tuple[str, ...]] = ('caption',)
@@ -80,8 +85,8 @@ class Scenes(Reader):
     unicode: str = DEFAULT_SOURCES['unicode']
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        """Parts are named by their split and number; {'train': ['train-0', ...], ...}."""
-        self._check()
+        """As in Reader; split and number name a part: {'train': ['train-0', ...], ...}."""
+        self._check_flags()
         counts = {'train': self.count, 'validation': self.test_count, 'test': self.test_count}
         return {
             split: [f'{split}-{part}' for part in range(-(-count // PART))]
@@ -94,21 +99,23 @@ class Scenes(Reader):
 
     def read_examples(self, split: str, part: str) -> Iterator[Example]:
         number = int(part.rpartition('-')[2])
-        whole = self.count if split == 'train' else self.test_count
+        total = self.count if split == 'train' else self.test_count
         salt = ('train', 'validation', 'test').index(split)
         rng = np.random.default_rng([self.seed, salt, number])
-        for place in range(number * PART, min(whole, (number + 1) * PART)):
-            yield self._example(f'{split}-{place}', self._composed(rng, split))
+        for place in range(number * PART, min(total, (number + 1) * PART)):
+            yield self._make_example(f'{split}-{place}', self._compose(rng, split))
 
-    def _check(self) -> None:
+    def _check_flags(self) -> None:
         if min(self.count, self.test_count) < 1:
             raise UserError('--count and --test_count must be at least 1.')
         if not 2 <= self.most <= CELLS**2:
-            raise UserError(f'--most {self.most} must be 2 to {CELLS**2}: a cell for each object.')
+            raise UserError(
+                f'--most {self.most} must be 2 to {CELLS**2}: each object has a cell of its own.'
+            )
         if self.objects < self.most + 2:
             raise UserError(
-                f'--objects {self.objects} are too few for scenes of up to {self.most} that differ '
-                'between splits.'
+                f'--objects {self.objects} is too few: scenes of up to {self.most} objects would '
+                'not differ between splits.'
             )
         if self.size < 16 * CELLS:
             raise UserError(f'--size {self.size} is too small; give at least {16 * CELLS} pixels.')
@@ -119,9 +126,12 @@ class Scenes(Reader):
 
     @functools.cached_property
     def things(self) -> list[NamedEmoji]:
-        """The closed set, the same for every seed: one word in English, every language named.
+        """The closed set: emoji with a one-word name in English and a name in every language.
 
-        Raises UserError where there are too few.
+        It is the same for every seed.
+
+        Raises:
+          UserError: There are too few of these emoji.
         """
         painter = Painter(Path(self.font), self.size // CELLS)
         wanted = dict.fromkeys((ENGLISH, *self._languages))
@@ -129,26 +139,28 @@ class Scenes(Reader):
         table = [
             emoji for emoji in cldr.read_emoji_table(Path(self.unicode)) if emoji.group != 'Flags'
         ]
+        # An order that is stable but unrelated to the groups of Unicode's list.
         table.sort(key=lambda emoji: hashlib.sha256(emoji.id.encode()).digest())
-        found: dict[str, NamedEmoji] = {}
+        chosen: dict[str, NamedEmoji] = {}
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
-            if any(key not in named for named in names.values()):
+            if any(key not in annotations for annotations in names.values()):
                 continue
-            own = {language: named[key][0] for language, named in names.items()}
-            png = painter.png(emoji.char) if own[ENGLISH].isalpha() else None
+            own = {language: annotations[key][0] for language, annotations in names.items()}
+            png = painter.draw_png(emoji.char) if own[ENGLISH].isalpha() else None
             if png:
-                picture = Image.open(io.BytesIO(png)).convert('RGB')
-                found.setdefault(own[ENGLISH], NamedEmoji(picture, own))
-            if len(found) == self.objects:
-                return list(found.values())
+                image = Image.open(io.BytesIO(png)).convert('RGB')
+                chosen.setdefault(own[ENGLISH], NamedEmoji(image, own))
+            if len(chosen) == self.objects:
+                return list(chosen.values())
         raise UserError(
-            f'There are {len(found)} emoji with a name of one word in English and a name in '
-            f'{", ".join(wanted)}; --objects {self.objects} are asked for. Give fewer.'
+            f'There are {len(chosen)} emoji with a name of one word in English and a name in '
+            f'{", ".join(wanted)}, fewer than --objects {self.objects}. Give a smaller number.'
         )
 
-    def _composed(self, rng: np.random.Generator, split: str) -> list[PlacedEmoji]:
-        """A scene whose set of objects belongs to the split, in reading order of the caption."""
+    def _compose(self, rng: np.random.Generator, split: str) -> list[PlacedEmoji]:
+        """A scene whose set of objects belongs to the split, in the order of the caption."""
+        # Draws sets until one belongs to the split, about ten draws for a test split.
         while True:
             count = rng.integers(2, self.most + 1)
             numbers = rng.permutation(self.objects)[:count]
@@ -165,18 +177,18 @@ class Scenes(Reader):
             )
         return placed
 
-    def _example(self, name: str, placed: list[PlacedEmoji]) -> Example:
+    def _make_example(self, name: str, placed: list[PlacedEmoji]) -> Example:
         canvas = Image.new('RGB', (self.size, self.size), 'white')
         for item in placed:
-            picture = self.things[item.number].picture
-            canvas.paste(picture.resize((item.side, item.side)), (item.left, item.top))
+            image = self.things[item.number].image
+            canvas.paste(image.resize((item.side, item.side)), (item.left, item.top))
         stream = io.BytesIO()
         canvas.save(stream, 'PNG', compress_level=0)
         boxes = [
             [edge / self.size for edge in (i.left, i.top, i.left + i.side, i.top + i.side)]
             for i in placed
         ]
-        texts = [self._caption(language, placed) for language in self._languages]
+        texts = [self._make_caption(language, placed) for language in self._languages]
         if self.tags:
             names = (self.things[item.number].names[ENGLISH] for item in placed)
             texts.append((ENGLISH, TAGS, ', '.join(names)))
@@ -188,7 +200,7 @@ class Scenes(Reader):
             regions=ImageRegions(boxes, [item.number for item in placed]),
         )
 
-    def _caption(self, language: str, placed: list[PlacedEmoji]) -> Text:
+    def _make_caption(self, language: str, placed: list[PlacedEmoji]) -> Text:
         words = [self.things[item.number].names[language] for item in placed]
         if language != ENGLISH:
             return language, 'caption', ', '.join(words)
@@ -199,7 +211,7 @@ class Scenes(Reader):
 
 
 def _describe_relation(left: PlacedEmoji, right: PlacedEmoji) -> str:
-    """How the first stands to the second, by the larger of their two distances."""
+    """Where the first object is relative to the second, along the axis of the larger distance."""
     across, down = (b - a for a, b in zip(left.middle, right.middle))
     if abs(across) >= abs(down):
         return 'left of' if across > 0 else 'right of'
@@ -207,6 +219,6 @@ def _describe_relation(left: PlacedEmoji, right: PlacedEmoji) -> str:
 
 
 def _split_of(numbers: np.ndarray) -> str:
-    """The split that a set of objects belongs to: one of ten each for validation and test."""
+    """The split of a set of objects, by a hash: a tenth each for validation and test."""
     digest = hashlib.sha256(','.join(map(str, sorted(numbers.tolist()))).encode()).digest()
     return {0: 'validation', 1: 'test'}.get(digest[0] % 10, 'train')

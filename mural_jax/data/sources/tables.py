@@ -1,4 +1,4 @@
-"""Rows of tables: Parquet, TSV, CSV, JSON lines, plain or gzipped; one row at a time."""
+"""Reads the rows of tables one at a time: Parquet, TSV, CSV or JSON lines, plain or gzipped."""
 
 import contextlib
 import csv
@@ -16,14 +16,18 @@ from mural_jax.types import UserError
 
 Row = dict[str, Any]
 FORMATS = ('.parquet', '.tsv', '.csv', '.jsonl')
-MAX_FIELD = 2**24  # Characters; a longer field is no text any more (ours).
 SEPARATED = ('.tsv', '.csv')
+MAX_FIELD = 2**24  # Characters; anything longer is no text (ours).
 
 
 def find_files(pattern: str, what: str) -> list[str]:
-    """The files that a path or a pattern such as `part-*.tsv` names, sorted.
+    """The files that match a path or a pattern such as `part-*.tsv`, sorted.
 
-    Raises UserError, saying `what` is missing, where there is none.
+    Args:
+      what: What the files are, for the error message.
+
+    Raises:
+      UserError: No file matches.
     """
     # Path.glob takes no absolute pattern.
     found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
@@ -33,7 +37,7 @@ def find_files(pattern: str, what: str) -> list[str]:
 
 
 def open_binary(path: str) -> Any:
-    """A file of bytes, gunzipped where it ends in .gz."""
+    """A file of bytes, decompressed if its name ends in .gz."""
     try:
         return gzip.open(path) if path.endswith('.gz') else Path(path).open('rb')  # noqa: SIM115
     except OSError as error:
@@ -41,17 +45,31 @@ def open_binary(path: str) -> Any:
 
 
 def open_text(path: str, newline: str | None = None) -> IO[str]:
-    """A text file, gunzipped where it ends in .gz; bytes that are no UTF-8 become surrogates.
+    """A UTF-8 text file, decompressed if its name ends in .gz.
 
-    A byte order mark, which some programs write in front of UTF-8, is no part of the text.
+    Bytes that are not UTF-8 become surrogate escapes.
     """
+    # 'utf-8-sig' drops the byte order mark that some programs write before the text.
     return io.TextIOWrapper(
         open_binary(path), encoding='utf-8-sig', errors='surrogateescape', newline=newline
     )
 
 
+@contextlib.contextmanager
+def explain_read_errors(path: str) -> Iterator[None]:
+    """Turns the errors of reading a broken or truncated file into a UserError about `path`."""
+    try:
+        yield
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
+        raise UserError(f'Cannot read {path} ({error}). Is the file complete?') from error
+
+
 def read_lines(file: IO[str], path: str) -> Iterator[str]:
-    """The lines of a text file with their ends; a UserError where one is too long to be held."""
+    """Yields the lines of a text file with their line ends.
+
+    Raises:
+      UserError: A line has MAX_FIELD characters or more.
+    """
     while line := file.readline(MAX_FIELD):
         if len(line) == MAX_FIELD:
             raise UserError(f'{path} has a line of {MAX_FIELD:,} characters. Is it a text file?')
@@ -59,46 +77,47 @@ def read_lines(file: IO[str], path: str) -> Iterator[str]:
 
 
 def suffix(path: str) -> str:
-    """The ending that tells the format, without .gz."""
+    """The suffix that tells the format, in lower case and without .gz."""
     return Path(path.removesuffix('.gz')).suffix.lower()
 
 
 def read_rows(path: str, columns: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a table as dicts, only `columns` where some are named.
+    """Yields the rows of a table as dicts.
 
-    `header` names the columns of a TSV or CSV file that has no header line.
-    Raises UserError for a file that cannot be read, an unknown format or a missing column.
+    Args:
+      columns: The columns to read; empty for all of them.
+      header: Names of the columns of a TSV or CSV file that has no header line.
+
+    Raises:
+      UserError: The file is unreadable, its format is unknown, or a column is missing.
     """
     kind = _check_format(path, header)
-    try:
+    with explain_read_errors(path):
         if kind in SEPARATED:
             yield from _read_separated(path, columns, header)
         else:
             yield from (_read_parquet if kind == '.parquet' else _read_json_lines)(path, columns)
-    except (OSError, EOFError, csv.Error, zlib.error) as error:
-        raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
 def list_text_columns(path: str, header: Sequence[str] = ()) -> list[str]:
-    """The columns of a table that may hold texts: in Parquet those of strings, or lists of them.
+    """The columns of a table that may hold texts.
 
-    Of JSON lines, whose objects may differ, those of the first.
+    In Parquet these are the columns of strings and of lists of strings. For JSON lines, whose
+    objects may differ, they are the keys of the first object.
     """
     kind = _check_format(path, header)
     if kind == '.parquet':
-        return _string_columns(path)
+        return _list_string_columns(path)
     if header:
         return list(header)
-    try:
+    with explain_read_errors(path):
         if kind == '.jsonl':
             return list(next(_read_json_lines(path, ()), {}))
         return next(_read_fields(path), [])
-    except (OSError, EOFError, csv.Error, zlib.error) as error:
-        raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
 def count_rows(path: str) -> int | None:
-    """The rows of a table, where that is known without reading it: of Parquet."""
+    """The number of rows of a Parquet file; None for other formats, which have to be read whole."""
     if suffix(path) != '.parquet':
         return None
     with _open_parquet(path) as file:
@@ -106,11 +125,16 @@ def count_rows(path: str) -> int | None:
 
 
 def _check_format(path: str, header: Sequence[str]) -> str:
+    """The suffix of a table, once it fits the formats and the header."""
     kind = suffix(path)
     if kind not in FORMATS:
-        raise UserError(f'{path} is no table that can be read; known are {", ".join(FORMATS)}.')
+        raise UserError(
+            f'{path} is not a table that can be read; known formats are {", ".join(FORMATS)}.'
+        )
     if header and kind not in SEPARATED:
-        raise UserError(f'{path} names its columns itself; name them only for TSV and CSV.')
+        raise UserError(
+            f'{path} names its columns itself. Give the names of columns only for TSV and CSV.'
+        )
     return kind
 
 
@@ -118,12 +142,13 @@ def _read_parquet(path: str, columns: Sequence[str]) -> Iterator[Row]:
     with _open_parquet(path) as file:
         _check_columns(path, columns, file.schema_arrow.names)
         for batch in file.iter_batches(1024, columns=list(columns) or None):
-            yield from _batch_rows(batch)
+            yield from _list_rows(batch)
 
 
 @contextlib.contextmanager
 def _open_parquet(path: str) -> Iterator[Any]:
-    """A Parquet file; what pyarrow finds wrong with it is a UserError."""
+    """A Parquet file; errors of pyarrow become a UserError."""
+    # Imported here, because only Parquet needs it and it is slow to import.
     import pyarrow
     from pyarrow import parquet
 
@@ -134,8 +159,8 @@ def _open_parquet(path: str) -> Iterator[Any]:
         raise UserError(f'{path} is not a readable Parquet file ({error}).') from error
 
 
-def _batch_rows(batch: Any) -> list[Row]:
-    """The rows of a batch; strings that are no UTF-8 get surrogates, as in the other formats."""
+def _list_rows(batch: Any) -> list[Row]:
+    """The rows of a batch; strings that are not UTF-8 get surrogates, as in the other formats."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
@@ -154,13 +179,13 @@ def _decode_column(column: Any) -> list[Any]:
     return [value if value is None else value.decode(errors='surrogateescape') for value in values]
 
 
-def _string_columns(path: str) -> list[str]:
+def _list_string_columns(path: str) -> list[str]:
     with _open_parquet(path) as file:
-        return [field.name for field in file.schema_arrow if _is_text(field.type)]
+        return [field.name for field in file.schema_arrow if _holds_text(field.type)]
 
 
-def _is_text(kind: Any) -> bool:
-    """Whether a column type is of strings, plain, numbered or listed."""
+def _holds_text(kind: Any) -> bool:
+    """Whether a column type is one of strings: plain, dictionary-encoded or in lists."""
     from pyarrow import types
 
     if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
@@ -175,16 +200,17 @@ def _is_string(kind: Any) -> bool:
 
 
 def _read_fields(path: str) -> Iterator[list[str]]:
-    """The fields of each line of TSV or CSV."""
+    """Yields the fields of each line of a TSV or CSV file."""
     if suffix(path) == '.tsv':
-        # Quotes are part of a text, and so is a lone \r: a row is a line, a field is what stands
-        # between tabs.
+        # TSV has no quoting: quotes and a lone \r are part of the text, \n ends a row, and a tab
+        # ends a field.
         with open_text(path, newline='\n') as file:
             for line in read_lines(file, path):
                 yield line.rstrip('\r\n').split('\t')
     else:
         csv.field_size_limit(min(MAX_FIELD, sys.maxsize))
         with open_text(path, newline='') as file:
+            # The csv module refuses NUL characters.
             yield from csv.reader(line.replace('\0', '') for line in read_lines(file, path))
 
 
@@ -207,7 +233,8 @@ def _read_json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:
                 raise UserError(f'{path}, line {number} is not JSON ({error}).') from error
             if not isinstance(row, dict):
-                raise UserError(f'{path}, line {number} is not an object.')
+                raise UserError(f'{path}, line {number} is not a JSON object.')
+            # Only the first object has to have all columns: a key may be missing from later ones.
             if first:
                 _check_columns(path, columns, list(row))
             first = False

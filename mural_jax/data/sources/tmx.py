@@ -1,7 +1,6 @@
 """Sentences and their translations in TMX, the exchange format of translation memories."""
 
 import dataclasses
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 from xml.parsers import expat
@@ -11,23 +10,24 @@ from mural_jax.data.sources.pairs import short_name
 from mural_jax.data.sources.reader import Example, Reader
 from mural_jax.types import UserError
 
-CHUNK = 2**18  # Bytes.
-# Inline elements that hold codes of a document's format, not text (TMX 1.4b, "Content Markup").
+CHUNK = 2**18  # Bytes that are parsed at a time.
+# Inline elements that hold formatting codes, not text (TMX 1.4b, "Content Markup").
 CODES = ('bpt', 'ept', 'it', 'ph', 'ut')
 Unit = list[tuple[str, str]]  # (language, text) of one <tu>.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tmx(Reader):
-    """Translation memories, TMX 1.4 (also 1.1), plain or gzipped, as OPUS publishes them.
+    """Translation memories in TMX 1.4 or 1.1, plain or gzipped, as OPUS publishes them.
 
-    Each <tu> is an example, its <tuv> are the texts, in the language of xml:lang. Of inline markup
-    the text is kept, codes in <bpt>, <ept>, <it>, <ph>, <ut> are not. A <tu> in fewer than two
-    languages is left out. A file that declares entities is refused: no TMX needs them.
+    Each <tu> becomes an example; its <tuv> elements are the texts, in the language of xml:lang.
+    Text inside of inline markup stays, but the codes in <bpt>, <ept>, <it>, <ph> and <ut> are
+    removed. A <tu> in fewer than two languages is left out. A file that declares entities is
+    refused: no TMX file needs them.
 
-    files: the files, or patterns such as DIR/*.tmx.gz.
-    split: the split of all examples.
-    kind: what the texts are.
+    files: Files, or patterns such as DIR/*.tmx.gz.
+    split: Split of all examples.
+    kind: Kind of the texts.
     """
 
     files: tuple[str, ...]
@@ -55,74 +55,74 @@ class Tmx(Reader):
 
 
 def read_units(path: str) -> Iterator[Unit]:
-    """The units of a file, one after the other: nothing but the current chunk is held.
+    """Yields the units of a file; only one chunk of the file is held in memory.
 
-    Raises UserError where it is no whole XML, declares entities, or has an element or a text too
-    large to be held.
+    Raises:
+      UserError: The file is unreadable or incomplete, declares entities, or has a tag or a text
+        that is too large.
     """
     try:
-        with tables.open_binary(path) as file:
-            yield from _UnitParser(path).units(file)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
+        with tables.explain_read_errors(path), tables.open_binary(path) as file:
+            yield from _UnitParser(path).read_units(file)
+    except UserError:
+        raise
+    # expat raises LookupError and ValueError for encodings that it does not know.
     except (expat.ExpatError, LookupError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f'{path} is not readable XML ({error}). Is the file whole?') from error
+        raise UserError(f'{path} is not readable XML ({error}). Is the file complete?') from error
 
 
 class _UnitParser:
-    """Collects units from expat's events.
+    """Collects units from the events of expat.
 
-    The events are used instead of a tree so that entities are seen before they are expanded, in
-    any encoding, and so that nothing has to be cleared. Nothing outside the file is ever opened.
+    Events, not a tree: so entities are seen before they are expanded, in any encoding, and memory
+    does not grow with the file. The parser never opens anything outside the file.
     """
 
     def __init__(self, path: str):
         self._path = path
-        self._found: list[Unit] = []
+        self._units: list[Unit] = []
         self._unit: Unit = []
         self._language = ''
         self._text: list[str] | None = None  # None outside of <seg>.
-        self._codes = 0  # How many elements deep the parser is inside of codes.
-        self._size = 0
+        self._code_depth = 0  # Number of open elements inside of codes, the outermost included.
+        self._size = 0  # Characters of the current unit.
         self._expat = expat.ParserCreate()
         self._expat.buffer_text = True
-        self._expat.StartDoctypeDeclHandler = self._doctype
-        self._expat.EntityDeclHandler = self._entity
-        self._expat.StartElementHandler = self._start
-        self._expat.EndElementHandler = self._end
-        self._expat.CharacterDataHandler = self._characters
+        self._expat.StartDoctypeDeclHandler = self._on_doctype
+        self._expat.EntityDeclHandler = self._on_entity
+        self._expat.StartElementHandler = self._on_start
+        self._expat.EndElementHandler = self._on_end
+        self._expat.CharacterDataHandler = self._on_characters
 
-    def units(self, file: IO[bytes]) -> Iterator[Unit]:
-        fed = 0
+    def read_units(self, file: IO[bytes]) -> Iterator[Unit]:
+        bytes_fed = 0
         while chunk := file.read(CHUNK):
             self._expat.Parse(chunk, False)
-            fed += len(chunk)
-            # What expat holds back is one unfinished tag, comment or the like.
-            if fed - self._expat.CurrentByteIndex > tables.MAX_FIELD:
+            bytes_fed += len(chunk)
+            # expat holds back what it cannot finish, such as a tag or a comment.
+            if bytes_fed - self._expat.CurrentByteIndex > tables.MAX_FIELD:
                 raise UserError(f'{self._path} has a tag of over {tables.MAX_FIELD:,} bytes.')
-            yield from self._taken()
+            yield from self._take_units()
         self._expat.Parse(b'', True)
-        yield from self._taken()
+        yield from self._take_units()
 
-    def _taken(self) -> list[Unit]:
-        found, self._found = self._found, []
-        return found
+    def _take_units(self) -> list[Unit]:
+        units, self._units = self._units, []
+        return units
 
-    def _doctype(self, name: str, system: Any, public: Any, has_subset: int) -> None:
+    def _on_doctype(self, name: str, system: Any, public: Any, has_subset: int) -> None:
         if has_subset:
-            self._entity()
+            self._on_entity()
 
-    def _entity(self, *declaration: Any) -> None:
+    def _on_entity(self, *declaration: Any) -> None:
         raise UserError(
-            f'{self._path} declares entities or a document type of its own. They can make a small '
-            'file endless, so it is not read. Remove what stands in [ ] after <!DOCTYPE.'
+            f'{self._path} declares entities or a document type of its own. Entities can make a '
+            'small file endless, so the file is not read. Remove the part in [ ] after <!DOCTYPE.'
         )
 
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if self._codes or (self._text is not None and name in CODES):
-            self._codes += 1
+    def _on_start(self, name: str, attributes: dict[str, str]) -> None:
+        if self._code_depth or (self._text is not None and name in CODES):
+            self._code_depth += 1
         elif name == 'tu':
             self._unit, self._size = [], 0
         elif name == 'tuv':
@@ -130,21 +130,21 @@ class _UnitParser:
         elif name == 'seg':
             self._text = []
 
-    def _characters(self, data: str) -> None:
-        if self._text is None or self._codes:
+    def _on_characters(self, data: str) -> None:
+        if self._text is None or self._code_depth:
             return
         self._size += len(data)
         if self._size > tables.MAX_FIELD:
             raise UserError(f'{self._path} has a <tu> of over {tables.MAX_FIELD:,} characters.')
         self._text.append(data)
 
-    def _end(self, name: str) -> None:
-        if self._codes:
-            self._codes -= 1
+    def _on_end(self, name: str) -> None:
+        if self._code_depth:
+            self._code_depth -= 1
         elif name == 'seg' and self._text is not None:
             if self._language:
                 self._unit.append((self._language, ''.join(self._text)))
             self._text = None
         elif name == 'tu':
-            self._found.append(self._unit)
+            self._units.append(self._unit)
             self._unit = []

@@ -1,7 +1,7 @@
-"""WIT: pictures of Wikipedia with what its pages say about them (Srinivasan et al. 2021).
+"""WIT: images of Wikipedia with the texts of its pages about them (Srinivasan et al. 2021).
 
-arXiv:2103.01913. Tables: github.com/google-research-datasets/wit, DATA.md; pixels of the Wikipedia
-image-caption competition: kaggle.com/c/wikipedia-image-caption.
+arXiv:2103.01913. Tables: github.com/google-research-datasets/wit, DATA.md; pixel files of the
+Wikipedia image-caption competition: kaggle.com/c/wikipedia-image-caption.
 """
 
 import base64
@@ -13,7 +13,6 @@ import itertools
 import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +22,7 @@ from mural_jax.data.sources import archives, tables
 from mural_jax.data.sources.reader import Example, JoinedReader, Text, merge_rows
 from mural_jax.types import UserError
 
-# Columns with texts, and the kind of each.
+# Columns with texts, and the kind of their texts.
 KINDS = {
     'caption_reference_description': 'reference',
     'caption_attribution_description': 'attribution',
@@ -61,21 +60,22 @@ PACKED = ('.tar', '.csv.gz')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wit(JoinedReader):
-    """Pictures of Wikipedia with their texts in 108 languages (WIT, arXiv:2103.01913).
+    """Images of Wikipedia with their texts in 108 languages (WIT, arXiv:2103.01913).
 
-    Tables are wit_v1.{train,val,test}.all-*.tsv.gz with 17 named columns, quoted as in CSV; rows of
-    one image_url become one example. Kinds of texts: reference (the caption under the picture,
-    the text MURAL trains on: kinds=dict(reference=1.0)), attribution, alt_text, page_title,
+    Tables are wit_v1.{train,val,test}.all-*.tsv.gz with 17 named columns, quoted as in CSV; rows
+    with the same image_url become one example. Kinds of texts: reference (the caption under the
+    image, the text MURAL trains on: kinds=dict(reference=1.0)), attribution, alt_text, page_title,
     section_title, page_description, section_text.
 
-    table: the table or a pattern of tables, e.g. 'wit/wit_v1.*.tsv.gz'.
-    images: where the pictures are, paths or patterns of folders, of tar archives, or of the
-        competition's image_pixels/*.csv.gz (image_url, base64, metadata_url, no header).
-    images_key: what names a picture in a folder or archive: 'basename' (the end of its URL, percent
-        codes decoded or not), 'md5', 'sha1' or 'sha256' (of the URL, before the file's suffix), or
-        'json' (img2dataset: `url` in the .json beside it). Pixel files need none: they have URLs.
-    split: the split of tables whose names say neither train, val nor test.
-    all_attributions: keep attributions that are not in the language of their page, too.
+    table: The table or a pattern of tables, such as 'wit/wit_v1.*.tsv.gz'.
+    images: Folders, tar archives or the competition's image_pixels/*.csv.gz with the images, or
+        patterns of them. The columns of image_pixels are image_url, base64 and metadata_url.
+    images_key: Name of an image in a folder or archive: 'basename' (the end of its URL, with
+        percent codes decoded or not), 'md5', 'sha1' or 'sha256' (of the URL, before the suffix),
+        or 'json' (img2dataset: `url` in the .json beside the image). Pixel files ignore it, since
+        they hold the URLs.
+    split: Split of tables whose names say neither train, val nor test.
+    all_attributions: Also keep attributions that are not in the language of their page.
     """
 
     table: str
@@ -84,7 +84,7 @@ class Wit(JoinedReader):
     split: str = ''
     all_attributions: bool = False
 
-    # MURAL's choice: the description beside the picture (arXiv:2109.05125).
+    # MURAL's choice: the description beside the image (arXiv:2109.05125).
     default_kinds: ClassVar[tuple[str, ...]] = ('reference',)
 
     def __post_init__(self) -> None:
@@ -94,32 +94,32 @@ class Wit(JoinedReader):
             )
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        found: dict[str, list[str]] = {}
+        tables_by_split: dict[str, list[str]] = {}
         for path in tables.find_files(self.table, 'WIT table'):
-            found.setdefault(self._split_of(path), []).append(path)
-        return found
+            tables_by_split.setdefault(self._split_of(path), []).append(path)
+        return tables_by_split
 
     def _split_of(self, path: str) -> str:
         name = SPLIT.search(Path(path).name)
         if not name and not self.split:
-            raise UserError(f'{path} says neither train, val nor test. Give --split.')
+            raise UserError(f'The name of {path} says neither train, val nor test. Give --split.')
         return name[1] if name else self.split
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
-        return sorted(self.languages or self._languages()), sorted(KINDS.values())
+        return sorted(self.languages or self._find_languages()), sorted(KINDS.values())
 
-    def _languages(self) -> set[str]:
-        """The languages of all tables; nothing else of a row is looked at."""
+    def _find_languages(self) -> set[str]:
+        """The languages of all tables."""
         parts = itertools.chain(*self.splits().values())
-        found = {
+        languages = {
             row['language'] for part in parts for _, row in _read_rows(part) if 'language' in row
         }
-        if not found - {''}:
-            raise UserError(f'There is not one row in {self.table}. Are the files whole?')
-        return found - {''}
+        if not languages - {''}:
+            raise UserError(f'{self.table} has no rows. Are the files complete?')
+        return languages - {''}
 
     def read_rows(self, split: str, part: str) -> Iterator[tuple[str, Example]]:
-        key = self._key_of_url()
+        make_key = self._make_key_function()
         for number, row in _read_rows(part):
             where = f'{part}:{number}'
             bad = row.get('bad', '')
@@ -131,94 +131,105 @@ class Wit(JoinedReader):
                 yield where, Example(where, [], where=where, bad=bad)
             else:
                 yield (
-                    key(row['image_url']),
-                    Example(row['image_url'], self._texts(row), where=where),
+                    make_key(row['image_url']),
+                    Example(row['image_url'], self._texts_of(row), where=where),
                 )
 
-    def _texts(self, row: Mapping[str, str]) -> list[Text]:
-        own = self.all_attributions or _is_true(row['attribution_passes_lang_id'])
+    def _texts_of(self, row: Mapping[str, str]) -> list[Text]:
+        has_attribution = self.all_attributions or _is_true(row['attribution_passes_lang_id'])
         return [
             (row['language'], kind, row[column])
             for column, kind in KINDS.items()
-            if row[column] and (own or kind != 'attribution')
+            if row[column] and (has_attribution or kind != 'attribution')
         ]
 
     def merge(self, rows: Sequence[Example]) -> Example:
-        """As of any reader; bad where files of the same name, of two wikis, cannot be told."""
+        """As in JoinedReader; bad if rows of several URLs have one key: a name in two wikis."""
         example = merge_rows(rows)
         if len({normalise_url(row.id) for row in rows}) > 1:
-            return dataclasses.replace(example, bad='pictures of several URLs have one file name')
+            return dataclasses.replace(
+                example, bad='images of several URLs have the same file name'
+            )
         return example
 
     def image_parts(self) -> Sequence[str]:
         parts = archives.find_parts(self.images)
         if not parts:
-            raise UserError('WIT tables have no pictures in them. Give --images.')
+            raise UserError('WIT tables hold no images. Give --images.')
         for part in parts:
             packed = _find_packed_file(part)
             if packed:
                 raise UserError(
-                    f'{part} holds files with pictures in them, such as {packed.name}. '
-                    f'Give a pattern of these files: --images "{part}/*{packed.suffix}".'
+                    f'{part} holds archives of images, such as {packed.name}. '
+                    f'Give a pattern of these archives: --images "{part}/*{packed.suffix}".'
                 )
         return parts
 
-    def _key_of_url(self) -> Callable[[str], str]:
-        """What joins a row, by its URL, to a picture; one and the same for all parts."""
+    def _make_key_function(self) -> Callable[[str], str]:
+        """The function from the URL of a row to the key of its image, the same for all parts."""
         if self.images_key == 'json' or all(map(_is_pixel_file, self.image_parts())):
             return normalise_url
         if self.images_key == 'basename':
-            return _basename
-        return self._hash
+            return _make_basename
+        return self._hash_url
 
-    def _hash(self, url: str) -> str:
+    def _hash_url(self, url: str) -> str:
         content = url.encode('utf-8', 'surrogateescape')
         return hashlib.new(self.images_key, content, usedforsecurity=False).hexdigest()
 
     def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
         if _is_pixel_file(part):
-            yield from _read_pixel_file(part, _WantedKeys(self._key_of_url(), wanted))
+            yield from _read_pixel_file(part, _WantedKeys(self._make_key_function(), wanted))
         elif self.images_key == 'json':
             keys = _WantedKeys(normalise_url, wanted)
-            for url, picture in _pair_images_with_urls(archives.read_files(part, None)):
+            for url, image in _pair_images_with_urls(archives.read_files(part, None)):
                 if url in keys:
-                    yield keys.of(url), picture
+                    yield keys.make_key(url), image
         else:
-            keys = _WantedKeys(_basename if self.images_key == 'basename' else _stem, wanted)
-            for name, picture in archives.read_files(part, keys):
-                yield keys.of(name), picture
+            keys = _WantedKeys(
+                _make_basename if self.images_key == 'basename' else _make_stem, wanted
+            )
+            for name, image in archives.read_files(part, keys):
+                yield keys.make_key(name), image
 
 
 @dataclasses.dataclass(frozen=True)
 class _WantedKeys(Container[str]):
-    """The names, or URLs, whose key is wanted; all of them for None."""
+    """The names, or URLs, whose key is wanted.
 
-    of: Callable[[str], str]
+    make_key: From a name to its key.
+    wanted: The wanted keys, or None for all of them.
+    """
+
+    make_key: Callable[[str], str]
     wanted: Container[str] | None
 
     def __contains__(self, name: object) -> bool:
-        return self.wanted is None or self.of(str(name)) in self.wanted
+        return self.wanted is None or self.make_key(str(name)) in self.wanted
 
 
 def normalise_url(url: str) -> str:
-    """A URL as it is compared: no scheme, no percent codes, letters composed."""
+    """A URL in the form in which URLs are compared: no scheme, no percent codes, Unicode NFC."""
     rest = url.strip().split('://', 1)[-1]
-    # Once is not enough: a file name may be the encoded or the decoded end of a URL.
+    # Decoding once is not enough: a file name may be the encoded or the decoded end of a URL.
     while (decoded := unquote(rest, errors='surrogateescape')) != rest:
         rest = decoded
     return unicodedata.normalize('NFC', rest)
 
 
-def _basename(url: str) -> str:
+def _make_basename(url: str) -> str:
     return normalise_url(url.rsplit('/', 1)[-1])
 
 
-def _stem(name: str) -> str:
+def _make_stem(name: str) -> str:
     return name.rsplit('/', 1)[-1].split('.', 1)[0].lower()
 
 
 def _find_packed_file(part: str) -> Path | None:
-    """An archive in a folder of pictures, by the first names: a folder may hold millions."""
+    """The first archive in a folder of images, if any.
+
+    Only 100 names are read, because a folder may hold millions.
+    """
     names = itertools.islice(Path(part).iterdir() if Path(part).is_dir() else [], 100)
     return next((name for name in names if name.name.endswith(PACKED)), None)
 
@@ -232,7 +243,7 @@ def _is_true(word: str) -> bool:
 
 
 def _read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number, columns) of the rows of a table; only 'bad', the reason, of a broken one."""
+    """Yields (number, row by column); a broken row has only 'bad', the reason."""
     records = _read_records(path)
     names = next(records, [])
     missing = [name for name in COLUMNS if name not in names]
@@ -246,37 +257,29 @@ def _read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _read_records(path: str) -> Iterator[list[str]]:
-    """The fields of each record, the names first; none for a record that cannot be parsed.
+    """Yields the fields of each record, first the names; [] for a record that cannot be parsed.
 
     Fields are quoted as in CSV and may hold line breaks (google-research-datasets/wit, issue 3).
     """
     csv.field_size_limit(tables.MAX_FIELD)
-    with tables.open_text(path, newline='') as file:
+    with tables.explain_read_errors(path), tables.open_text(path, newline='') as file:
         reader = csv.reader(tables.read_lines(file, path), delimiter='\t')
         while True:
             try:
                 yield next(reader)
             except StopIteration:
                 return
-            except csv.Error:  # It goes on with the next line.
+            except csv.Error:  # The reader continues with the next line.
                 yield []
-            except (OSError, EOFError, zlib.error) as error:
-                raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
 
 
 def _read_pixel_file(path: str, keys: _WantedKeys) -> Iterator[tuple[str, bytes]]:
-    """(key, picture) of a file of the competition: image_url, base64, metadata_url.
-
-    What is no base64 is given as it is: it is found to be no picture later.
-    """
-    with tables.open_text(path, newline='\n') as file:
-        try:
-            for line in tables.read_lines(file, path):
-                url, _, rest = line.partition('\t')
-                if url and rest and url in keys:
-                    yield keys.of(url), _decode_base64(rest.partition('\t')[0].strip())
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f'Cannot read {path} ({error}). Is the file whole?') from error
+    """Yields (key, image) of a file of the competition: image_url, base64, metadata_url."""
+    with tables.explain_read_errors(path), tables.open_text(path, newline='\n') as file:
+        for line in tables.read_lines(file, path):
+            url, _, rest = line.partition('\t')
+            if url and rest and url in keys:
+                yield keys.make_key(url), _decode_base64(rest.partition('\t')[0].strip())
 
 
 def _decode_base64(text: str) -> bytes:
@@ -284,26 +287,27 @@ def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error:
+        # The bytes are no image, and become a bad record with that reason when they are decoded.
         return content
 
 
 def _pair_images_with_urls(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """(url, picture) of the files of img2dataset; those of one picture stand side by side."""
+    """Yields (url, image) from img2dataset's files, where those of one image are neighbours."""
     for _, group in itertools.groupby(files, lambda file: file[0].rpartition('.')[0]):
-        url, picture = '', b''
+        url, image = '', b''
         for name, content in group:
             if name.endswith('.json'):
                 url = _parse_url(content)
             elif name.lower().endswith(archives.IMAGE_SUFFIXES):
-                picture = content
-        if url and picture:
-            yield url, picture
+                image = content
+        if url and image:
+            yield url, image
 
 
 def _parse_url(content: bytes) -> str:
     try:
-        found = json.loads(content)
+        fields = json.loads(content)
     except (ValueError, RecursionError):
         return ''
-    url = found.get('url') if isinstance(found, dict) else None
+    url = fields.get('url') if isinstance(fields, dict) else None
     return url if isinstance(url, str) else ''

@@ -16,7 +16,7 @@ from mural_jax.runs.run import Run
 def measured(data_dir: Path) -> dict:
     run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    return bench.bench_streams(run.build_streams(), data_dir, read, run.seed, seconds=0.3)
+    return bench.bench_streams(run.streams, data_dir, read, run.seed, seconds=0.3)
 
 
 def test_streams_with_pictures_have_a_limit(measured: dict) -> None:
@@ -34,7 +34,7 @@ def test_streams_with_pictures_have_a_limit(measured: dict) -> None:
 def test_tokens_are_those_of_the_texts(data_dir: Path, measured: dict) -> None:
     run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    for name, spec in run.build_streams().items():
+    for name, spec in run.streams.items():
         stream = spec.open(data_dir, read, run.seed)
         texts = stream.texts(np.arange(bench.SAMPLE))
         tokens = sum(len(ids) for side in texts for ids in read.encode(side, spec.max_length))

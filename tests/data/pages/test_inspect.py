@@ -27,7 +27,7 @@ TEXTS = ['a red fruit', 'ein roter Apfel', 'une pomme rouge', 'un fruto rojo', '
 def opened(data_dir: Path) -> tuple[Run, Tokenizer, dict[str, Stream]]:
     run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    return run, read, run.build_streams()
+    return run, read, run.streams
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +120,7 @@ def test_tokens_become_text_again(kind: str, ids: dict[str, int], tmp_path: Path
 
 
 def test_bytes_become_characters_again() -> None:
-    read = tokenizer.train(TEXTS, Vocabulary(vocab_size=320))
+    read = tokenizer.train_vocabulary(TEXTS, Vocabulary(vocab_size=320))
     assert read.decode(read(['red 漢'], 20)[0]) == 'red 漢'
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from mural_jax.data.sources import archives, join
-from mural_jax.data.sources.captions import CaptionTable, WebDataset
+from mural_jax.data.sources.captions import CaptionTable
 from mural_jax.data.sources.reader import Example, Reader
+from mural_jax.data.sources.webdataset import WebDataset
 from mural_jax.types import UserError
 
 
@@ -63,7 +64,7 @@ def test_rows_of_one_picture_are_one_example(tmp_path: Path) -> None:
     assert (a.id, a.image, a.bad) == ('a.jpg', RED, '')
     assert a.texts == [('en', 'caption', 'A "dog"'), ('de', 'caption', 'Ein Hund')]
     assert (b.id, b.image, b.label) == ('b.png', BLUE, -1)
-    assert (c.image, c.bad) == (b'', 'no picture')
+    assert (c.image, c.bad) == (b'', 'no image')
     assert reader.vocabulary() == (['de', 'en'], ['caption'])
 
 
@@ -115,7 +116,7 @@ def test_pictures_in_the_table_are_whole_examples(tmp_path: Path) -> None:
     # Classes are numbers in one table and words in the other.
     assert second.image == BLUE
     assert second.label == 6
-    assert third.bad == 'no picture in the row'
+    assert third.bad == 'no image in the row'
     assert reader.vocabulary()[1] == ['name', 'title']
     keys = [key for key, _ in reader.read_rows('train', reader.splits()['train'][0])]
     assert len(set(keys)) == 3
@@ -205,10 +206,10 @@ def test_names_are_unique_or_whole_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ({'language': ''}, 'In which language'),
+        ({'language': ''}, 'language of the texts is unknown'),
         ({'texts': ('nothing',)}, 'no column'),
         ({'where': ('en',)}, 'COLUMN=VALUE'),
-        ({'images': ()}, 'only Parquet'),
+        ({'images': ()}, 'only Parquet tables'),
         ({'class_names': 'names.tsv'}, '--label_column'),
         ({'class_names_columns': ('a',)}, 'must be three'),
         ({'table': 'nowhere.tsv'}, 'no table of captions'),
@@ -228,7 +229,7 @@ def test_a_row_without_name_is_bad(tmp_path: Path) -> None:
     captions.write_text('{"image": null, "caption": "A"}\n{"image": "a.jpg", "caption": "B"}\n')
     (tmp_path / 'a.jpg').write_bytes(RED)
     reader = CaptionTable(table=str(captions), images=(str(tmp_path),), language='en')
-    assert {example.bad for example in examples(reader)} == {'', 'no name of a picture'}
+    assert {example.bad for example in examples(reader)} == {'', 'no image name'}
 
 
 META = {
@@ -275,9 +276,9 @@ def test_samples_share_a_stem(tmp_path: Path) -> None:
     assert (first.image, first.texts, first.bad) == (RED, [('en', 'caption', 'A dog')], '')
     assert second.texts == [('en', 'caption', 'caf\udce9')]
     assert [example.bad for example in others] == [
-        'no picture in the sample',
+        'no image in the sample',
         'its .json is broken',
-        'its .json is no object',
+        'its .json is not an object',
     ]
 
 
@@ -296,7 +297,7 @@ def test_texts_of_the_json(tmp_path: Path) -> None:
 
 def test_shards_without_language(tmp_path: Path) -> None:
     reader = WebDataset(shards=(shard(tmp_path / '00000.tar'),))
-    with pytest.raises(UserError, match='In which language'):
+    with pytest.raises(UserError, match='language of the texts is unknown'):
         examples(reader)
     with pytest.raises(UserError, match='no tar shard'):
         WebDataset(shards=(str(tmp_path / '*.tgz'),), language='en').splits()
@@ -401,7 +402,7 @@ def test_a_cut_off_archive_is_told(tmp_path: Path) -> None:
     whole = gzip.compress(Path(shard(tmp_path / 's.tar')).read_bytes())
     for length in (3, 9, len(whole) // 3, len(whole) // 2):
         (tmp_path / 'cut.tar.gz').write_bytes(whole[:length])
-        with pytest.raises(UserError, match='Is it whole'):
+        with pytest.raises(UserError, match='Is it complete'):
             examples(WebDataset(shards=(str(tmp_path / 'cut.tar.gz'),), language='en'))
 
 

@@ -80,7 +80,7 @@ def by_beam(reader: Reader, split: str, folder: Path, *flags: str) -> tuple[list
     with apache_beam.Pipeline(options=beam.make_options(flags)) as pipeline:
         _ = pipeline | beam.read_split(reader, split) | apache_beam.Map(write)
     counters = pipeline.result.metrics().query()['counters']
-    dropped = [c.committed for c in counters if c.key.metric.name == 'pictures_without_rows']
+    dropped = [c.committed for c in counters if c.key.metric.name == 'images_without_rows']
     return [pickle.loads(path.read_bytes()) for path in folder.iterdir()], sum(dropped)
 
 

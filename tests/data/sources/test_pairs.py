@@ -127,7 +127,7 @@ def test_parquet_columns_of_strings_only(tmp_path: Path) -> None:
     ('flags', 'message'),
     [
         ({'table': 'none.tsv'}, 'no table'),
-        ({'table': 'a.txt'}, 'known are'),
+        ({'table': 'a.txt'}, 'known formats are'),
         ({'texts': ('xx::en',)}, "no column \\['xx'\\]"),
         ({'texts': ('en',)}, 'Give --language'),
         ({'split_column': 'xx'}, 'no column'),
@@ -229,7 +229,7 @@ def test_wrong_flags_of_aligned(tmp_path: Path) -> None:
         ({}, 'nothing to pair'),
         ({'layout': 'x'}, 'unknown'),
         ({'layout': 'ntrex'}, 'no aligned file'),
-        ({'layout': 'ntrex', 'pattern': '*'}, 'not named as in ntrex'),
+        ({'layout': 'ntrex', 'pattern': '*'}, 'does not fit the layout ntrex'),
     ]:
         with pytest.raises(UserError, match=message):
             Aligned(folder=str(tmp_path), **flags).splits()
@@ -244,7 +244,7 @@ def test_tatoeba(tmp_path: Path) -> None:
     one = Tatoeba(folder=str(tmp_path), languages=('eng', 'zsm'))
     assert one.splits() == {'test': ['tatoeba.eng-zsm']}
     (tmp_path / 'tatoeba.afr-eng.eng').unlink()
-    with pytest.raises(UserError, match='not both files'):
+    with pytest.raises(UserError, match='does not have both files'):
         reader.splits()
     # What XTREME makes of them is sorted on one side, and must not be taken for pairs.
     written(tmp_path / 'x' / 'af-en.en', 'x\n')
@@ -295,7 +295,7 @@ def test_tmx_with_an_endless_token(tmp_path: Path, start: bytes, monkeypatch: An
 @pytest.mark.parametrize('content', ['', 'no xml', '<tmx><tu>', '<?xml version="1.0" encoding="?"?>'])  # fmt: skip  # noqa: E501
 def test_tmx_that_is_not_whole(tmp_path: Path, content: str) -> None:
     path = written(tmp_path / 'a.tmx', content)
-    with pytest.raises(UserError, match='Is the file whole'):
+    with pytest.raises(UserError, match='Is the file complete'):
         examples(Tmx(files=(path,)))
 
 

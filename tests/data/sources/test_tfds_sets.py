@@ -120,13 +120,13 @@ def test_a_picture_inside_of_another_field(folder: Path) -> None:
     assert (example.image, example.id, example.bad) == (png(109), 'val:0', '')
     assert reader.vocabulary() == (['en'], ['caption'])
     (bad,) = read(TfdsSet(dataset=name, image='label', texts=reader.texts, language='en'), 'val')
-    assert bad.bad == 'label is no encoded picture'
+    assert bad.bad == 'label is not an encoded image'
 
 
 def test_parts_are_files(folder: Path) -> None:
     from mural_jax.data.sources import tfds_sets
 
-    assert tfds_sets.shard_slices([2, 0, 3]) == ['0:2', '2:5']
+    assert tfds_sets.list_shard_slices([2, 0, 3]) == ['0:2', '2:5']
     reader = TfdsSet(
         dataset='photos_tfrecord', tfds_dir=str(folder), texts=('captions/text',), language='en'
     )
@@ -157,12 +157,12 @@ def test_translations_with_variable_languages(folder: Path, texts: str) -> None:
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ({'dataset': 'no_such_set'}, 'TFDS cannot give no_such_set'),
+        ({'dataset': 'no_such_set'}, 'TFDS cannot load no_such_set'),
         ({'dataset': 'opus/medical'}, 'not prepared in .* --download'),
-        ({'dataset': 'opus/no_such'}, 'TFDS cannot give'),
+        ({'dataset': 'opus/no_such'}, 'TFDS cannot load'),
         ({'dataset': 'photos_tfrecord'}, 'no translations for'),
         ({'texts': ('captions/none',)}, "no field captions/none; it has .*'captions/text'"),
-        ({'texts': ('captions/text',)}, 'In which language'),
+        ({'texts': ('captions/text',)}, 'is unknown. Give --language'),
         ({'texts': ('captions/text::@none',)}, 'no field none'),
         ({'texts': ('label::en',), 'image': 'none'}, 'no field none'),
     ],
@@ -183,7 +183,7 @@ def test_a_broken_file(tmp_path: Path) -> None:
     )
     (file,) = tmp_path.rglob('*.tfrecord*')
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match='Is the data set whole'):
+    with pytest.raises(UserError, match='Is the data set complete'):
         read(reader, 'test')
 
 
