@@ -8,7 +8,7 @@ import numpy as np
 from mural_jax.inference.images import load_upright
 from mural_jax.inference.model import Model, load
 from mural_jax.search.finder import Finder, Hit
-from mural_jax.search.fingerprints import fingerprint_export
+from mural_jax.search.fingerprints import fingerprint_export, require_model
 from mural_jax.search.store import ImageIndex
 from mural_jax.types import UserError
 
@@ -66,18 +66,3 @@ def open_searcher(
     model = load(model_folder)
     require_model(index.fingerprints, fingerprint_export(model_folder), folder, str(model_folder))
     return Searcher(model, Finder(index, how, rerank))
-
-
-def require_model(embedded_by: set[str], fingerprint: str, folder: Path, model: str) -> None:
-    """Raises UserError if any row of the index in `folder` was embedded by another model.
-
-    embedded_by: the fingerprints in the index. fingerprint, model: of the model that will embed
-    queries or rows, and its name in the message.
-    """
-    if others := embedded_by - {fingerprint}:
-        which = f'{len(others)} other models' if len(others) > 1 else 'another model'
-        raise UserError(
-            f'{folder} has images that were embedded by {which} than {model}: embeddings of '
-            'different models cannot be compared. Give the model that made the index, or make the '
-            'index again.'
-        )

@@ -20,7 +20,7 @@ from mural_jax.data.sources import tables
 from mural_jax.data.sources.archives import IMAGE_SUFFIXES
 from mural_jax.inference.images import load_upright, resize_square
 from mural_jax.search import store
-from mural_jax.search.searcher import require_model
+from mural_jax.search.fingerprints import require_model
 from mural_jax.search.store import ImageRow, IndexDescription
 from mural_jax.types import UserError
 

@@ -18,13 +18,7 @@ COLOURS = {
     'yellow': (220, 220, 20),
     'purple': (220, 20, 220),
 }
-NAMES = {
-    'red': 'red',
-    'зелёный': 'green',
-    'أزرق': 'blue',
-    '黄色': 'yellow',
-    'बैंगनी': 'purple',
-}
+NAMES = {'red': 'red', 'зелёный': 'green', 'أزرق': 'blue', '黄色': 'yellow', 'बैंगनी': 'purple'}
 SIDE, SPACE, FINGERPRINT = 16, 'image_text', 'fingerprint of colours'
 DESCRIPTION = IndexDescription(SPACE, 8, 'model', 'images', 64)
 

@@ -1,4 +1,4 @@
-"""Fingerprints tell models apart; an index is searched by its own model alone."""
+"""Fingerprints tell models apart, and keep an index from being used with another model."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from mural_jax.search.fingerprints import (
     FINGERPRINTED_FILES,
     fingerprint_arrays,
     fingerprint_export,
+    require_model,
 )
-from mural_jax.search.searcher import require_model
 from mural_jax.types import UserError
 
 PARAMS = {'text': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3)}}
