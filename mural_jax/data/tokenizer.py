@@ -1,6 +1,6 @@
-"""Vocabularies: a SentencePiece one of one's own, with byte fallback, or a published one.
+"""Vocabularies: a SentencePiece model trained on the run's own texts, or a published vocabulary.
 
-Needs neither TensorFlow nor JAX: what is served uses it as it is.
+Needs neither TensorFlow nor JAX, so that serving can use it as it is.
 """
 
 import dataclasses
@@ -20,17 +20,21 @@ from mural_jax.types import PAD, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Which vocabulary a run reads texts with.
+    """The settings of the vocabulary that a run reads texts with.
 
-    kind: 'sentencepiece'; or, of published weights, 'xlm_r' and 'siglip' (their SentencePiece
-    models) and 'tokenizers' (a `tokenizer.json` of Hugging Face: BERT, CLIP and most others).
-    vocab_size: ids of the text tower; of a vocabulary that is trained, at most.
-    path: the file of a published vocabulary; empty trains one on the texts of the streams.
-    character_coverage: of a trained one, the share of characters with a piece of their own, in
-    (0, 1]. byte_fallback: other characters are spelled in bytes, not unknown.
-    sample: at most so many texts are read to train one, 0 for all; sample_alpha: n texts of a
-    language are taken as n^sample_alpha (XLM-R's 0.3, arXiv:1911.02116, section 3.1).
-    bos, eos: of kind 'sentencepiece', whether texts begin and end with a mark.
+    vocab_size: number of token ids of the text tower; a vocabulary that is trained has at most
+    so many.
+    kind: 'sentencepiece' for a trained one; 'xlm_r' and 'siglip' for the SentencePiece models of
+    these published weights; 'tokenizers' for a `tokenizer.json` of Hugging Face (BERT, CLIP and
+    most others).
+    path: file of a published vocabulary; empty trains one on the texts of the streams.
+    character_coverage: share of characters that get a piece of their own when a vocabulary is
+    trained, in (0, 1].
+    byte_fallback: spells other characters in bytes; without it they are unknown.
+    sample: largest number of texts that training reads, 0 for all.
+    sample_alpha: n texts of a language are sampled as n^sample_alpha (XLM-R's 0.3,
+    arXiv:1911.02116, section 3.1).
+    bos, eos: whether texts begin and end with a special token; only for kind 'sentencepiece'.
     """
 
     vocab_size: int
@@ -44,19 +48,27 @@ class Vocabulary:
     eos: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f'No vocabulary {self.kind!r}; there are {sorted(KINDS)}.')
+        if self.kind not in TOKENIZERS:
+            raise UserError(f'No vocabulary {self.kind!r}; there are {sorted(TOKENIZERS)}.')
         if self.kind != 'sentencepiece' and (self.bos or self.eos):
-            raise UserError(f'config.tokenizer: a vocabulary of kind {self.kind!r} has its marks.')
+            raise UserError(
+                f'config.tokenizer: a vocabulary of kind {self.kind!r} has its own special '
+                'tokens, so bos and eos must be False.'
+            )
 
 
 class Tokenizer:
-    """Text -> token ids, by a vocabulary whose hash names it."""
+    """Turns texts into token ids and back.
+
+    model: content of the vocabulary's file. hash: names the vocabulary by its content.
+    vocab_size: number of ids. pad_id: id of padding. eos_id: id of the end of a text, -1 for
+    none. special_ids: ids besides padding that are no words.
+    """
 
     vocab_size: int
     pad_id: int = PAD
     eos_id: int = -1
-    special_ids: tuple[int, ...] = ()  # tokens that are no words, besides padding
+    special_ids: tuple[int, ...] = ()
 
     def __init__(self, model: bytes):
         self.model = model
@@ -64,9 +76,9 @@ class Tokenizer:
 
     @staticmethod
     def load(path: Path, settings: Vocabulary) -> 'Tokenizer':
-        """Raises UserError where there is no vocabulary at `path`, or not a readable one."""
+        """The tokenizer of a file. Raises UserError where there is none that can be read."""
         try:
-            return KINDS[settings.kind](path.read_bytes(), settings)
+            return TOKENIZERS[settings.kind](path.read_bytes(), settings)
         except FileNotFoundError as error:
             raise UserError(
                 f'No vocabulary at {path}. Texts cannot be read without it: '
@@ -94,23 +106,26 @@ class Tokenizer:
         return text_BL
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
-        """The ids of each text with its marks, at most `max_length`."""
+        """The ids of each text with its special tokens, at most `max_length` of them."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that tokens stand for, without padding and marks."""
+        """The text of token ids, without padding and special tokens."""
         raise NotImplementedError
 
     def is_unknown(self, token: int) -> bool:
-        """Whether a token stands for what the vocabulary has no piece for."""
+        """Whether a token stands for something that the vocabulary has no piece for."""
         return False
 
 
-class SentencePiece(Tokenizer):
-    """A SentencePiece model; what is cut off a long text is never its last mark."""
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model. Where a long text is cut, its last special token stays.
 
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
+    start_ids, end_ids: special tokens that begin and end each text.
+    """
+
+    start_ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
 
     def __init__(self, model: bytes, settings: Vocabulary):
         super().__init__(model)
@@ -120,77 +135,86 @@ class SentencePiece(Tokenizer):
         self.set_ids(settings)
 
     def set_ids(self, settings: Vocabulary) -> None:
+        """Sets the size and the special tokens. Raises ValueError where the model lacks some."""
         self.vocab_size = self._pieces.get_piece_size()
-        marks = (settings.bos, self._pieces.bos_id()), (settings.eos, self._pieces.eos_id())
-        if any(wanted and mark < 0 for wanted, mark in marks):
-            raise ValueError('it has no marks of the start and the end of a text')
-        self.before, self.after = (tuple([mark] if wanted else []) for wanted, mark in marks)
-        self.special_ids = (*self.before, *self.after)
-        self.eos_id = self._pieces.eos_id()
+        bos_id, eos_id = self._pieces.bos_id(), self._pieces.eos_id()
+        if (settings.bos and bos_id < 0) or (settings.eos and eos_id < 0):
+            raise ValueError('it has no special tokens for the start and the end of a text')
+        self.start_ids = (bos_id,) if settings.bos else ()
+        self.end_ids = (eos_id,) if settings.eos else ()
+        self.special_ids = (*self.start_ids, *self.end_ids)
+        self.eos_id = eos_id
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
-        room = max_length - len(self.before) - len(self.after)
-        pieces = self._pieces.encode([self.clean(text) for text in texts], num_threads=1)
-        return [[*self.before, *map(self.id_of, ids[:room]), *self.after] for ids in pieces]
+        room = max_length - len(self.start_ids) - len(self.end_ids)
+        pieces = self._pieces.encode([self.clean_text(text) for text in texts], num_threads=1)
+        return [
+            [*self.start_ids, *map(self.piece_to_id, ids[:room]), *self.end_ids] for ids in pieces
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        marks = {self.pad_id, *self.special_ids}
-        return self._pieces.decode([self.piece_of(int(i)) for i in ids if i not in marks])
+        special = {self.pad_id, *self.special_ids}
+        return self._pieces.decode([self.id_to_piece(int(i)) for i in ids if i not in special])
 
     def is_unknown(self, token: int) -> bool:
         known = 0 <= token < self._pieces.get_piece_size()
         return known and (self._pieces.is_unknown(token) or self._pieces.is_byte(token))
 
-    def clean(self, text: str) -> str:
+    def clean_text(self, text: str) -> str:
+        """The text as the model was trained on it."""
         return text
 
-    def id_of(self, piece: int) -> int:
+    def piece_to_id(self, piece: int) -> int:
+        """The token id of a piece of the model."""
         return piece
 
-    def piece_of(self, token: int) -> int:
+    def id_to_piece(self, token: int) -> int:
+        """The piece of the model that a token id stands for."""
         return token
 
 
-class XlmR(SentencePiece):
-    """XLM-R's ids: those of its SentencePiece model plus one, behind <s> <pad> </s> <unk>."""
+class XlmRTokenizer(SentencePieceTokenizer):
+    """XLM-R's ids: those of its SentencePiece model plus one, after <s> <pad> </s> <unk>."""
 
-    before, after = (0,), (2,)
+    start_ids, end_ids = (0,), (2,)
     pad_id, eos_id = 1, 2
     special_ids = (0, 2)
 
     def set_ids(self, settings: Vocabulary) -> None:
-        self.vocab_size = self._pieces.get_piece_size() + 2  # <pad>, and <mask> at the end
+        # Two more ids than pieces: <pad>, and <mask> at the end.
+        self.vocab_size = self._pieces.get_piece_size() + 2
 
-    def id_of(self, piece: int) -> int:
+    def piece_to_id(self, piece: int) -> int:
+        # Piece 0 is the unknown one; pieces 1 and 2 are <s> and </s>, which no text contains.
         return piece + 1 if piece else 3
 
-    def piece_of(self, token: int) -> int:
+    def id_to_piece(self, token: int) -> int:
         return token - 1 if token > 3 else 0
 
     def is_unknown(self, token: int) -> bool:
         return token == 3
 
 
-class Siglip(SentencePiece):
-    """SigLIP's: lower case without punctuation; </s> ends a text and fills it up."""
+class SiglipTokenizer(SentencePieceTokenizer):
+    """SigLIP's ids: texts are lower case without punctuation, and </s> ends and pads them."""
 
-    after = (1,)
+    end_ids = (1,)
     pad_id = eos_id = 1
     special_ids = (1,)
 
     def set_ids(self, settings: Vocabulary) -> None:
         self.vocab_size = self._pieces.get_piece_size()
 
-    def clean(self, text: str) -> str:
-        text = text.translate(_PUNCTUATION)
+    def clean_text(self, text: str) -> str:
+        text = text.translate(_NO_PUNCTUATION)
         return ' '.join(text.lower().split())
 
 
-_PUNCTUATION = str.maketrans('', '', string.punctuation)
+_NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
 
 
-class HuggingFace(Tokenizer):
-    """A `tokenizer.json`, with the marks that it says."""
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`, with the special tokens that it adds itself."""
 
     def __init__(self, model: bytes, settings: Vocabulary):
         super().__init__(model)
@@ -205,13 +229,13 @@ class HuggingFace(Tokenizer):
             self._pieces = tokenizers.Tokenizer.from_str(model.decode())
         except Exception as error:  # The package raises bare exceptions.
             raise ValueError(str(error)) from error
+        # `__call__` pads: the file may ask for padding to another length.
         self._pieces.no_padding()
         self.vocab_size = self._pieces.get_vocab_size()
-        ids = [self._pieces.token_to_id(name) for name in ('[PAD]', '<pad>')]
-        self.pad_id = next((found for found in ids if found is not None), PAD)
-        ids = [self._pieces.token_to_id(name) for name in ('<|endoftext|>', '[SEP]', '</s>')]
-        self.eos_id = next((found for found in ids if found is not None), -1)
-        self.special_ids = tuple(dict.fromkeys(self._pieces.encode('').ids))  # of an empty text
+        self.pad_id = self._find_id('[PAD]', '<pad>', default=PAD)
+        self.eos_id = self._find_id('<|endoftext|>', '[SEP]', '</s>', default=-1)
+        # An empty text has nothing but special tokens.
+        self.special_ids = tuple(dict.fromkeys(self._pieces.encode('').ids))
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         self._pieces.enable_truncation(max_length)
@@ -220,32 +244,42 @@ class HuggingFace(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return self._pieces.decode([int(i) for i in ids if i != self.pad_id])
 
+    def _find_id(self, *names: str, default: int) -> int:
+        """The id of the first of these tokens that the vocabulary has."""
+        ids = [self._pieces.token_to_id(name) for name in names]
+        return next((token for token in ids if token is not None), default)
 
-KINDS = {'sentencepiece': SentencePiece, 'xlm_r': XlmR, 'siglip': Siglip, 'tokenizers': HuggingFace}
+
+TOKENIZERS = {
+    'sentencepiece': SentencePieceTokenizer,
+    'xlm_r': XlmRTokenizer,
+    'siglip': SiglipTokenizer,
+    'tokenizers': HuggingFaceTokenizer,
+}
 
 
-def normalise(text: str) -> str:
-    """What two texts share that count as one: NFKC, case folded, spaces collapsed."""
+def normalise_text(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, case folded, spaces collapsed."""
     return ' '.join(unicodedata.normalize('NFKC', text).casefold().split())
 
 
-def text_ids(texts: list[str]) -> np.ndarray:
-    """An id of each normalised text, int32 [len(texts)]; different texts meet once in 2^31."""
-    return np.array([zlib.crc32(normalise(text).encode()) >> 1 for text in texts], np.int32)
+def hash_texts(texts: list[str]) -> np.ndarray:
+    """An id of each normalised text, int32 [len(texts)]; two texts share one once in 2^31."""
+    return np.array([zlib.crc32(normalise_text(text).encode()) >> 1 for text in texts], np.int32)
 
 
-def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
-    """A vocabulary of at most `vocab_size` pieces, 256 of them bytes with `byte_fallback`.
+def train_vocabulary(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
+    """A vocabulary of at most `vocab_size` pieces; with `byte_fallback`, 256 of them are bytes.
 
-    Texts are NFKC-normalised and
-    case-folded. Raises UserError where `vocab_size` does not fit the texts.
+    Texts are NFKC-normalised and case-folded. Raises UserError where `vocab_size` does not fit the
+    texts.
     """
-    model = io.BytesIO()
-    # Padding, the unknown, then the marks that are asked for.
-    bos_id = 2 if settings.bos else -1
-    eos_id = (3 if settings.bos else 2) if settings.eos else -1
     import sentencepiece
 
+    model = io.BytesIO()
+    # After padding and the unknown token come the special tokens that the settings ask for.
+    bos_id = 2 if settings.bos else -1
+    eos_id = (3 if settings.bos else 2) if settings.eos else -1
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
@@ -268,4 +302,4 @@ def train(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
             f'No vocabulary of {settings.vocab_size} pieces can be trained on these texts '
             f'({error}). Change config.tokenizer.vocab_size.'
         ) from error
-    return SentencePiece(model.getvalue(), settings)
+    return SentencePieceTokenizer(model.getvalue(), settings)

@@ -1,4 +1,4 @@
-"""A SavedModel by jax2tf, for TensorFlow Serving: strings and the bytes of pictures go in."""
+"""A SavedModel by jax2tf, for TensorFlow Serving: it takes strings and encoded images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,54 +6,66 @@ from typing import Any, cast
 
 import numpy as np
 
-from mural_jax.data.tokenizer import SentencePiece
+from mural_jax.data.tokenizer import SentencePieceTokenizer
 from mural_jax.exports import native, stablehlo
+from mural_jax.exports.packages import import_package
 from mural_jax.exports.parity import Encoder
-from mural_jax.exports.trained import Subject
+from mural_jax.exports.tokenizer_json import PUNCTUATION
+from mural_jax.exports.trained import TrainedModel
 from mural_jax.types import UserError
 
-PUNCTUATION = r'[!-/:-@\[-`{-~]'  # of ASCII
-USE = """\
+INSTALL_TEXT = 'pip install --no-deps tensorflow-text, in the version of TensorFlow'
+USAGE = """\
     pip install tensorflow tensorflow-text
 
     import tensorflow as tf
-    import tensorflow_text  # brings the operation that reads texts
+    import tensorflow_text  # registers the operation that reads texts
 
     model = tf.saved_model.load('{folder}')
     text_ND = model.signatures['text'](tf.constant(['a cat', 'paka']))['embedding']
     image_ND = model.signatures['image'](tf.constant([open('cat.png', 'rb').read()]))['embedding']
 
-TensorFlow Serving takes the folder as `MODEL/1`. Other signatures take what is prepared already:
+TensorFlow Serving takes the folder as `MODEL/1`. Two more signatures take prepared inputs:
 `pixels`, uint8 [N, {size}, {size}, 3], and `tokens`, int32 [N, {length}]. All give unit vectors,
 float32 [N, D]."""
 
 
-def write(subject: Subject, folder: Path, dtype: str) -> None:
+def write_folder(source: TrainedModel, folder: Path, dtype: str) -> None:
+    """Writes the SavedModel, the vocabulary and the description.
+
+    Raises UserError if TensorFlow has no operation for the vocabulary, or a package is missing.
+    """
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    about = subject.about
     module, signatures = tf.Module(), {}
-    for tower, program in stablehlo.programs(subject, native.stored(subject, dtype)).items():
-        shape = about.inputs(tower, None)
+    programs = stablehlo.build_programs(source, native.convert_arrays(source, dtype))
+    for tower, program in programs.items():
+        shape = source.description.input_shape(tower, None)
         polymorphic = f'(batch, {", ".join(map(str, shape.shape[1:]))})'
         converted = jax2tf.convert(
-            program, polymorphic_shapes=[polymorphic], with_gradient=False,
+            program,
+            polymorphic_shapes=[polymorphic],
+            with_gradient=False,
             native_serialization_platforms=stablehlo.PLATFORMS,
-        )  # fmt: skip
-        prepare = _pixels(subject) if tower == 'image' else _tokens(subject, module)
-        inner = tf.TensorSpec(shape.shape, shape.dtype)
-        name = 'pixels' if tower == 'image' else 'tokens'
-        signatures[name] = tf.function(_named(converted), [inner], autograph=False)
-        outer = tf.TensorSpec([None], tf.string)
-        signatures[tower] = tf.function(_named(converted, prepare), [outer], autograph=False)
+        )
+        if tower == 'image':
+            name, prepare = 'pixels', _build_pixel_preparation(source)
+        else:
+            name, prepare = 'tokens', _build_token_preparation(source, module)
+        # Two signatures for each tower: one for prepared inputs, one for strings.
+        prepared = tf.TensorSpec(shape.shape, shape.dtype)
+        signatures[name] = tf.function(_wrap_output(converted), [prepared], autograph=False)
+        strings = tf.TensorSpec([None], tf.string)
+        with_preparation = _wrap_output(converted, prepare)
+        signatures[tower] = tf.function(with_preparation, [strings], autograph=False)
     tf.saved_model.save(module, str(folder), signatures=signatures)
-    _name(folder)
-    native.describe(subject, folder)
+    _fix_fingerprint(folder)
+    native.write_description(source, folder)
 
 
-def _name(folder: Path) -> None:
-    """Calls the model by what it holds; TensorFlow draws a name at random."""
+def _fix_fingerprint(folder: Path) -> None:
+    """Replaces the random id of a SavedModel by its checksum, so that equal models equal bytes."""
     from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
     path = folder / 'fingerprint.pb'
@@ -62,76 +74,81 @@ def _name(folder: Path) -> None:
     path.write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
-def _named(encode: Callable, prepare: Callable = lambda x: x) -> Callable:
+def _wrap_output(encode: Callable, prepare: Callable = lambda x: x) -> Callable:
+    """Returns a function of a signature, whose results have names."""
     return lambda inputs: {'embedding': encode(prepare(inputs))}
 
 
-def _pixels(subject: Subject) -> Callable:
-    """Bytes of pictures -> uint8 [N, H, H, 3], as the streams read them."""
-
+def _build_pixel_preparation(source: TrainedModel) -> Callable:
+    """Returns encoded images -> uint8 [N, H, H, 3], by the code of the streams."""
     from mural_jax.data.fields import images
 
-    about = subject.about
+    size, resize = source.description.image_size, source.description.resize
 
-    def pixels(encoded: Any) -> Any:
-        return images.crop_middle(images.decode(encoded, about.resize), about.image_size)
+    def prepare_pixels(encoded_N: Any) -> Any:
+        return images.crop_middle(images.decode_images(encoded_N, resize), size)
 
-    return pixels
+    return prepare_pixels
 
 
-def _tokens(subject: Subject, module: Any) -> Callable:
-    """Strings -> int32 [N, L]; the vocabulary is a part of the graph."""
+def _build_token_preparation(source: TrainedModel, module: Any) -> Callable:
+    """Returns strings -> int32 [N, L], by the code of TensorFlow Text.
+
+    module: holds the vocabulary, which becomes a part of the SavedModel.
+    """
     import tensorflow as tf
 
-    about, kind = subject.about, subject.about.tokenizer.kind
+    description, kind = source.description, source.description.tokenizer.kind
     if kind == 'tokenizers':
         raise UserError(
             'A vocabulary of kind tokenizers cannot be a part of a SavedModel: TensorFlow has no '
             'operation for it. Use --format=onnx or --format=stablehlo, which take tokens.'
         )
-    try:
-        import tensorflow_text
-    except ImportError as error:
-        raise UserError(
-            '--format=savedmodel needs the package tensorflow_text, of the version of TensorFlow: '
-            'pip install --no-deps tensorflow-text.'
-        ) from error
-    pieces = tensorflow_text.SentencepieceTokenizer(model=subject.vocabulary)
+    tensorflow_text = import_package('tensorflow_text', INSTALL_TEXT)
+    pieces = tensorflow_text.SentencepieceTokenizer(model=source.vocabulary)
     module.pieces = pieces
-    read = cast(SentencePiece, subject.tokenizer)
-    before, after = read.before, read.after
-    room = about.text_length - len(before) - len(after)
+    tokenizer = cast(SentencePieceTokenizer, source.tokenizer)
+    before, after = tokenizer.start_ids, tokenizer.end_ids
+    room = description.text_length - len(before) - len(after)
 
-    def tokens(texts: Any) -> Any:
+    def prepare_tokens(text_N: Any) -> Any:
         if kind == 'siglip':
-            texts = tf.strings.lower(tf.strings.regex_replace(texts, PUNCTUATION, ''), 'utf-8')
-            texts = tf.strings.strip(tf.strings.regex_replace(texts, r'\s+', ' '))
-        ids = pieces.tokenize(texts)[:, :room]
+            # SigLIP was trained on texts without punctuation and capitals.
+            text_N = tf.strings.regex_replace(text_N, PUNCTUATION, '')
+            text_N = tf.strings.lower(text_N, 'utf-8')
+            text_N = tf.strings.strip(tf.strings.regex_replace(text_N, r'\s+', ' '))
+        ids = pieces.tokenize(text_N)[:, :room]
         if kind == 'xlm_r':
+            # XLM-R has the pieces of its SentencePiece model behind <pad>, and <unk> at 3.
             ids = tf.where(ids > 0, ids + 1, 3)
-        count = tf.shape(texts)[0]
-        marks = [tf.tile(tf.constant([own], tf.int32), [count, 1]) for own in (before, after)]
-        ids = tf.concat([marks[0], ids, marks[1]], axis=1)
-        return ids.to_tensor(subject.pad_id, shape=[None, about.text_length])
+        count = tf.shape(text_N)[0]
+        first, last = (
+            tf.tile(tf.constant([tokens], tf.int32), [count, 1]) for tokens in (before, after)
+        )
+        ids = tf.concat([first, ids, last], axis=1)
+        return ids.to_tensor(source.pad_id, shape=[None, description.text_length])
 
-    return tokens
+    return prepare_tokens
 
 
-def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
+def read_encoders(source: TrainedModel, folder: Path) -> dict[str, Encoder]:
+    """Returns encoders by tower that run the signatures of the SavedModel in a folder."""
     import tensorflow as tf
 
     model = tf.saved_model.load(str(folder))
     encoders = {
-        tower: _call(model.signatures[tower], tf.constant) for tower in subject.towers
-    }  # fmt: skip
-    encoders['model'] = model  # What it holds lives as long as it does.
+        tower: _wrap_signature(model.signatures[tower], tf.constant) for tower in source.towers
+    }
+    # Signatures do not keep their model alive, and it owns the vocabulary.
+    encoders['model'] = model
     return encoders
 
 
-def _call(signature: Callable, constant: Callable) -> Encoder:
+def _wrap_signature(signature: Callable, constant: Callable) -> Encoder:
     return lambda inputs: np.asarray(signature(constant(list(inputs)))['embedding'])
 
 
-def use(subject: Subject, folder: str) -> str:
-    about = subject.about
-    return USE.format(folder=folder, size=about.image_size, length=about.text_length)
+def describe_usage(source: TrainedModel, folder: str) -> str:
+    """Returns how to use the folder, as Markdown."""
+    description = source.description
+    return USAGE.format(folder=folder, size=description.image_size, length=description.text_length)

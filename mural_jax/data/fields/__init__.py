@@ -1,1 +1,1 @@
-"""From a stored example to arrays: images, regions, masks, texts."""
+"""From a stored example to arrays: images, regions, hidden places, texts."""

@@ -1,4 +1,4 @@
-"""What a stream of regions is made of, and how large its fields are. Needs no TensorFlow."""
+"""How an image becomes regions. Needs no TensorFlow."""
 
 import dataclasses
 
@@ -14,13 +14,16 @@ GEOMETRY = (5, 6)  # numbers of a box: Unicoder-VL's, VinVL's
 
 @dataclasses.dataclass(frozen=True)
 class RegionSettings:
-    """How the regions of a picture are made.
+    """How the regions of an image are made.
 
-    by: of WAYS. most: regions of a picture, at most; more are left out. side: pixels on a side of
-    what a box or a square is resized to; of features, 0. size: numbers of a stored feature; of
-    pixels, 0. geometry: numbers of a box: left, top, right, bottom in shares of the picture, then
-    5: its area, or 6: its width and height. codebook: visual words of a codebook, by which regions
-    are classed where the data set has no classes of them; 0 takes those of the data set.
+    by: a key of WAYS.
+    most: largest number of regions of an image; further ones are left out.
+    side: side in pixels to which the content of a box or square is resized; 0 for features.
+    size: numbers of a stored feature; 0 for pixels.
+    geometry: numbers that describe a box: left, top, right and bottom as shares of the image, then
+    its area (5 numbers) or its width and height (6 numbers).
+    codebook: number of visual words that a codebook has, which replace the data set's classes of
+    regions; 0 keeps the classes of the data set.
     """
 
     by: str = 'boxes'

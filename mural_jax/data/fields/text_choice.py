@@ -1,4 +1,4 @@
-"""Which text of an example is taken."""
+"""Which of an example's texts is drawn. Needs no TensorFlow."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,17 @@ import numpy as np
 
 from mural_jax.types import UserError
 
-NUM_RANDOM = 3  # numbers in [0, 1) that one choice takes
+NUM_RANDOM = 3  # random numbers in [0, 1) that one choice uses
 
 
 @dataclasses.dataclass(frozen=True)
 class TextChoice:
-    """A kind of text that an example has, then one text of it, or several of them joined.
+    """Chooses a kind of text that an example has, then one text of it, or several to be joined.
 
-    kinds: how often each kind is taken, in proportion; a kind that an example lacks leaves its
-    share to the others. Empty takes the data set's own kinds, every kind alike.
-    joined: by kind, at most so many of its texts are joined by commas, at least 1.
+    kinds: relative frequency of each kind; the share of a kind that an example lacks goes to its
+    other kinds. Empty draws all default kinds of the data set equally often.
+    joined: by kind, largest number of its texts that are joined by commas, at least 1; 1 for
+    other kinds.
     """
 
     kinds: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -31,13 +32,13 @@ class TextChoice:
             raise UserError('text.joined: numbers must be at least 1.')
 
     def kind_weights(self, kinds: Sequence[str]) -> np.ndarray:
-        """The weight of each of a data set's kinds, float64 [K]; all 1 where none is named."""
+        """The weight of each of a data set's kinds, float64 [K]; all 1 if none is set."""
         if not self.kinds:
             return np.ones(len(kinds))
         return np.array([float(self.kinds.get(kind, 0.0)) for kind in kinds])
 
     def most_joined(self, kinds: Sequence[str]) -> np.ndarray:
-        """How many texts of each kind are joined at most, int64 [K]."""
+        """Largest number of texts that are joined of each kind, int64 [K]."""
         return np.array([self.joined.get(kind, 1) for kind in kinds], np.int64)
 
 
@@ -48,16 +49,18 @@ def choose_texts(
     most_K: np.ndarray,
     random_B3: np.ndarray,
 ) -> np.ndarray:
-    """Places among the texts of each example, int64 [B, J], -1 where fewer are joined.
+    """Places of the chosen texts among each example's texts, int64 [B, J]; -1 for none.
 
-    `kind_T`: the kinds of the texts of all examples, sorted within one; `size_B` of them belong to
-    each, at least one with weight. `random_B3` in [0, 1): the kind, where among its texts, how
-    many.
+    kind_T: kinds of the texts of all examples, one example after another, sorted within each.
+    size_B: number of texts of each example, at least one of them of a kind with weight.
+    weight_K, most_K: weight and largest number of joined texts of each kind; J is the maximum.
+    random_B3: numbers in [0, 1) that choose the kind, the first text of it, and how many.
     """
     row_T = np.repeat(np.arange(len(size_B)), size_B)
     width = len(weight_K)
     key_T = row_T * width + kind_T
     count_BK = np.bincount(key_T, minlength=len(size_B) * width).reshape(-1, width)
+    # The kind whose interval of the cumulative weights holds the random number.
     share_BK = np.cumsum((count_BK > 0) * weight_K, axis=1)
     wanted_B1 = random_B3[:, :1].astype(np.float64) * share_BK[:, -1:]
     kind_B = np.minimum((share_BK <= wanted_B1).sum(axis=1), width - 1)
@@ -66,13 +69,13 @@ def choose_texts(
     first_B = np.cumsum(count_BK, axis=1)[rows_B, kind_B] - total_B
     start_B = _scale(random_B3[:, 1], total_B)
     joined_B = _scale(random_B3[:, 2], np.minimum(total_B, most_K[kind_B])) + 1
-    # A run of texts from a random start, wrapping round.
+    # Joined texts follow each other from a random start, and the first follows the last.
     run_J = np.arange(int(most_K.max()))[None]
     place_BJ = first_B[:, None] + (start_B[:, None] + run_J) % total_B[:, None]
     return np.where(run_J < joined_B[:, None], place_BJ, -1)
 
 
 def _scale(random_B: np.ndarray, number_B: np.ndarray) -> np.ndarray:
-    """[0, 1) -> {0, ..., number - 1}, int64."""
+    """int64 [B] in {0, ..., number - 1} from random numbers in [0, 1)."""
     scaled_B = np.floor(random_B.astype(np.float64) * number_B).astype(np.int64)
     return np.minimum(scaled_B, number_B - 1)

@@ -1,1 +1,1 @@
-"""What is fitted to the training data before a run: vocabularies, codebooks."""
+"""What is fitted to the data before training: vocabularies and codebooks."""

@@ -1,4 +1,4 @@
-"""Texts for a vocabulary, balanced over languages, and how well it cuts each language."""
+"""Texts that a vocabulary is trained on, balanced over languages, and how well it splits each."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,21 +13,26 @@ from mural_jax.data.sets.records import Records, read_texts
 from mural_jax.data.tokenizer import Tokenizer
 
 CHUNK = 4096  # records read at a time
-REPORTED = 2000  # texts of a language that the report cuts
+REPORTED = 2000  # texts of a language that the report tokenises
 
 
-class Cut(NamedTuple):
-    """How a vocabulary cuts the texts of a language."""
+class VocabularyCut(NamedTuple):
+    """How a vocabulary splits the texts of a language.
+
+    texts: number of sampled texts. tokens_per_word: mean over the reported ones. unknown_share:
+    share of tokens that are unknown, or a byte of a character without a piece.
+    """
 
     texts: int
     tokens_per_word: float
-    unknown_share: float  # of tokens: the unknown, or a byte of a character without a piece
+    unknown_share: float
 
 
-def sample(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, list[str]]:
-    """At most `count` texts that the pools can draw, by language, n of one taken as n^alpha.
+def sample_texts(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, list[str]]:
+    """About `count` of the texts that the pools can draw, by language; the same ones each time.
 
-    All of them where there are no more, or where `count` is 0. The same texts each time.
+    n texts of a language are sampled in proportion to n^alpha. All texts are taken where there are
+    no more than `count`, or where `count` is 0.
     """
     groups = defaultdict(list)
     for pool in pools:
@@ -41,31 +46,32 @@ def sample(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, list[st
     sampled = {}
     for (language, held), size, most in zip(groups.items(), sizes, wanted):
         chosen = np.arange(size) if most == size else random.choice(size, most, replace=False)
+        # In order, so that each part of the data set is read once.
         chosen.sort()
-        found, start = [], 0
+        texts, start = [], 0
         for records, record_T, number_T in held:
             here = chosen[(chosen >= start) & (chosen < start + len(record_T))] - start
-            found += _texts(records, record_T[here], number_T[here])
+            texts += _read_numbered_texts(records, record_T[here], number_T[here])
             start += len(record_T)
-        sampled[language] = found
+        sampled[language] = texts
     return sampled
 
 
-def report(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, Cut]:
-    """How the vocabulary cuts each language, by up to REPORTED of its texts."""
+def measure_cuts(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, VocabularyCut]:
+    """How the vocabulary splits each language, measured on up to REPORTED of its texts."""
     cuts = {}
     for language, held in texts.items():
         some = held[:: max(1, len(held) // REPORTED)][:REPORTED]
         ids = tokenizer.encode(some, 2**16)
         tokens = sum(map(len, ids))
         unknown = sum(tokenizer.is_unknown(token) for row in ids for token in row)
-        total = max(sum(len(split_words(text)) for text in some), 1)
-        cuts[language] = Cut(len(held), tokens / total, unknown / max(tokens, 1))
+        num_words = max(sum(len(split_words(text)) for text in some), 1)
+        cuts[language] = VocabularyCut(len(held), tokens / num_words, unknown / max(tokens, 1))
     return cuts
 
 
-def _texts(records: Records, record_T: np.ndarray, number_T: np.ndarray) -> list[str]:
-    """The numbered texts of records; `record_T` ascends."""
+def _read_numbered_texts(records: Records, record_T: np.ndarray, number_T: np.ndarray) -> list[str]:
+    """The texts with numbers `number_T` in the records `record_T`, which ascend."""
     found = []
     for start in range(0, len(record_T), CHUNK):
         part_T = record_T[start : start + CHUNK]

@@ -1,1 +1,1 @@
-"""A stream over prepared data: order, draws, decoding, repair."""
+"""Opens streams: which examples stand where, and how they become batches."""

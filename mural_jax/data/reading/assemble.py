@@ -10,7 +10,7 @@ from mural_jax.data.fields.texts import hash_ids, join_texts
 from mural_jax.data.reading.substitutes import Substitutes
 from mural_jax.data.sets.schema import parse_examples
 from mural_jax.data.streams.base import DrawnExamples, ReadingContext, Stream
-from mural_jax.data.tokenizer import Tokenizer, text_ids
+from mural_jax.data.tokenizer import Tokenizer, hash_texts
 
 ID = 'id'  # the field of stored examples' ids, until `tokenise` makes them a column of `ids`
 
@@ -89,7 +89,7 @@ class BatchAssembler:
 
         def tokens(text_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             texts = [text.decode(errors='replace') for text in text_B]
-            return self._tokenizer(texts, self._stream.max_length), text_ids(texts)
+            return self._tokenizer(texts, self._stream.max_length), hash_texts(texts)
 
         ids = [fields.pop(ID)]
         for name, value in fields.items():

@@ -1,11 +1,13 @@
-"""The order of a stream, by arithmetic: position -> (source, record).
+"""The order of a stream, computed: position -> (source, record).
 
-Positions are cut into blocks. In a block each source has a fixed quota of slots, so the mixture
-is exact; the slots of a block and the records of an epoch are permuted by an index shuffle. No
-state is kept: any position can be asked for at any time, on any host.
+Here a source is whatever the mixture draws from: one language of a data set, for example.
 
-Weights may change on the way: a segment of the order begins at the position where they do, and
-remembers how far each source had come, so that epochs go on where they were.
+Positions are cut into blocks. Each source has a fixed quota of slots in a block, so its share is
+exact; an index shuffle permutes the slots of a block, and the records of an epoch. Nothing is
+stored: the order at any position can be computed at any time, in any process.
+
+Weights may change during a run. A segment of the order begins at the position where they change,
+and stores how far each source had come, so that its epochs continue.
 """
 
 import dataclasses
@@ -21,7 +23,10 @@ FEW = 64  # records that are shuffled by sorting
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """From position `start` on: slots of a block, and draws before `start`, of each source."""
+    """The order from position `start` on.
+
+    quota_S: slots of each source in a block. before_S: draws of each source before `start`.
+    """
 
     start: int
     quota_S: np.ndarray
@@ -29,7 +34,7 @@ class Segment:
 
 
 class Mixture:
-    """Which source and which of its records stands at a position."""
+    """Which source, and which of its records, is at a position."""
 
     def __init__(
         self,
@@ -39,10 +44,10 @@ class Mixture:
         history: Sequence[Mapping] = (),
         position: int = 0,
     ):
-        """`sizes` and `weights` of S sources: records in each, and how often each is drawn.
+        """`sizes` and `weights` of S sources: number of records, and how often each is drawn.
 
-        `history` is what `state` gave before; where the weights there are others, these are in
-        force from `position` on, and `changed` is true.
+        `history` is what `state` returned earlier in the run. Where its weights differ from
+        `weights`, these apply from `position` on, and `changed` is true.
         """
         self.sizes = np.asarray(sizes, np.int64)
         assert (self.sizes > 0).all() and (np.asarray(weights) >= 0).all()
@@ -57,7 +62,7 @@ class Mixture:
             self._segments = [Segment(0, quota_S, np.zeros_like(quota_S))]
         self.changed = not np.array_equal(self._segments[-1].quota_S, quota_S)
         if self.changed:
-            self._segments.append(Segment(position, quota_S, self._drawn(position)))
+            self._segments.append(Segment(position, quota_S, self._count_draws(position)))
 
     @property
     def state(self) -> list[dict[str, Any]]:
@@ -68,7 +73,7 @@ class Mixture:
         ]
 
     def locate(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source, draw) at each position, two int64 [B]; the draws of a source count up."""
+        """(source, draw) at each position, both int64 [B]; a source's draws count up from 0."""
         position_B = np.asarray(position_B, np.int64)
         source_B, draw_B = np.zeros_like(position_B), np.zeros_like(position_B)
         ends = [*(segment.start for segment in self._segments[1:]), np.iinfo(np.int64).max]
@@ -76,16 +81,20 @@ class Mixture:
             segment = self._segments[number]
             block_B, slot_B = np.divmod(position_B - segment.start, BLOCK)
             here_B = (position_B >= segment.start) & (position_B < end)
+            # Most batches lie in one block, and few in two that follow each other.
             for block in np.unique(block_B[here_B]):
                 b = here_B & (block_B == block)
-                source_N, rank_N = self._block(number, int(block))
+                source_N, rank_N = self._order_block(number, int(block))
                 source = source_B[b] = source_N[slot_B[b]]
                 before_B = segment.before_S[source] + block * segment.quota_S[source]
                 draw_B[b] = before_B + rank_N[slot_B[b]]
         return source_B, draw_B
 
     def record(self, source_B: np.ndarray, draw_B: np.ndarray) -> np.ndarray:
-        """The record of each draw of a source: each once an epoch, in another order each time."""
+        """The record of each draw of a source, int64 [B].
+
+        An epoch draws each record once, and each epoch has an order of its own.
+        """
         epoch_B, record_B = np.divmod(draw_B, self.sizes[source_B])
         # Epochs of different sources must not share a permutation.
         stir_B = (source_B + 1) * 1_000_003 + epoch_B
@@ -99,8 +108,8 @@ class Mixture:
                 )
         return shuffled_B
 
-    def _block(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each slot of a block of a segment: its source, and how many slots of it are before."""
+    def _order_block(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source of each slot, how many earlier slots in the block have the same source)."""
         if (number, block) not in self._blocks:
             quota_S = self._segments[number].quota_S
             slot_N = np.arange(BLOCK)
@@ -109,47 +118,54 @@ class Mixture:
                 slot_N = index_shuffle(slot_N, np.full(BLOCK, BLOCK), self._seed, key_N)
             edge_S = np.cumsum(quota_S)
             source_N = np.searchsorted(edge_S, slot_N, side='right').astype(np.int32)
+            # Sorted by source, equal ones in order: the rank among them is the place in the sorted
+            # array, less the places of all sources before.
             rank_N = np.empty(BLOCK, np.int32)
             rank_N[np.argsort(source_N, kind='stable')] = np.arange(BLOCK)
             rank_N -= (edge_S - quota_S)[source_N].astype(np.int32)
-            while len(self._blocks) > 1:  # The one before may still be asked for.
+            # Keeps the block before: batches that are read at the same time may be in both.
+            while len(self._blocks) > 1:
                 del self._blocks[next(iter(self._blocks))]
             self._blocks[number, block] = source_N, rank_N
         return self._blocks[number, block]
 
-    def _drawn(self, position: int) -> np.ndarray:
-        """How often each source was drawn before a position, int64 [S]."""
+    def _count_draws(self, position: int) -> np.ndarray:
+        """How often each source was drawn before a position of the last segment, int64 [S]."""
         segment = self._segments[-1]
         block, slot = divmod(position - segment.start, BLOCK)
-        source_N, _ = self._block(len(self._segments) - 1, block)
+        source_N, _ = self._order_block(len(self._segments) - 1, block)
         cut_S = np.bincount(source_N[:slot], minlength=len(segment.quota_S))
         return segment.before_S + block * segment.quota_S + cut_S
 
 
 def split_quotas(weights: np.ndarray, slots: int) -> np.ndarray:
-    """Shares `slots` by weight with the largest remainder method, int64, summing to `slots`.
+    """Numbers of slots in proportion to weights, int64, that add up to `slots`.
 
-    What has any weight gets one at least.
+    The largest remainder method; whatever has a weight above 0 gets at least one slot.
     """
     weights = np.asarray(weights, np.float64)
     assert 0 < np.count_nonzero(weights) <= slots
     exact = weights / weights.sum() * slots
-    language_shares = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
-    left = slots - language_shares.sum()
-    order = np.argsort(language_shares - exact, kind='stable')
+    quotas = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
+    left = slots - quotas.sum()
+    order = np.argsort(quotas - exact, kind='stable')
     if left >= 0:
-        language_shares[order[:left]] += 1
-    for _ in range(-left):  # Those that got one for nothing; who is furthest above its share gives.
-        language_shares[
-            np.argmax(np.where(language_shares > 1, language_shares - exact, -np.inf))
-        ] -= 1
-    return language_shares
+        quotas[order[:left]] += 1
+    # Small weights that got a whole slot can make the sum too large: whoever is furthest above
+    # its share gives a slot back.
+    for _ in range(-left):
+        quotas[np.argmax(np.where(quotas > 1, quotas - exact, -np.inf))] -= 1
+    return quotas
 
 
 def language_shares(sizes: np.ndarray, alpha: float, cap: float) -> np.ndarray:
-    """The share of each language, by n^alpha, none over `cap` while others can take more."""
+    """The share of each language, proportional to n^alpha, float64.
+
+    No share is above `cap` as long as other languages can take more.
+    """
     weights = np.where(sizes > 0, np.asarray(sizes, np.float64) ** alpha, 0.0)
     share, capped = weights / weights.sum(), np.zeros(len(weights), bool)
+    # Each round caps the shares that are too large, which raises the others.
     while cap * np.count_nonzero(weights) > 1 and (share > cap * (1 + 1e-9)).any():
         capped |= share > cap
         share[capped] = cap
@@ -163,7 +179,10 @@ def language_shares(sizes: np.ndarray, alpha: float, cap: float) -> np.ndarray:
 def index_shuffle(
     index_B: np.ndarray, size_B: np.ndarray, seed: int, stir_B: np.ndarray
 ) -> np.ndarray:
-    """The place of each index in a permutation of range(size) named by (seed, stir), int64 [B]."""
+    """Where a permutation of range(size) puts each index, int64 [B].
+
+    (seed, stir) names the permutation. It is computed index by index, without making the whole.
+    """
     key_B3 = np.stack([np.full_like(stir_B, seed), stir_B, stir_B >> 32], axis=1) & 0xFFFFFFFF
     with tf.device('cpu'):
         shuffled_B = tf.raw_ops.RandomIndexShuffle(
@@ -178,16 +197,20 @@ def index_shuffle(
 def _shuffle_few(
     index_B: np.ndarray, size_B: np.ndarray, seed: int, stir_B: np.ndarray
 ) -> np.ndarray:
-    """What `index_shuffle` does for at most FEW, which it is slow for: by sorting random keys."""
+    """What `index_shuffle` returns, for sizes of at most FEW: by sorting random keys.
+
+    `index_shuffle` is slow for such small sizes.
+    """
     key_BF = uniform(seed, stir_B, FEW)
     key_BF[np.arange(FEW)[None] >= size_B[:, None]] = 1.0
     return np.take_along_axis(np.argsort(key_BF, axis=1), index_B[:, None], axis=1)[:, 0]
 
 
 def uniform(seed: int, position_B: np.ndarray, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) for each position, float32 [B, count], the same on every host.
+    """`count` random numbers in [0, 1) for each position, float32 [B, count].
 
-    The finaliser of SplitMix64 (Steele et al. 2014) over (seed, position, number).
+    They depend on (seed, position, number) alone, by the finaliser of SplitMix64 (Steele et al.
+    2014), so every process computes the same ones.
     """
     with np.errstate(over='ignore'):
         x = position_B.astype(np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
@@ -196,4 +219,5 @@ def uniform(seed: int, position_B: np.ndarray, count: int) -> np.ndarray:
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
         x = x ^ (x >> np.uint64(31))
+    # The upper 24 bits are what a float32 below 1 can hold.
     return ((x >> np.uint64(40)).astype(np.float32)) / np.float32(2**24)

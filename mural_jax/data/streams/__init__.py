@@ -1,1 +1,1 @@
-"""Settings of streams, and the fields that each kind gives."""
+"""Settings of streams, and the fields that an example of each kind has."""
