@@ -1,1 +1,1 @@
-"""A trained model, given to the tools of others. Each export proves itself."""
+"""Exports of a trained model to the formats of other tools. Each export is checked when written."""

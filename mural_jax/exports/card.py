@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how it is used, what it was measured to do."""
+"""The model card of an export: what the model is, how to use it, and its measured quality."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,54 +7,76 @@ import numpy as np
 
 from mural_jax import __version__
 from mural_jax.evaluation.evaluators.base import MEAN
-from mural_jax.evaluation.report.tables import headline
 from mural_jax.exports.parity import Agreement
-from mural_jax.exports.trained import Subject
-from mural_jax.inference import model
+from mural_jax.exports.trained import TrainedModel
+from mural_jax.inference.arrays import flatten
 
-LIMITS = """\
-Finds pictures by words and words by pictures, in the languages below, and classifies pictures by
-the names of classes. Embeddings repeat what the data has, its mistakes and its prejudices too. Do
-not use it to recognise or to judge people, nor where a wrong answer does harm, without measuring it
-there first. A language that was not trained on is not known, even where something comes out.
-Whoever publishes the model has to know the licences of its data: this card does not know them."""
+INTENDED_USE = """\
+The model finds images by text and texts by image, in the languages below, and classifies images by
+the names of classes. Embeddings repeat what is in the data, including its mistakes and its
+prejudices. Do not use the model to recognise or to judge people, nor where a wrong answer does
+harm, without measuring it there first. The model does not know a language that it was not trained
+on, even though it returns an embedding for it. Whoever publishes the model has to check the
+licences of its data: this card does not know them."""
 
 
-def write(
-    subject: Subject, kind: str, dtype: str, found: Sequence[Agreement], name: str, use: str
+def render_card(
+    source: TrainedModel,
+    kind: str,
+    dtype: str,
+    agreements: Sequence[Agreement],
+    name: str,
+    usage: str,
 ) -> str:
-    """The card as Markdown; `use` says how the folder is used."""
-    about = subject.about
-    size = sum(np.size(x) for x in model.flat(subject.params).values())
+    """Returns the card as Markdown.
+
+    kind: the format of the export.
+    dtype: how the weights are stored.
+    agreements: results of the check.
+    name: the name of the folder, which becomes the title.
+    usage: how to use the folder, as Markdown.
+    """
+    description = source.description
+    size = sum(np.size(x) for x in flatten(source.params).values())
     parts = [
-        _head(subject, kind), f'# {name}',
+        _render_front_matter(source, kind),
+        f'# {name}',
         f'{size:,} parameters in {dtype}, exported as {kind} by mural_jax {__version__} from step '
-        f'{subject.step:,} of a run. Pictures of {about.image_size} pixels, texts of at most '
-        f'{about.text_length} tokens out of {about.vocab_size:,}. '
-        f'Spaces: {", ".join(f"`{space}`" for space in about.spaces)}.',
-        f'## Use\n\n{use}', f'## Intended use and limits\n\n{LIMITS}', _data(subject.config),
-        _scores(subject), _checked(subject, found, dtype),
-    ]  # fmt: skip
+        f'{source.step:,} of a run. Images of {description.image_size} pixels, texts of at most '
+        f'{description.text_length} tokens out of {description.vocab_size:,}. '
+        f'Spaces: {", ".join(f"`{space}`" for space in description.spaces)}.',
+        f'## Use\n\n{usage}',
+        f'## Intended use and limits\n\n{INTENDED_USE}',
+        _render_data(source.config),
+        _render_scores(source),
+        _render_checks(agreements),
+    ]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def _head(subject: Subject, kind: str) -> str:
-    """What model hubs read: YAML."""
+def _render_front_matter(source: TrainedModel, kind: str) -> str:
+    """Returns the YAML header that model hubs read."""
     library = kind if kind in ('transformers', 'open_clip') else 'mural_jax'
-    lines = ['---', f'library_name: {library}', 'pipeline_tag: zero-shot-image-classification',
-             'tags: [image-text-retrieval, dual-encoder, multilingual]', 'language:']  # fmt: skip
-    return '\n'.join([*lines, *(f'- "{x}"' for x in languages(subject.config)), '---'])
+    lines = [
+        '---',
+        f'library_name: {library}',
+        'pipeline_tag: zero-shot-image-classification',
+        'tags: [image-text-retrieval, dual-encoder, multilingual]',
+        'language:',
+    ]
+    languages = [f'- "{language}"' for language in list_languages(source.config)]
+    return '\n'.join([*lines, *languages, '---'])
 
 
-def languages(config: Mapping[str, Any]) -> list[str]:
-    """Those of the streams that were trained on, in order."""
-    found: dict[str, None] = {}
+def list_languages(config: Mapping[str, Any]) -> list[str]:
+    """Returns the languages of the training streams, sorted."""
+    languages: set[str] = set()
     for stream in config['streams'].values():
-        found |= dict.fromkeys([*stream['languages'], *stream.get('pivots', ())])
-    return sorted(found)
+        languages.update(stream['languages'], stream.get('pivots', ()))
+    return sorted(languages)
 
 
-def _data(config: Mapping[str, Any]) -> str:
+def _render_data(config: Mapping[str, Any]) -> str:
     lines = [
         '## Data',
         '',
@@ -63,43 +85,50 @@ def _data(config: Mapping[str, Any]) -> str:
     ]
     for name, stream in config['streams'].items():
         sets = ', '.join(
-            f'{one["dataset"]}:{one.get("split", "train")}' for one in stream['sources'].values()
+            f'{part["dataset"]}:{part.get("split", "train")}' for part in stream['sources'].values()
         )
-        own = [*stream['languages'], *stream.get('pivots', ())]
-        lines.append(f'| {name} | {sets} | {", ".join(own)} | {stream["batch_size"]} |')
+        languages = [*stream['languages'], *stream.get('pivots', ())]
+        lines.append(f'| {name} | {sets} | {", ".join(languages)} | {stream["batch_size"]} |')
     return '\n'.join(lines)
 
 
-def _scores(subject: Subject) -> str:
-    """Means over groups of languages, and the protocol beside each."""
-    results, protocols = subject.scores.get('results', {}), subject.scores.get('protocol', {})
+def _render_scores(source: TrainedModel) -> str:
+    """Returns the mean scores over groups of languages, and the protocol of each evaluator."""
+    results, protocols = source.scores.get('results', {}), source.scores.get('protocol', {})
     if not results:
         return ''
     lines = ['## Scores', '', '| evaluator | languages | metric | |', '| --- | --- | --- | ---: |']
     for name, rows in results.items():
-        means = {x: row for x, row in rows.items() if x.startswith(MEAN)} or rows
-        metric = headline(next(iter(means.values())))
+        # Evaluators without groups of languages have no means: all of their rows are shown.
+        means = {group: row for group, row in rows.items() if group.startswith(MEAN)} or rows
+        first_metric = next(iter(next(iter(means.values()))), '')
+        metric = protocols.get(name, {}).get('headline', first_metric)
         lines += [
-            f'| {name} | {x.removeprefix(MEAN)} | {metric.replace("_", " ")} | {row[metric]:.4g} |'
-            for x, row in means.items() if metric in row
-        ]  # fmt: skip
+            f'| {name} | {group.removeprefix(MEAN)} | {metric.replace("_", " ")} '
+            f'| {row[metric]:.4g} |'
+            for group, row in means.items()
+            if metric in row
+        ]
     for name, protocol in protocols.items():
-        words = '; '.join(
+        facts = '; '.join(
             f'{key}: {value}' for key, value in protocol.items() if isinstance(value, str | int)
         )
-        lines += ['', f'**{name}.** {words}.']
+        lines += ['', f'**{name}.** {facts}.']
     return '\n'.join(lines)
 
 
-def _checked(subject: Subject, found: Sequence[Agreement], dtype: str) -> str:
+def _render_checks(agreements: Sequence[Agreement]) -> str:
     lines = [
-        '## Checked', '',
-        'This folder was read again, and encoded examples of the data. Cosines with the embeddings '
-        'of the trainer:', '',
-        '| tower | examples | lowest | mean | allowed |', '| --- | ---: | ---: | ---: | ---: |',
-    ]  # fmt: skip
+        '## Checked',
+        '',
+        'This folder was loaded by its own runtime, which encoded examples of the data. These are '
+        "the cosines with the trainer's embeddings:",
+        '',
+        '| tower | examples | lowest | mean | allowed |',
+        '| --- | ---: | ---: | ---: | ---: |',
+    ]
     lines += [
-        f'| {one.tower} | {one.examples} | {one.lowest:.6f} | {one.mean:.6f} | {one.allowed} |'
-        for one in found
+        f'| {row.tower} | {row.examples} | {row.lowest:.6f} | {row.mean:.6f} | {row.allowed} |'
+        for row in agreements
     ]
     return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""The table of formats: how a folder is written, how it is read again in its own runtime."""
+"""The table of export formats."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,30 +6,43 @@ from typing import NamedTuple
 
 from mural_jax.exports import hugging_face, native, onnx, open_clip, savedmodel, stablehlo
 from mural_jax.exports.parity import Encoder
-from mural_jax.exports.trained import Subject
+from mural_jax.exports.trained import TrainedModel
 
 
-class Format(NamedTuple):
-    """A format.
+class ExportFormat(NamedTuple):
+    """How a format is written and checked.
 
-    write: (subject, an empty folder, dtype) fills the folder. read: (subject, folder) -> encoders
-    of what is in it, by the runtime that it is meant for. dtypes: how weights can be stored. use:
-    (subject, name of the folder) -> how it is used, Markdown.
+    write: (model, empty folder, dtype) -> None. Fills the folder.
+    read: (model, folder) -> encoders by tower, which run in the runtime the format is meant for.
+    describe_usage: (model, name of the folder) -> how to use it, as Markdown.
+    dtypes: in which the weights can be stored.
     """
 
-    write: Callable[[Subject, Path, str], None]
-    read: Callable[[Subject, Path], dict[str, Encoder]]
-    use: Callable[[Subject, str], str]
+    write: Callable[[TrainedModel, Path, str], None]
+    read: Callable[[TrainedModel, Path], dict[str, Encoder]]
+    describe_usage: Callable[[TrainedModel, str], str]
     dtypes: tuple[str, ...] = native.DTYPES
 
 
 FORMATS = {
-    'safetensors': Format(native.write, native.read, native.use),
-    'stablehlo': Format(stablehlo.write, stablehlo.read, stablehlo.use),
-    'onnx': Format(onnx.write, onnx.read, onnx.use),
-    'savedmodel': Format(savedmodel.write, savedmodel.read, savedmodel.use),
-    'transformers': Format(
-        hugging_face.write, hugging_face.read, hugging_face.use, tuple(native.FLOATS)
+    'safetensors': ExportFormat(native.write_folder, native.read_encoders, native.describe_usage),
+    'stablehlo': ExportFormat(
+        stablehlo.write_folder, stablehlo.read_encoders, stablehlo.describe_usage
     ),
-    'open_clip': Format(open_clip.write, open_clip.read, open_clip.use, tuple(native.FLOATS)),
+    'onnx': ExportFormat(onnx.write_folder, onnx.read_encoders, onnx.describe_usage),
+    'savedmodel': ExportFormat(
+        savedmodel.write_folder, savedmodel.read_encoders, savedmodel.describe_usage
+    ),
+    'transformers': ExportFormat(
+        hugging_face.write_folder,
+        hugging_face.read_encoders,
+        hugging_face.describe_usage,
+        tuple(native.FLOATS),
+    ),
+    'open_clip': ExportFormat(
+        open_clip.write_folder,
+        open_clip.read_encoders,
+        open_clip.describe_usage,
+        tuple(native.FLOATS),
+    ),
 }

@@ -1,19 +1,21 @@
-"""Architectures that other libraries have too, and our weights under their names."""
+"""Counterparts of our models in other libraries, and our weights by their names."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mural_jax.exports.trained import Subject
-from mural_jax.inference.model import flat
-from mural_jax.pretrained.place import place
+from mural_jax.exports.trained import TrainedModel
+from mural_jax.inference.arrays import flatten
+from mural_jax.pretrained.place import place_arrays
 from mural_jax.types import UserError
 
+# What the config of a model has to say, so that another library's model computes the same.
 NO_BIAS = dict(kind='linear', bias=False)
 CLIP_IMAGE = dict(kind='vit', pool='class', embedding_norm=True, patch_bias=False)
 SIGLIP_IMAGE = dict(kind='vit', pool='map', embedding_norm=False, patch_bias=True)
 BERT = dict(kind='bert', pool='pooler')
+# Defaults of towers and heads, for settings that a config leaves out.
 DEFAULTS = dict(
     pool='mean',
     embedding_norm=False,
@@ -21,26 +23,28 @@ DEFAULTS = dict(
     causal=False,
     attend_padding=False,
     bias=False,
-)  # of towers and heads, where a config does not name them
-BASE = 1 << 22  # Numbers below it are exact in float32, in which arrays are placed.
-# Theirs that ours may lack: counters, and a bias that is then zero.
+)
+# Indices are placed as two digits of this base, because arrays are placed in float32, which holds
+# integers exactly up to 2^24.
+BASE = 1 << 22
+# Arrays of theirs that our model may lack: counters, and a bias, which is then zero.
 OPTIONAL = ('position_ids', 'logit_bias')
 
 
-class Shape(NamedTuple):
-    """What a model has to be: settings of its towers and heads."""
+class Architecture(NamedTuple):
+    """Settings that the towers and heads of a model must have."""
 
     name: str
     towers: Mapping[str, Mapping[str, Any]]
     heads: Mapping[str, Mapping[str, Any]]
 
 
-CLIP = Shape(
+CLIP = Architecture(
     'CLIP',
     {'image': CLIP_IMAGE, 'text': dict(kind='transformer', pool='eot', causal=True)},
     {'image': NO_BIAS, 'text': NO_BIAS},
 )
-SIGLIP = Shape(
+SIGLIP = Architecture(
     'SigLIP',
     {
         'image': SIGLIP_IMAGE,
@@ -48,45 +52,52 @@ SIGLIP = Shape(
     },
     {'image': dict(kind='identity'), 'text': dict(kind='linear', bias=True)},
 )
-CLIP_BERT = Shape(
+CLIP_BERT = Architecture(
     'ViT of CLIP and BERT', {'image': CLIP_IMAGE, 'text': BERT}, {'image': NO_BIAS, 'text': NO_BIAS}
 )
 
 
-def chosen(subject: Subject, shapes: tuple[Shape, ...], library: str) -> Shape:
-    """The shape that the model has. Raises UserError, saying what does not fit, where it has none.
+def match_architecture(
+    source: TrainedModel, architectures: tuple[Architecture, ...], library: str
+) -> Architecture:
+    """Returns the first architecture that the model has.
 
-    Where no shape fits, the nearest one is told.
+    Raises UserError if it has none. The message names the nearest one and what differs.
     """
-    if len(subject.towers) != 2:
-        raise UserError(f'A model of {library} has both towers: leave --tower out.')
-    if subject.about.regions:
-        raise UserError(f'{library} has no model of one transformer for pictures and texts.')
-    wrong = {shape.name: _misfits(subject, shape) for shape in shapes}
-    for shape in shapes:
-        if not wrong[shape.name]:
-            return shape
-    # A tower of another kind is further away than any of its settings.
-    near = min(wrong, key=lambda name: sum(10 if ' is a ' in x else 1 for x in wrong[name]))
+    if len(source.towers) != 2:
+        raise UserError(f'A model of {library} has both towers: leave out --tower.')
+    if source.description.regions:
+        raise UserError(f'{library} has no model of one transformer for images and texts.')
+    misfits = {one.name: _list_misfits(source, one) for one in architectures}
+    for architecture in architectures:
+        if not misfits[architecture.name]:
+            return architecture
+    # A tower of another kind weighs more than all of its settings.
+    nearest = min(
+        misfits, key=lambda name: sum(10 if ' is a ' in misfit else 1 for misfit in misfits[name])
+    )
     raise UserError(
-        f'{library} has no counterpart of this model. The nearest is {near}, but '
-        f'{"; ".join(wrong[near])}. Use --format=safetensors, stablehlo, onnx or savedmodel.'
+        f'{library} has no counterpart of this model. The nearest is {nearest}, but '
+        f'{"; ".join(misfits[nearest])}. Use --format=safetensors, stablehlo, onnx or savedmodel.'
     )
 
 
-def _misfits(subject: Subject, shape: Shape) -> list[str]:
-    """What is otherwise, a sentence each."""
-    model, found = subject.about.model, []
-    for name, wanted in shape.towers.items():
-        found += _differences(f'towers.{name}', model['towers'][name], wanted)
-    for name, wanted in shape.heads.items():
-        found += _differences(f'heads.{name}', model.get('heads', {}).get(name, NO_BIAS), wanted)
+def _list_misfits(source: TrainedModel, architecture: Architecture) -> list[str]:
+    """Returns what differs between a model and an architecture, as sentences."""
+    model, space = source.description.model, source.description.spaces[source.space]
+    misfits = []
+    for name, wanted in architecture.towers.items():
+        misfits += _list_differences(f'towers.{name}', model['towers'][name], wanted)
+    for name, wanted in architecture.heads.items():
+        misfits += _list_differences(
+            f'spaces.{source.space}.heads.{name}', space.heads.get(name, NO_BIAS), wanted
+        )
     if len(model['towers']['image'].get('patches', (16,))) > 1:
-        found.append('towers.image.patches has several levels')
-    return found
+        misfits.append('towers.image.patches has several levels')
+    return misfits
 
 
-def _differences(where: str, node: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _list_differences(where: str, node: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     if node.get('kind') != wanted['kind']:
         return [f'{where} is a {node.get("kind")}, not a {wanted["kind"]}']
     return [
@@ -96,55 +107,79 @@ def _differences(where: str, node: Mapping[str, Any], wanted: Mapping[str, Any])
     ]
 
 
-def named(subject: Subject, theirs: Mapping[str, np.ndarray], library: str) -> dict[str, Any]:
-    """Our weights in the shapes of another library's, float32, by its names.
+def rename_weights(
+    source: TrainedModel, theirs: Mapping[str, np.ndarray], library: str
+) -> dict[str, Any]:
+    """Returns our weights by the names and in the shapes of another library, in float32.
 
-    The rules that read such weights say where each number goes: numbers that count up are placed
-    by them, and what lands where is where ours go back to. Raises UserError where something of
-    ours has no place there.
+    theirs: the arrays of a model of the library; only names, shapes and sizes matter.
+
+    The rules in `pretrained` only lead from their arrays to ours. To go the other way, every number
+    of theirs gets an index, and the rules place the indices in our arrays. Each entry of ours then
+    tells where it belongs among theirs, through any transposition, splitting or stacking.
+
+    Raises UserError if an array of ours has no place in theirs, or one of theirs stays empty.
     """
-    space = subject.space
+    space = source.space
     ours = {
         path: value
-        for path, value in flat(subject.params).items()
+        for path, value in flatten(source.params).items()
         if path.startswith('towers/') or path.split('/')[1] == space
     }
+    # Indices run through all arrays of theirs; `starts` has the first index of each.
     starts, start = {}, 0
     for name, array in theirs.items():
         starts[name], start = start, start + array.size
-    high, low = (_placed(theirs, starts, ours, space, library, part) for part in (0, 1))
-    if lost := sorted(ours.keys() - low.keys()):
-        raise UserError(f'{library} has no place for {lost[0]}: the model cannot be exported.')
-    whole = np.full(start, np.nan, np.float32)
+    high, low = (_place_indices(theirs, starts, ours, space, library, part) for part in (0, 1))
+    if homeless := sorted(ours.keys() - low.keys()):
+        raise UserError(f'{library} has no place for {homeless[0]}: the model cannot be exported.')
+    flat = np.full(start, np.nan, np.float32)
     for path, array in low.items():
-        # What is learned with the other sign there comes back with it.
-        number = np.abs(high[path]).astype(np.int64) * BASE + np.abs(array).astype(np.int64) - 1
+        # Placing negates the log temperature. Its index is then negative, which tells to negate
+        # the value on the way back.
+        index = np.abs(high[path]).astype(np.int64) * BASE + np.abs(array).astype(np.int64) - 1
         value = np.asarray(ours[path], np.float32).reshape(array.shape)
-        whole[number.reshape(-1)] = (np.sign(array) * value).reshape(-1)
+        flat[index.reshape(-1)] = (np.sign(array) * value).reshape(-1)
     filled = {
-        name: whole[starts[name] : starts[name] + array.size].reshape(array.shape)
+        name: flat[starts[name] : starts[name] + array.size].reshape(array.shape)
         for name, array in theirs.items()
     }
-    return {name: _whole(name, filled[name], array, library) for name, array in theirs.items()}
+    return {
+        name: _check_filled(name, filled[name], array, library) for name, array in theirs.items()
+    }
 
 
-def _placed(
-    theirs: Mapping[str, np.ndarray], starts: Mapping[str, int], ours: dict[str, Any], space: str,
-    library: str, part: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Numbers of theirs by our paths: their high part, or their low one and 1, so none is zero."""
-    numbered = {}
+def _place_indices(
+    theirs: Mapping[str, np.ndarray],
+    starts: Mapping[str, int],
+    ours: dict[str, Any],
+    space: str,
+    library: str,
+    part: int,
+) -> dict[str, np.ndarray]:
+    """Returns the indices of their numbers, placed in arrays like ours, by our paths.
+
+    part: 0 for the high digit of an index, 1 for the low digit plus 1, which is never zero and so
+        has a sign.
+    """
+    digits = {}
     for name, array in theirs.items():
-        number = starts[name] + np.arange(array.size).reshape(array.shape)
-        numbered[name] = (number % BASE + 1 if part else number // BASE).astype(np.float32)
-    return place(numbered, ours, 'model', library, [space])[0]
+        index = starts[name] + np.arange(array.size).reshape(array.shape)
+        digits[name] = (index % BASE + 1 if part else index // BASE).astype(np.float32)
+    return place_arrays(digits, ours, 'model', library, [space])[0]
 
 
-def _whole(name: str, filled: np.ndarray, theirs: np.ndarray, library: str) -> np.ndarray:
+def _check_filled(name: str, filled: np.ndarray, theirs: np.ndarray, library: str) -> np.ndarray:
+    """Returns the array, or a default for one of OPTIONAL that our model lacks.
+
+    Raises UserError if a part of any other array is missing.
+    """
     missing = np.isnan(filled)
     if name.endswith(OPTIONAL) and missing.all():
         return theirs if name.endswith('position_ids') else np.zeros_like(theirs)
     if missing.any():
-        raise UserError(f'{library} has {name}, and this model nothing for it: it is of another '
-                        'architecture.')  # fmt: skip
+        raise UserError(
+            f'{library} needs {name}, and this model has nothing for it: it is of another '
+            'architecture.'
+        )
     return filled

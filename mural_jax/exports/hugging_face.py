@@ -1,4 +1,4 @@
-"""A folder that transformers loads: CLIPModel, SiglipModel, VisionTextDualEncoderModel."""
+"""A folder for transformers: CLIPModel, SiglipModel or VisionTextDualEncoderModel."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,14 +8,15 @@ from typing import Any
 from mural_jax.evaluation.external import libraries
 from mural_jax.exports import counterparts, tokenizer_json
 from mural_jax.exports.counterparts import CLIP, CLIP_BERT, SIGLIP
+from mural_jax.exports.packages import import_package
 from mural_jax.exports.parity import Encoder
 from mural_jax.exports.trained import TrainedModel
 from mural_jax.models.vision import PIXEL_STATISTICS
 
 LIBRARY = 'transformers'
 ACTIVATIONS = {'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'quick_gelu': 'quick_gelu'}
-BILINEAR = 2  # Pillow's number of it
-USE = """\
+BILINEAR = 2  # Pillow's number of the filter
+USAGE = """\
     pip install torch transformers
 
     from PIL import Image
@@ -24,30 +25,37 @@ USE = """\
     model = AutoModel.from_pretrained('{folder}')
     tokenizer = AutoTokenizer.from_pretrained('{folder}')
     process = AutoImageProcessor.from_pretrained('{folder}', backend='pil')
-    how = dict(padding='max_length', truncation=True, return_tensors='pt'{more})
-    text_ND = model.get_text_features(**tokenizer(['a cat', 'paka'], **how)).pooler_output
+    options = dict(padding='max_length', truncation=True, return_tensors='pt'{more})
+    text_ND = model.get_text_features(**tokenizer(['a cat', 'paka'], **options)).pooler_output
     pixels = process(Image.open('cat.png'), return_tensors='pt')
     image_ND = model.get_image_features(**pixels).pooler_output
 
-Vectors are not of length 1 yet: divide by their norm."""
+The vectors are not normalised: divide them by their norm."""
 
 
 def write_folder(source: TrainedModel, folder: Path, dtype: str) -> None:
-    shape = counterparts.match_architecture(source, (CLIP, SIGLIP, CLIP_BERT), LIBRARY)
-    torch, library = tokenizer_json.needed('torch'), tokenizer_json.needed(LIBRARY)
+    """Writes weights, config, image processor and tokenizer.
+
+    Raises UserError if transformers has no counterpart of the model, or a package is missing.
+    """
+    architecture = counterparts.match_architecture(source, (CLIP, SIGLIP, CLIP_BERT), LIBRARY)
+    torch = import_package('torch', tokenizer_json.INSTALL)
+    library = import_package(LIBRARY, tokenizer_json.INSTALL)
     library.utils.logging.disable_progress_bar()
-    model = BUILDERS[shape.name](library, source)
+    # A model of theirs with random weights, whose arrays tell names and shapes.
+    model = BUILDERS[architecture.name](library, source)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
-    named = counterparts.rename_weights(source, theirs, LIBRARY)
-    model.load_state_dict({name: torch.tensor(value) for name, value in named.items()})
+    weights = counterparts.rename_weights(source, theirs, LIBRARY)
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     (folder / 'preprocessor_config.json').write_text(
-        json.dumps(_image_processing(source, shape is SIGLIP), indent=1) + '\n'
+        json.dumps(_image_processing(source, architecture is SIGLIP), indent=1) + '\n'
     )
     tokenizer_json.write_tokenizer(source, folder)
 
 
 def _layer_settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the transformer in the config node of a tower."""
     layers = node['layers']
     width, activation = layers['width'], layers.get('activation', 'gelu_tanh')
     return dict(
@@ -67,7 +75,8 @@ def _image_settings(source: TrainedModel) -> dict[str, Any]:
 
 
 def _text_settings(source: TrainedModel) -> dict[str, Any]:
-    node, read_encoders = source.description.model['towers']['text'], source.tokenizer
+    node = source.description.model['towers']['text']
+    # RoBERTa numbers positions from behind the id of padding, so its table is longer.
     offset = node.get('position_offset', 0)
     return dict(
         **_layer_settings(node),
@@ -75,12 +84,12 @@ def _text_settings(source: TrainedModel) -> dict[str, Any]:
         pad_token_id=source.pad_id,
         max_position_embeddings=node['max_length'] + offset,
         bos_token_id=None,
-        eos_token_id=node.get('eot_id', read_encoders.eos_id),
+        eos_token_id=node.get('eot_id', source.tokenizer.eos_id),
     )
 
 
 def _build_clip(library: Any, source: TrainedModel) -> Any:
-    size = source.description.model['embedding']
+    size = source.embedding
     return library.CLIPModel(
         library.CLIPConfig(
             vision_config=dict(**_image_settings(source), projection_dim=size),
@@ -91,7 +100,7 @@ def _build_clip(library: Any, source: TrainedModel) -> Any:
 
 
 def _build_siglip(library: Any, source: TrainedModel) -> Any:
-    size = source.description.model['embedding']
+    size = source.embedding
     return library.SiglipModel(
         library.SiglipConfig(
             vision_config=_image_settings(source),
@@ -101,7 +110,7 @@ def _build_siglip(library: Any, source: TrainedModel) -> Any:
 
 
 def _build_clip_bert(library: Any, source: TrainedModel) -> Any:
-    size, node = source.description.model['embedding'], source.description.model['towers']['text']
+    size, node = source.embedding, source.description.model['towers']['text']
     kind = library.XLMRobertaConfig if node.get('position_offset') else library.BertConfig
     return library.VisionTextDualEncoderModel(
         library.VisionTextDualEncoderConfig(
@@ -122,10 +131,11 @@ BUILDERS: dict[str, Callable[[Any, TrainedModel], Any]] = {
 
 
 def _image_processing(source: TrainedModel, siglip: bool) -> dict[str, Any]:
+    """Returns the settings of the image processor."""
     description = source.description
     mean, deviation = PIXEL_STATISTICS[description.model['towers']['image'].get('pixels', 'half')]
     square = dict(height=description.resize, width=description.resize)
-    words: dict[str, Any] = dict(
+    settings: dict[str, Any] = dict(
         image_processor_type='CLIPImageProcessor',
         do_convert_rgb=True,
         do_resize=True,
@@ -140,23 +150,27 @@ def _image_processing(source: TrainedModel, siglip: bool) -> dict[str, Any]:
         image_std=deviation,
     )
     if siglip and description.resize == description.image_size:
-        words['image_processor_type'] = 'SiglipImageProcessor'
-    return words
+        # SigLIP's own processor resizes and does not crop.
+        settings['image_processor_type'] = 'SiglipImageProcessor'
+    return settings
 
 
 def read_encoders(source: TrainedModel, folder: Path) -> dict[str, Encoder]:
+    """Returns encoders by tower that run the model in a folder with transformers."""
     return wrap_library(libraries.load_model(f'{LIBRARY}:{folder}'))
 
 
 def wrap_library(other: libraries.ExternalModel) -> dict[str, Encoder]:
-    """Of examples, by a model of another library."""
+    """Returns encoders by tower that use a model of another library."""
     return {
-        'image': lambda pictures: other.pictures([*pictures]),
-        'text': lambda texts: other.texts('', [*texts]),
+        'image': lambda images: other.embed_files([*images]),
+        'text': lambda texts: other.embed_texts('', [*texts]),
     }
 
 
 def describe_usage(source: TrainedModel, folder: str) -> str:
+    """Returns how to use the folder, as Markdown."""
+    # SigLIP was trained to attend to padding.
     attending = source.description.model['towers']['text'].get('attend_padding', False)
     more = ', return_attention_mask=False' if attending else ''
-    return USE.format(folder=folder, more=more)
+    return USAGE.format(folder=folder, more=more)

@@ -1,7 +1,7 @@
-"""One ONNX model for each tower, by jax2onnx: a converter that goes from jax's own primitives.
+"""One ONNX model for each tower, by jax2onnx, which converts jax's own primitives.
 
-The other way, by a SavedModel and tf2onnx, is closed: that does not know the operation in which
-jax2tf keeps a program, XlaCallModule.
+The other way, a SavedModel and tf2onnx, does not work: jax2tf stores a program in the operation
+XlaCallModule, which tf2onnx does not know.
 """
 
 import logging
@@ -9,65 +9,77 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from jax import export as jax_export
 
 from mural_jax.exports import native, stablehlo
+from mural_jax.exports.packages import import_package
 from mural_jax.exports.parity import Encoder, Mismatch
-from mural_jax.exports.trained import Call, Subject, prepared
+from mural_jax.exports.trained import Program, TrainedModel, build_encoders
 from mural_jax.types import UserError
 
+# --no-deps: jax2onnx asks for an older orbax-checkpoint, which it does not use.
+INSTALL = "pip install 'mural-jax[onnx]', and then pip install --no-deps jax2onnx"
 OPSET = 23
-MODEL = '{}.onnx'  # of a tower
-ERRORS = 3  # of onnxruntime's log: nothing below
-USE = """\
+MODEL = '{}.onnx'  # name of a tower's file
+LOG_ERRORS = 3  # onnxruntime's level that logs errors alone
+USAGE = """\
     pip install onnxruntime
 
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity({errors})  # else it tells of each constant it folds
+    onnxruntime.set_default_logger_severity({errors})  # or it warns about each constant it folds
     tower = onnxruntime.InferenceSession('{folder}/{tower}.onnx')
     ({output},) = tower.run(['{output}'], {{'{input}': {input}}})"""
 INPUTS = {'image': 'image_NHHC', 'text': 'text_NL'}
-OUTPUT = '{}_ND'  # of a tower
+OUTPUT = '{}_ND'  # name of a tower's result
 
 
-def write(subject: Subject, folder: Path, dtype: str) -> None:
-    jax2onnx = needed('jax2onnx')
-    # They warn of what they then do right: statistics of batches, types that nobody named.
+def write_folder(source: TrainedModel, folder: Path, dtype: str) -> None:
+    """Writes the models, the vocabulary and the description.
+
+    Raises UserError if a package is missing or the converter does not know an operation.
+    """
+    jax2onnx = import_package('jax2onnx', INSTALL)
+    # The converter warns about batch statistics and untyped values, which it converts correctly.
     for name in ('onnx_ir', None):
         logging.getLogger(name).setLevel(logging.ERROR)
     (batch,) = jax_export.symbolic_shape('batch')
-    for tower, program in stablehlo.programs(subject, native.stored(subject, dtype)).items():
-        shape = subject.about.inputs(tower, batch)
+    programs = stablehlo.build_programs(source, native.convert_arrays(source, dtype))
+    for tower, program in programs.items():
+        shape = source.description.input_shape(tower, batch)
         path = folder / MODEL.format(tower)
         try:
             model = jax2onnx.to_onnx(
-                program, inputs=[shape], model_name=tower, opset=OPSET,
-                input_names=[INPUTS[tower]], output_names=[OUTPUT.format(tower)],
-            )  # fmt: skip
-        except Exception as error:  # Whatever a converter raises where it does not know something.
+                program,
+                inputs=[shape],
+                model_name=tower,
+                opset=OPSET,
+                input_names=[INPUTS[tower]],
+                output_names=[OUTPUT.format(tower)],
+            )
+        except Exception as error:  # A converter may raise anything for an unknown operation.
             raise UserError(
                 f'jax2onnx cannot convert the tower {tower} ({error!r}). Use --format=stablehlo or '
                 'savedmodel, or one --tower.'
             ) from error
-        kept = (INPUTS[tower], OUTPUT.format(tower))
-        _rename(model.graph, _Numbers(kept))
-        needed('onnx').save(model, path)
-    native.describe(subject, folder)
+        public_names = (INPUTS[tower], OUTPUT.format(tower))
+        _rename_values(model.graph, _NameCounter(public_names))
+        import_package('onnx', INSTALL).save(model, path)
+    native.write_description(source, folder)
 
 
-class _Numbers:
-    """The names of a graph with numbers of their own: `const_57` is the third constant, `const_2`.
+class _NameCounter:
+    """Gives the names of a graph new numbers: the third constant becomes `const_2`.
 
-    The converter's numbers count what it made and threw away too, and that differs with where in
-    memory its objects lie: the same model would be other bytes from time to time.
+    The converter's own numbers also count what it made and discarded, and that depends on the
+    memory addresses of its objects: the same model would give different bytes each time.
     """
 
-    def __init__(self, kept: Iterable[str]):
-        self._names = {name: name for name in kept}
+    def __init__(self, public_names: Iterable[str]):
+        """`public_names` stay as they are."""
+        self._names = {name: name for name in public_names}
         self._counts: Counter[str] = Counter()
 
     def __call__(self, name: str) -> str:
@@ -75,63 +87,63 @@ class _Numbers:
             stem = re.sub(r'_\d+$', '', name)
             self._names[name] = f'{stem}_{self._counts[stem]}'
             self._counts[stem] += 1
+        # An empty name stands for an optional input that is not given.
         return self._names.get(name, '')
 
 
-def _rename(graph: Any, new: Callable[[str], str]) -> None:
-    """Gives every value and node of an onnx.GraphProto, and of the graphs in it, its new name."""
+def _rename_values(graph: Any, rename: Callable[[str], str]) -> None:
+    """Renames every value and node of an onnx.GraphProto and of the graphs inside of it."""
     for value in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
-        value.name = new(value.name)
+        value.name = rename(value.name)
     for node in graph.node:
-        node.name = new(node.name)
-        node.input[:] = map(new, node.input)
-        node.output[:] = map(new, node.output)
+        node.name = rename(node.name)
+        node.input[:] = map(rename, node.input)
+        node.output[:] = map(rename, node.output)
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, new)
+                _rename_values(inner, rename)
 
 
-def read(subject: Subject, folder: Path) -> dict[str, Encoder]:
-    runtime = needed('onnxruntime')
+def read_encoders(source: TrainedModel, folder: Path) -> dict[str, Encoder]:
+    """Returns encoders by tower that run the models in a folder with onnxruntime.
+
+    Raises Mismatch if onnxruntime cannot read a model.
+    """
+    runtime = import_package('onnxruntime', INSTALL)
     options = runtime.SessionOptions()
-    options.log_severity_level = ERRORS
-    calls = {}
-    for tower in subject.towers:
+    options.log_severity_level = LOG_ERRORS
+    programs = {}
+    for tower in source.towers:
         try:
             session = runtime.InferenceSession(folder / MODEL.format(tower), options)
-        except Exception as error:  # The runtime has no class of its own for all it raises.
+        except Exception as error:  # onnxruntime's errors have no common class.
             raise Mismatch(f'onnxruntime does not read the tower {tower}: {error}') from error
-        calls[tower] = _call(session)
-    return prepared(subject, calls)
+        programs[tower] = _wrap_session(session)
+    return build_encoders(source, programs)
 
 
-def _call(session: Any) -> Call:
-    (name,) = (given.name for given in session.get_inputs())
+def _wrap_session(session: Any) -> Program:
+    (name,) = (value.name for value in session.get_inputs())
     return lambda inputs: session.run(None, {name: inputs})[0]
 
 
-def use(subject: Subject, folder: str) -> str:
-    about = subject.about
-    size, length = about.image_size, about.text_length
+def describe_usage(source: TrainedModel, folder: str) -> str:
+    """Returns how to use the folder, as Markdown."""
+    size, length = source.description.image_size, source.description.text_length
     parts = [
-        USE.format(folder=folder, tower=x, input=INPUTS[x], output=OUTPUT.format(x), errors=ERRORS)
-        for x in subject.towers
+        USAGE.format(
+            folder=folder,
+            tower=tower,
+            input=INPUTS[tower],
+            output=OUTPUT.format(tower),
+            errors=LOG_ERRORS,
+        )
+        for tower in source.towers
     ]
     parts.append(
         f'Opset {OPSET}; `image_NHHC` is uint8 [N, {size}, {size}, 3], RGB, and `text_NL` int32 '
         f'[N, {length}].'
     )
-    if 'text' in subject.towers:
-        parts.append(stablehlo.tokens(subject))
+    if 'text' in source.towers:
+        parts.append(stablehlo.describe_tokens(source))
     return '\n\n'.join(parts)
-
-
-def needed(name: str) -> ModuleType:
-    """A package of the extra `onnx`. Raises UserError where it is not installed."""
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise UserError(
-            f"--format=onnx needs the package {name}: pip install 'mural-jax[onnx]', and then "
-            'pip install --no-deps jax2onnx.'
-        ) from error

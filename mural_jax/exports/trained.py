@@ -1,4 +1,4 @@
-"""What is exported: a model at a checkpoint, and examples with the embeddings that it gives."""
+"""A trained model as the formats export it, with examples to check an export."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,36 +7,38 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.inference.model import About, Space
-from mural_jax.inference.pictures import squares
+from mural_jax.inference.images import load_squares
+from mural_jax.inference.description import ModelDescription
 from mural_jax.models.functional import Params
 from mural_jax.runs.run import Run
 from mural_jax.types import UserError
 
 TOWERS = ('image', 'text')
-Call = Callable[[np.ndarray], Any]
-UNUSED = ('teacher',)  # towers that only training needs
+# Encodes prepared inputs, uint8 [N, H, H, 3] or int32 [N, L], to float32 [N, D].
+Program = Callable[[np.ndarray], Any]
 
 
 class Examples(NamedTuple):
-    """Pictures as files hold them and texts, with the trainer's embeddings in `space`."""
+    """Encoded images and texts, with the trainer's embeddings of them in `space`."""
 
     space: str
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     image_ND: np.ndarray
     texts: Sequence[str]
     text_ND: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model on its way out.
+class TrainedModel:
+    """A model to be exported.
 
-    params, statistics: nested dicts of arrays, as the model of `about` takes them. workdir, step,
-    config, scores: where it comes from, for the card; scores as `eval/STEP.json` has them.
+    params, statistics: nested dicts of arrays with the structure of the described model.
+    examples: what the check of the export encodes.
+    workdir, step, config: where the model comes from, for the card.
+    scores: of this checkpoint, as in the file `eval/STEP.json`; may be empty.
     """
 
-    about: About
+    description: ModelDescription
     params: Params
     statistics: Params
     tokenizer: Tokenizer
@@ -48,7 +50,7 @@ class Subject:
 
     @property
     def vocabulary(self) -> bytes:
-        """Its file."""
+        """The content of the vocabulary's file."""
         return self.tokenizer.model
 
     @property
@@ -57,82 +59,94 @@ class Subject:
 
     @property
     def towers(self) -> list[str]:
-        """Those that leave the trainer."""
-        return [tower for tower in TOWERS if tower in self.about.spaces[self.space].towers]
+        """The towers that are exported."""
+        return [tower for tower in TOWERS if tower in self.description.spaces[self.space].sides]
 
     @property
     def space(self) -> str:
-        """The one that is meant where none is named."""
-        return next(iter(self.about.spaces))
+        """The default space."""
+        return next(iter(self.description.spaces))
+
+    @property
+    def embedding(self) -> int:
+        """Width of a vector in the default space."""
+        return self.description.spaces[self.space].embedding
 
 
-def prepared(
-    subject: Subject, calls: Mapping[str, Call]
+def build_encoders(
+    source: TrainedModel, programs: Mapping[str, Program]
 ) -> dict[str, Callable[[Sequence], np.ndarray]]:
-    """Encoders of examples from programs that take uint8 [N, H, H, 3] or tokens."""
-    about = subject.about
+    """Returns encoders of images and texts by tower, which prepare the inputs of `programs`."""
+    description = source.description
 
-    def images(pictures: Sequence) -> np.ndarray:
-        image_NHHC = squares(list(pictures), about.image_size, about.resize)
-        return np.asarray(calls['image'](image_NHHC))
+    def encode_images(images: Sequence) -> np.ndarray:
+        image_NHHC = load_squares(list(images), description.image_size, description.resize)
+        return np.asarray(programs['image'](image_NHHC))
 
-    def texts(given: Sequence) -> np.ndarray:
-        return np.asarray(calls['text'](subject.tokenizer(list(given), about.text_length)))
+    def encode_texts(texts: Sequence) -> np.ndarray:
+        text_NL = source.tokenizer(list(texts), description.text_length)
+        return np.asarray(programs['text'](text_NL))
 
-    return {'image': images, 'text': texts}
+    return {'image': encode_images, 'text': encode_texts}
 
 
-def about(run: Run, vocab_size: int, tower: str | None) -> About:
-    """The description of a run's model, or of one tower of it.
+def describe_model(run: Run, vocab_size: int, tower: str | None) -> ModelDescription:
+    """Returns the description of a run's model, or of one tower of it.
 
-    Raises UserError where a picture alone is not enough for it, or the tower stands in no space.
+    Raises UserError if the model needs more than an image, or if no space has the tower.
     """
     regions = run.regions
     if regions and (regions.by != 'patches' or run.tags):
         raise UserError(
-            'This model takes regions or tags that a picture alone does not have. Only models '
-            "whose pictures are cut into patches (regions.by='patches') can be exported."
+            'This model takes regions or tags, and an image alone has none. Only models whose '
+            "images are cut into patches (regions.by='patches') can be exported."
         )
     if regions and run.image_size % regions.side:
         raise UserError(
-            f'Pictures of {run.image_size} pixels are no whole number of patches of '
+            f'Images of {run.image_size} pixels are no whole number of patches of '
             f'{regions.side}: such a model cannot be exported.'
         )
-    first = run.paired_tasks + [name for name in run.contrasts if name not in run.paired_tasks]
+    # Spaces of images and texts come first: the first space is the default of the model.
+    paired = run.paired_spaces
     spaces = {
-        name: Space(_chosen(task.towers, tower), task.temperature, task.bias)
-        for name in first for task in [run.contrasts[name]] if _chosen(task.towers, tower)
-    }  # fmt: skip
+        name: run.spaces[name].only(sides)
+        for name in [*paired, *(name for name in run.spaces if name not in paired)]
+        if (sides := _select_towers(run.spaces[name].sides, tower))
+    }
     if not spaces:
         which = f' of the tower {tower!r}' if tower else ''
         raise UserError(f'No task of this run compares embeddings{which}: nothing can be exported.')
-    return About(
-        model=_model(run, tower), spaces=spaces, vocab_size=vocab_size,
-        tokenizer=dataclasses.replace(run.tokenizer, path=''), text_length=run.text_length,
-        image_size=run.image_size, resize=run.image_resize, regions=regions,
-    )  # fmt: skip
+    return ModelDescription(
+        model=_trim_model_config(run, tower),
+        spaces=spaces,
+        vocab_size=vocab_size,
+        tokenizer=dataclasses.replace(run.tokenizer, path=''),
+        text_length=run.text_length,
+        image_size=run.image_size,
+        resize=run.image_resize,
+        regions=regions,
+    )
 
 
-def _chosen(towers: Sequence[str], tower: str | None) -> tuple[str, ...]:
-    return tuple(own for own in towers if own in TOWERS and tower in (None, own))
+def _select_towers(towers: Sequence[str], tower: str | None) -> tuple[str, ...]:
+    return tuple(name for name in towers if name in TOWERS and tower in (None, name))
 
 
-def _model(run: Run, tower: str | None) -> dict[str, Any]:
-    """The node of the config, without towers that are not needed; attention on any device."""
+def _trim_model_config(run: Run, tower: str | None) -> dict[str, Any]:
+    """Returns the config's node `model`, without towers that are not exported."""
+    # Fused attention of one vendor would bind the export to its devices.
     node = {**run.model, 'attention': 'xla'}
-    alone = tower if run.model['kind'] == 'dual_encoder' else None
+    # The one tower of other kinds encodes images and texts.
+    only = tower if run.model['kind'] == 'dual_encoder' else None
     node['towers'] = {
-        name: own for name, own in node['towers'].items()
-        if name not in UNUSED and alone in (None, name)
-    }  # fmt: skip
-    if alone and 'heads' in node:
-        node['heads'] = {name: own for name, own in node['heads'].items() if name == alone}
+        name: settings for name, settings in node['towers'].items() if only in (None, name)
+    }
     return node
 
 
-def among(tree: Params, wanted: Params) -> Params:
-    """The leaves of a tree that another has too."""
+def select_leaves(tree: Params, wanted: Params) -> Params:
+    """Returns the part of a tree that has the structure of `wanted`."""
     return {
-        key: among(tree[key], value) if isinstance(value, dict) else tree[key]
+        key: select_leaves(tree[key], value) if isinstance(value, dict) else tree[key]
         for key, value in wanted.items()
     }

@@ -12,7 +12,7 @@ from mural_jax.exports import card
 from mural_jax.exports.catalog import FORMATS
 from mural_jax.exports.parity import Agreement, check_parity
 from mural_jax.exports.trained import Examples, TrainedModel, describe_model, select_leaves
-from mural_jax.models.build import abstract
+from mural_jax.models.build import abstract_model
 from mural_jax.runs.image_index import index_path, load_run_index
 from mural_jax.runs.restore import Restored, restore
 from mural_jax.types import UserError
@@ -43,24 +43,24 @@ def export_checkpoint(
       UserError: If the arguments do not fit, or `out` cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f'{out} is there already. Give a folder that is not, with --out.')
+        raise UserError(f'{out} is there already. Give a new or an empty folder with --out.')
     if dtype not in FORMATS[name].dtypes:
         raise UserError(
             f'--format={name} has no {dtype}; it has {", ".join(FORMATS[name].dtypes)}.'
         )
     restored = restore(workdir, step)
-    trained = collect_model(restored, workdir, tower)
+    source = collect_model(restored, workdir, tower)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.part', dir=out.parent))
     except OSError as error:
         raise UserError(f'{out} cannot be written ({error}). Give another with --out.') from error
     try:
-        FORMATS[name].write(trained, part, dtype)
+        FORMATS[name].write(source, part, dtype)
         # The format's own runtime reads the folder as its users will.
-        agreements = check_parity(trained, FORMATS[name].read(trained, part), dtype)
-        usage = FORMATS[name].use(trained, out.name)
-        text = card.render_card(trained, name, dtype, agreements, out.name, usage)
+        agreements = check_parity(source, FORMATS[name].read(source, part), dtype)
+        usage = FORMATS[name].describe_usage(source, out.name)
+        text = card.render_card(source, name, dtype, agreements, out.name, usage)
         (part / 'README.md').write_text(text, encoding='utf-8')
         part.chmod(0o755)  # mkdtemp lets nobody else read the folder.
         part.replace(out)
@@ -74,16 +74,18 @@ def export_checkpoint(
 
 
 def collect_model(restored: Restored, workdir: Path, tower: str | None) -> TrainedModel:
-    """The model of a run, with examples from its image index."""
-    described = describe_model(restored.run, restored.tokenizer.vocab_size, tower)
+    """Returns the model of a run, with examples from its image index."""
+    description = describe_model(restored.run, restored.tokenizer.vocab_size, tower)
     _, params, statistics = restored.embedder.model
-    _, wanted, wanted_statistics = abstract(described.model, described.spaces, described.vocab_size)
+    _, wanted_params, wanted_statistics = abstract_model(
+        description.model, description.spaces, description.vocab_size
+    )
     return TrainedModel(
-        about=described,
-        params=select_leaves(params, wanted),
+        description=description,
+        params=select_leaves(params, wanted_params),
         statistics=select_leaves(statistics, wanted_statistics),
         tokenizer=restored.tokenizer,
-        examples=_choose_examples(restored, workdir, next(iter(described.spaces))),
+        examples=_choose_examples(restored, workdir, next(iter(description.spaces))),
         workdir=workdir.name,
         step=restored.step,
         config=read_config(workdir),
@@ -92,7 +94,10 @@ def collect_model(restored: Restored, workdir: Path, tower: str | None) -> Train
 
 
 def _choose_examples(restored: Restored, workdir: Path, space: str) -> Examples:
-    """Images and texts of the run's index. Raises UserError if it has none in the space."""
+    """Returns images and texts of the run's index.
+
+    Raises UserError if there is no index, or if it is in another space.
+    """
     path = index_path(workdir, restored.step)
     if not path.exists():
         raise UserError(
@@ -107,11 +112,11 @@ def _choose_examples(restored: Restored, workdir: Path, space: str) -> Examples:
     if index.space != space:
         raise UserError(f'{path} is in the space {index.space}, not in {space}. Evaluate again.')
     images = [index.read_image(i) for i in chosen]
-    text_ND = restored.embedder.texts(space, texts)
+    text_ND = restored.embedder.embed_texts(space, texts)
     return Examples(space, images, index.image_ND[chosen], texts, text_ND)
 
 
 def _read_scores(workdir: Path, step: int) -> dict[str, Any]:
-    """The scores of a checkpoint as `eval/STEP.json` holds them; empty if it was not scored."""
+    """Returns the content of `eval/STEP.json`; empty if the checkpoint was not scored."""
     path = workdir / 'eval' / f'{step}.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}

@@ -1,1 +1,1 @@
-"""A trained model without its run."""
+"""Inference with an exported model, without its run and without TensorFlow."""

@@ -1,1 +1,1 @@
-"""What a training step needs and how fast it may be, before and after somebody has the chips."""
+"""Memory and speed of a training step: predicted for devices elsewhere, measured on local ones."""

@@ -93,8 +93,10 @@ class AbstractRun:
 
     def loss(self, key: Any, statistics: Any) -> Loss:
         """Returns the loss of a step."""
-        spec = self.trainer.spec
-        return Loss(spec.graphdef, dict(spec.tasks), spec.frozen, spec.locked, statistics, key)
+        spec, step = self.trainer.spec, np.int32(0)
+        return Loss(
+            spec.graphdef, dict(spec.tasks), spec.frozen, spec.locked, statistics, key, step
+        )
 
 
 def count_examples(batch: Mapping[str, Any]) -> int:

@@ -26,9 +26,9 @@ def load_initial_weights(
 ) -> tuple[Any, Any, list[str]]:
     """Returns (parameters, batch statistics, lines that say what was placed).
 
-    init_from: 'model', the name of a tower, or 'companions/NAME' -> a file, a folder, or the workdir
-        of a run; '' for none. The model is read first, so that an entry for a tower replaces that
-        tower.
+    init_from: 'model', the name of a tower, or 'companions/NAME' -> a file, a folder, or the
+        workdir of a run; '' for none. The model is read first, so that an entry for a tower
+        replaces that tower.
     params, statistics: nested dicts of arrays. Leaves that no file fills stay as they are.
     paired: the spaces that compare images with texts.
     vocabulary: fingerprint of the run's vocabulary. A workdir must have the same one.

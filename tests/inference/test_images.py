@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mural_jax.data.fields import images
-from mural_jax.inference.pictures import MOST_PIXELS, squares
+from mural_jax.inference.images import MAX_PIXELS, load_squares
 from mural_jax.types import UserError
 
 
@@ -27,13 +27,18 @@ def encoded(mode: str, width: int, height: int, kind: str = 'PNG') -> bytes:
 def test_they_are_those_of_the_streams(size: int, resize: int) -> None:
     """Larger and smaller ones, grey ones, palettes; within the rounding of a filter."""
     pictures = [
-        encoded('RGB', 32, 32), encoded('RGB', 90, 41), encoded('RGB', 11, 17),
-        encoded('L', 50, 50), encoded('P', 70, 30), encoded('RGB', 45, 33, 'BMP'),
-        encoded('RGB', 64, 48, 'JPEG'), encoded('L', 32, 32, 'JPEG'),
+        encoded('RGB', 32, 32),
+        encoded('RGB', 90, 41),
+        encoded('RGB', 11, 17),
+        encoded('L', 50, 50),
+        encoded('P', 70, 30),
+        encoded('RGB', 45, 33, 'BMP'),
+        encoded('RGB', 64, 48, 'JPEG'),
+        encoded('L', 32, 32, 'JPEG'),
         encoded('CMYK', 40, 40, 'JPEG'),
-    ]  # fmt: skip
-    wanted = images.crop_middle(images.decode(tf.constant(pictures), resize), size).numpy()
-    found = squares(pictures, size, resize)
+    ]
+    wanted = images.crop_middle(images.decode_images(tf.constant(pictures), resize), size).numpy()
+    found = load_squares(pictures, size, resize)
     assert np.abs(found.astype(int) - wanted).max() <= 1
     np.testing.assert_array_equal(found[0], wanted[0]) if resize == 32 else None
 
@@ -43,7 +48,7 @@ def test_it_takes_what_a_picture_can_be(tmp_path: Path) -> None:
     path = tmp_path / 'a.png'
     path.write_bytes(data)
     opened = Image.open(path)
-    each = squares([data, path, str(path), opened, np.asarray(opened)], 16, 16)
+    each = load_squares([data, path, str(path), opened, np.asarray(opened)], 16, 16)
     for one in each[1:]:
         np.testing.assert_array_equal(one, each[0])
 
@@ -65,7 +70,7 @@ def bomb() -> bytes:
         (b'', 'no picture of a kind'),
         (b'no picture at all', 'no picture of a kind'),
         (encoded('RGB', 30, 30)[:200], 'cannot be read as a picture'),
-        (bomb(), f'more than {MOST_PIXELS:,}'),
+        (bomb(), f'more than {MAX_PIXELS:,}'),
         ('nowhere.png', 'nowhere.png'),
         (np.zeros((4, 4), np.uint8), 'give uint8'),
         (np.zeros((4, 4, 3), np.float32), 'give uint8'),
@@ -74,5 +79,5 @@ def bomb() -> bytes:
 )
 def test_what_is_none_is_refused_by_its_number(picture: object, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        squares([encoded('RGB', 8, 8), picture], 8, 8)  # type: ignore[list-item]
+        load_squares([encoded('RGB', 8, 8), picture], 8, 8)  # type: ignore[list-item]
     assert str(error.value).startswith('Picture 1: ')
