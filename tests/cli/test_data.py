@@ -153,7 +153,7 @@ def test_other_files_under_the_same_name_are_refused(files: Path, ingested: Inge
         *(f'--table={files}/captions.tsv', f'--data_dir={ingested.data_dir}'),
     )
     assert done.returncode == 2
-    assert 'made of something else' in done.stderr
+    assert 'made with other options' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_test_set_without_split_is_refused(ingested: Ingested, tmp_path: Path) -
         *(f'--out={tmp_path}', '--against', 'captions/flickr8k'),
     )
     assert done.returncode == 2
-    assert 'names no split' in done.stderr
+    assert 'has no split' in done.stderr
 
 
 def test_test_sets_are_excluded_from_other_sources_only() -> None:

@@ -1,1 +1,1 @@
-"""From readers of published data to prepared data sets."""
+"""Makes prepared data sets from readers of published data."""

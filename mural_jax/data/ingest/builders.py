@@ -1,4 +1,4 @@
-"""The TFDS builders of what readers give: `captions/NAME` and `translations/NAME`."""
+"""TFDS builders for the examples of readers: `captions/NAME` and `translations/NAME`."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from mural_jax.data.sources.reader import Example, Reader
 
 
 class _IngestedBuilder(tfds.core.GeneratorBasedBuilder):
-    """A data set that a reader gives. With `beam`, by Apache Beam."""
+    """Builds a data set from a reader, in this process or with Apache Beam."""
 
     VERSION = tfds.core.Version('1.0.0')
     MANUAL_DOWNLOAD_INSTRUCTIONS = None
@@ -29,7 +29,16 @@ class _IngestedBuilder(tfds.core.GeneratorBasedBuilder):
         beam: bool,
         **kwargs: Any,
     ):
-        """`vocabulary` is (languages, kinds), `name` what stands after the slash."""
+        """Builds the data set FAMILY/NAME.
+
+        Args:
+          name: Name of the data set without its family.
+          reader: Source of the examples.
+          vocabulary: (languages, kinds) of the texts to store.
+          limits: Limits of a record.
+          beam: Whether Apache Beam runs the reader.
+          **kwargs: Arguments of the TFDS builder.
+        """
         self._reader, self._limits, self._beam = reader, limits, beam
         self._vocabulary = vocabulary
         config = tfds.core.BuilderConfig(name=name, version=self.VERSION)
@@ -48,33 +57,36 @@ class _IngestedBuilder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self._reader.splits()}
 
     def _generate_examples(self, split: str) -> Any:
-        prepare = _FieldMaker(tuple(self._vocabulary[0]), self._limits, self.has_image)
+        make = _RecordMaker(tuple(self._vocabulary[0]), self._limits, self.has_image)
         if not self._beam:
-            return itertools.chain.from_iterable(map(prepare, join.read_split(self._reader, split)))
+            return itertools.chain.from_iterable(map(make, join.read_split(self._reader, split)))
+        # This module reports a missing Beam with a hint, so it comes before Beam's own import.
         from mural_jax.data.sources import beam
 
-        examples = beam.read_split(
-            self._reader, split
-        )  # Says what to install where Beam is missing.
+        examples = beam.read_split(self._reader, split)
         import apache_beam
 
-        return examples | apache_beam.FlatMap(prepare)
+        return examples | apache_beam.FlatMap(make)
 
 
 class CaptionsBuilder(_IngestedBuilder):
-    """Pictures with texts."""
+    """Builds a data set of images with texts."""
 
+    name = 'captions'  # The folder of the data sets; without it TFDS would use the class name.
     has_image = True
 
 
 class TranslationsBuilder(_IngestedBuilder):
-    """Rows of texts that mean the same."""
+    """Builds a data set of rows whose texts mean the same."""
+
+    name = 'translations'
 
 
-class _FieldMaker:
-    """Example -> [(key, what TFDS writes of it)]. A class, so that Beam's workers can load it.
+class _RecordMaker:
+    """Turns an example into [(key, record as TFDS stores it)], or [] if it is left out.
 
-    What has texts, but in no language that is taken, is left out: it is not bad.
+    An example is left out if it has texts, but none in the wanted languages. This is a class, not
+    a closure, so that Beam can send it to its workers.
     """
 
     def __init__(self, languages: tuple[str, ...], limits: RecordLimits, has_image: bool):
@@ -82,10 +94,10 @@ class _FieldMaker:
         self._limits, self._has_image = limits, has_image
 
     def __call__(self, example: Example) -> list[tuple[str, dict[str, Any]]]:
-        taken = [text for text in example.texts if text[0] in self._languages]
-        if example.texts and not taken and not example.bad:
+        wanted = [text for text in example.texts if text[0] in self._languages]
+        if example.texts and not wanted and not example.bad:
             return []
-        example = dataclasses.replace(example, texts=taken)
-        fields = checks.make_fields(example, self._limits, has_image=self._has_image)
-        # Where it stood names it, even where ids repeat.
-        return [(f'{fields["where"]}\t{fields["id"]}', fields)]
+        example = dataclasses.replace(example, texts=wanted)
+        record = checks.make_record(example, self._limits, has_image=self._has_image)
+        # TFDS wants unique keys. Ids may repeat, but each example has a place of its own.
+        return [(f'{record["where"]}\t{record["id"]}', record)]

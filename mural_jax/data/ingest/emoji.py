@@ -1,10 +1,10 @@
-"""Emoji pictures with their names and keywords in over a hundred languages, as a TFDS builder.
+"""Emoji images with their names and keywords in over a hundred languages, as a TFDS builder.
 
-Real pictures with real captions that every Debian system can install: the pictures are drawn
-with Noto Color Emoji, names and keywords come from Unicode CLDR, classes from Unicode's list.
+These are real images with real captions that every Debian system can install: the images are
+drawn with Noto Color Emoji, names and keywords come from Unicode CLDR, groups from Unicode's list.
 
-Splits are made by concept, by a stable hash: the gender and person variants of one emoji stand
-on one side. About 15% of the concepts are the test split and 3% the validation split.
+A stable hash assigns concepts to splits, so the gender and person variants of one emoji are in
+the same split. About 15% of the concepts are in the test split and 3% in the validation split.
 """
 
 import collections
@@ -23,7 +23,7 @@ from mural_jax.data.sources.painter import Painter
 from mural_jax.data.sources.reader import Example, Text
 from mural_jax.types import UserError
 
-IMAGE_SIZE = 64  # pixels
+IMAGE_SIZE = 64  # Pixels.
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 SPLITS = ('train', 'validation', 'test')
 
@@ -33,7 +33,7 @@ Names = dict[str, dict[str, tuple[str, list[str]]]]
 
 
 def assign_split(concept: str) -> str:
-    """The split of a concept, by a hash that is the same on every machine."""
+    """The split of a concept, the same on every machine."""
     digest = hashlib.sha256(concept.encode()).digest()
     share = int.from_bytes(digest[:8], 'big') / 2**64
     if share < TEST_SHARE:
@@ -42,21 +42,29 @@ def assign_split(concept: str) -> str:
 
 
 class EmojiCldr(tfds.core.GeneratorBasedBuilder):
-    """Two views of one source: `pictures` with texts, and `translations`, rows of equal meaning.
+    """Builds `emoji_cldr/pictures`, images with texts, and `emoji_cldr/translations`, texts alone.
 
-    A translation row is the name and the keywords of one emoji in every locale that has them, or
-    the name of one territory, language or script. Territories whose flag is held out are held
-    out too.
+    A row of translations holds the name and the keywords of one emoji in every locale that has
+    them, or the name of one territory, language or script. The name of a territory is in the same
+    split as its flag, so that no test flag is named in training.
     """
 
     VERSION = tfds.core.Version('2.0.0')
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name='pictures', description='Pictures with names and keywords.'),
-        tfds.core.BuilderConfig(name='translations', description='Rows of names, text only.'),
+        tfds.core.BuilderConfig(name='pictures', description='Images with names and keywords.'),
+        tfds.core.BuilderConfig(name='translations', description='Rows of names, without images.'),
     ]
 
     def __init__(self, *, sources: dict[str, str] | None = None, **kwargs: Any):
-        """`sources` replaces the paths in DEFAULT_SOURCES, by name."""
+        """Reads the default sources or other ones.
+
+        Args:
+          sources: Paths that replace those in DEFAULT_SOURCES, by name.
+          **kwargs: Arguments of the TFDS builder.
+
+        Raises:
+          UserError: A name in `sources` is unknown.
+        """
         unknown = set(sources or {}) - set(DEFAULT_SOURCES)
         if unknown:
             raise UserError(
@@ -76,35 +84,33 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             homepage='https://cldr.unicode.org/',
-            license='Pictures: OFL-1.1. Names, keywords, classes: Unicode-3.0.',
+            license='Images: OFL-1.1. Names, keywords, classes: Unicode-3.0.',
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
-        if self.builder_config.name == 'pictures':
-            rows = list(self._pictures())
-        else:
-            rows = list(self._translations())
+        is_images = self.builder_config.name == 'pictures'
+        rows = list(self._make_images() if is_images else self._make_translations())
         return {split: [(row['id'], row) for s, row in rows if s == split] for split in SPLITS}
 
     def _generate_examples(self, rows: list) -> Iterator:
         yield from rows
 
-    def _read(self) -> tuple[list[cldr.Emoji], Names]:
+    def _read_sources(self) -> tuple[list[cldr.Emoji], Names]:
         table = cldr.read_emoji_table(self._paths['unicode'])
         names = {
             locale: cldr.read_annotations(self._paths['cldr'], locale)
             for locale in cldr.list_locales(self._paths['cldr'])
         }
         chars = {emoji.char.replace(cldr.VARIATION_SELECTOR, '') for emoji in table}
-        empty = sorted(locale for locale, named in names.items() if not chars & set(named))
+        empty = sorted(locale for locale, own in names.items() if not chars & set(own))
         if empty:
-            print(f'emoji_cldr: {len(empty)} locales name no emoji, left out: {", ".join(empty)}')
-        return table, {locale: named for locale, named in names.items() if locale not in empty}
+            print(f'emoji_cldr: {len(empty)} locales without emoji left out: {", ".join(empty)}')
+        return table, {locale: own for locale, own in names.items() if locale not in empty}
 
-    def _pictures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _make_images(self) -> Iterator[tuple[str, dict[str, Any]]]:
         painter = Painter(self._paths['font'], IMAGE_SIZE)
-        table, names = self._read()
+        table, names = self._read_sources()
         skipped: collections.Counter[str] = collections.Counter()
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
@@ -113,52 +119,53 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
             if not texts or png is None:
                 skipped['without a name' if png else 'without a glyph in the font'] += 1
                 continue
-            row = _make_fields(emoji.id, emoji.concept, texts, png)
+            row = _make_row(emoji.id, emoji.concept, texts, png)
             yield (
                 assign_split(emoji.concept),
                 row | {'group': emoji.group, 'subgroup': emoji.subgroup},
             )
         for reason, count in skipped.items():
-            print(f'emoji_cldr: {count} of {len(table)} emoji skipped, {reason}')
+            print(f'emoji_cldr: {count} of {len(table)} emoji {reason} left out')
 
-    def _translations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        table, names = self._read()
-        held_out_territories = {}
+    def _make_translations(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        table, names = self._read_sources()
+        split_by_territory = {}
         for emoji in table:
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
             split = assign_split(emoji.concept)
             if emoji.group == 'Flags':
-                held_out_territories[_flag_territory(emoji.char)] = split
+                split_by_territory[_flag_territory(emoji.char)] = split
             texts = _collect_texts(names, key)
             if len({language for language, _, _ in texts}) > 1:
-                yield split, _make_fields(emoji.id, emoji.concept, texts)
+                yield split, _make_row(emoji.id, emoji.concept, texts)
         rows: dict[tuple[str, str], list[Text]] = collections.defaultdict(list)
         for locale in names:
             for kind, code, name in cldr.read_display_names(self._paths['cldr'], locale):
                 rows[kind, code].append((locale, 'name', name))
         for (kind, code), texts in rows.items():
-            split = held_out_territories.get(code, 'train') if kind == 'territory' else 'train'
+            split = split_by_territory.get(code, 'train') if kind == 'territory' else 'train'
             if len(texts) > 1:
-                yield split, _make_fields(f'{kind}-{code}', f'{kind}: {code}', texts)
+                yield split, _make_row(f'{kind}-{code}', f'{kind}: {code}', texts)
 
 
-def _make_fields(row_id: str, concept: str, texts: list[Text], png: bytes = b'') -> dict[str, Any]:
+def _make_row(row_id: str, concept: str, texts: list[Text], png: bytes = b'') -> dict[str, Any]:
     example = Example(id=row_id, texts=texts, image=png, where=row_id)
-    return checks.make_fields(example, RecordLimits(), has_image=bool(png)) | {'concept': concept}
+    return checks.make_record(example, RecordLimits(), has_image=bool(png)) | {'concept': concept}
 
 
 def _collect_texts(names: Names, char: str) -> list[Text]:
-    """Name and keywords of an emoji in every locale that names it."""
+    """The name and the keywords of an emoji in every locale that names it."""
     texts = []
-    for locale, named in names.items():
-        if char in named:
-            name, keywords = named[char]
+    for locale, own in names.items():
+        if char in own:
+            name, keywords = own[char]
             texts.append((locale, 'name', name))
             texts += [(locale, 'keyword', word) for word in keywords]
     return texts
 
 
 def _flag_territory(flag: str) -> str:
-    """The two letters of a flag made of regional indicators; '' for another flag."""
+    """The two letters of a territory's flag, or '' for another flag."""
+    # Such a flag is two regional indicators, one for each letter.
     letters = [chr(ord(c) - 0x1F1E6 + ord('A')) for c in flag if 0x1F1E6 <= ord(c) <= 0x1F1FF]
     return ''.join(letters)

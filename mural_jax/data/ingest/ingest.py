@@ -1,4 +1,4 @@
-"""Makes a data set of what a reader gives, and checks it: `mural data ingest`."""
+"""Makes a data set from a reader and reports its bad records: `mural data ingest`."""
 
 import contextlib
 import dataclasses
@@ -33,10 +33,21 @@ def ingest(
     max_bad: float,
     beam_options: Sequence[str] | None = None,
 ) -> str:
-    """Builds `FAMILY/NAME` below `data_dir` if it is not there yet; gives that name.
+    """Builds the data set `FAMILY/NAME` below `data_dir` if it is not there yet.
 
-    `beam_options` are Apache Beam's own flags; None does without Beam. Raises UserError where
-    the name holds something else, or where more than `max_bad` of a split is bad.
+    Args:
+      reader: Source of the examples; it also tells the family.
+      name: Name of the data set.
+      data_dir: Folder of all data sets.
+      limits: Limits of a record.
+      max_bad: Largest share of bad records in a split, in [0, 1].
+      beam_options: Apache Beam's own flags; None to run without Beam.
+
+    Returns:
+      The full name, `FAMILY/NAME`.
+
+    Raises:
+      UserError: There is another data set of this name, or a split has more bad records.
     """
     dataset = f'{reader.family}/{name}'
     about = {
@@ -45,12 +56,13 @@ def ingest(
         'options': json.loads(json.dumps(dataclasses.asdict(reader))),
         'limits': dataclasses.asdict(limits),
     }
+    # The file is written last, so it is only there if the build was complete.
     done = sorted((data_dir / dataset).glob('[0-9]*/ingest.json'))
     if done:
-        found = json.loads(done[-1].read_text(encoding='utf-8'))
-        if found != about:
+        present = json.loads(done[-1].read_text(encoding='utf-8'))
+        if present != about:
             raise UserError(
-                f'{dataset} in {data_dir} was made of something else: {found["options"]}. '
+                f'{dataset} in {data_dir} was made with other options: {present["options"]}. '
                 'Give another --name, or remove that folder first. Nothing was changed.'
             )
     else:
@@ -60,7 +72,16 @@ def ingest(
 
 
 def prepare_set(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
-    """Builds `emoji_cldr/CONFIG`; of any other data set, makes the index if it is not there."""
+    """Builds `emoji_cldr/CONFIG`, and the indices of any data set, if they are not there yet.
+
+    Args:
+      dataset: `NAME/CONFIG`.
+      data_dir: Folder of all data sets.
+      sources: Paths that replace those in DEFAULT_SOURCES, by name; only emoji_cldr reads them.
+
+    Raises:
+      UserError: There is no such data set.
+    """
     name, _, config = dataset.partition('/')
     if name == 'emoji_cldr':
         _silence_libraries()
@@ -69,7 +90,7 @@ def prepare_set(dataset: str, data_dir: Path, sources: dict[str, str]) -> None:
             raise UserError(f'There is no data set {dataset!r}; emoji_cldr has {known}.')
         EmojiCldr(config=config, data_dir=str(data_dir), sources=sources).download_and_prepare()
     for split in list_splits(dataset, data_dir):
-        Records(dataset, split, data_dir).make_index()
+        Records(dataset, split, data_dir).ensure_index()
 
 
 def _build(
@@ -91,45 +112,46 @@ def _build(
         beam=beam_options is not None,
         data_dir=str(data_dir),
     )
-    # A folder without ingest.json is what a build that was cut off left.
+    # A folder without ingest.json is left over from an interrupted build.
     shutil.rmtree(Path(builder.data_path), ignore_errors=True)
     download = tfds.download.DownloadConfig()
     if beam_options is not None:
         from mural_jax.data.sources import beam
 
         download = tfds.download.DownloadConfig(beam_options=beam.make_options(beam_options))
-    # TFDS says that it downloads, which nothing here does.
+    # TFDS prints that it downloads, but nothing is downloaded here.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download)
     path = Path(builder.data_path) / 'ingest.json'
+    # Renaming is atomic: an interrupted write leaves no ingest.json.
     part = path.with_suffix('.part')
     part.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf-8')
     part.replace(path)
 
 
 def _report_splits(dataset: str, data_dir: Path, max_bad: float) -> None:
-    """Prints what each split holds. Raises UserError where too much of it is bad."""
+    """Prints what each split holds. Raises UserError if too many of its records are bad."""
     for split in list_splits(dataset, data_dir):
         records = Records(dataset, split, data_dir)
-        bad = records.make_index()
+        bad = records.ensure_index()
         index = records.index
         texts = int((~index.bad_R[index.record_T]).sum())
-        held = int((index.offset_L[1:] > index.offset_L[:-1]).sum())
+        languages = int((index.offset_L[1:] > index.offset_L[:-1]).sum())
         print(
             f'{records.name}: {len(records) - len(bad)} records, {texts} texts in '
-            f'{held} languages of the kinds {", ".join(records.kinds)}'
+            f'{languages} languages of the kinds {", ".join(records.kinds)}'
         )
         if not bad:
             continue
         path = records.folder / f'quarantine-{split}.jsonl'
         reasons = Counter(item['reason'] for item in bad)
-        counted = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
-        print(f'  left out: {counted}; listed in {path}')
+        summary = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
+        print(f'  left out: {summary}; listed in {path}')
         if len(bad) > max_bad * len(records):
-            shown = '\n  '.join(f'{item["where"]}: {item["reason"]}' for item in bad[:10])
+            first = '\n  '.join(f'{item["where"]}: {item["reason"]}' for item in bad[:10])
             raise UserError(
                 f'{len(bad)} of {len(records)} records of {records.name} are bad, more than '
-                f'--max_bad={max_bad}:\n  {shown}\nAll are listed in {path}. Mend the input and '
+                f'--max_bad={max_bad}:\n  {first}\nAll are listed in {path}. Mend the input and '
                 'remove this data set, or accept them with a higher --max_bad.'
             )
 
@@ -138,4 +160,4 @@ def _silence_libraries() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger('apache_beam').setLevel(logging.WARNING)
     if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # In a file every update would be a line.
+        tfds.disable_progress_bar()  # In a log file every update would be a line.

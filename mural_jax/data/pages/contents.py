@@ -156,7 +156,7 @@ def _list_bad_records(records: Records) -> list[tuple[str, int, list[str]]]:
     """(reason, records, where some of them come from), the most frequent first."""
     reasons: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
-    for item in records.make_index():
+    for item in records.ensure_index():
         reasons[item['reason']] += 1
         known = places.setdefault(item['reason'], [])
         if len(known) < EXAMPLES:

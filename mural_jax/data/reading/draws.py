@@ -159,7 +159,7 @@ class Pool:
     def locate(self, member: int) -> dict[str, Any]:
         """{dataset, shard, index} of a member, for messages."""
         records = self.records[self.source_G[member]]
-        return {'dataset': records.name, **records.place(int(self.record_G[member]))}
+        return {'dataset': records.name, **records.locate(int(self.record_G[member]))}
 
     @property
     def _names(self) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with an example: the same rules when data is ingested and when it is read."""
+"""Checks and cleans examples, by the same rules when data is ingested and when it is read."""
 
 import dataclasses
 import io
@@ -13,25 +13,36 @@ from PIL import Image
 from mural_jax.data.sets import hashes, schema
 from mural_jax.data.sources.reader import Example, Text
 
-FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP')  # What TensorFlow decodes; MPO is JPEG.
-MAX_PIXELS = 50_000_000  # ours: 150 MB decoded
-MAX_CHARACTERS = 10_000  # ours: far beyond any tower's tokens
+# Pillow's names of the formats that TensorFlow decodes; MPO is JPEG with more than one image.
+FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP')
+MAX_PIXELS = 50_000_000  # 150 MB once decoded (ours).
+MAX_CHARACTERS = 10_000  # Far more than the tokens of any text tower (ours).
 
 
 class BadRecord(ValueError):
-    """This example cannot be used; the message is the reason, one of few for all data."""
+    """The example cannot be used.
+
+    The message is the reason. There are only a few different reasons, so that they can be counted.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordLimits:
-    """What is too much. max_pixels: of a picture. max_characters: of a text, cut there."""
+    """Limits of a record.
+
+    max_pixels: Largest number of pixels of an image; a larger image makes the record bad.
+    max_characters: Length at which a text is cut.
+    """
 
     max_pixels: int = MAX_PIXELS
     max_characters: int = MAX_CHARACTERS
 
 
-def make_fields(example: Example, limits: RecordLimits, *, has_image: bool) -> dict[str, Any]:
-    """The example as it is stored, texts cleaned, `bad` set to what is wrong with it."""
+def make_record(example: Example, limits: RecordLimits, *, has_image: bool) -> dict[str, Any]:
+    """The record of an example as it is stored: with clean texts, and `bad` set to what is wrong.
+
+    An example is bad if none of its texts is usable, or, with `has_image`, if its image is not.
+    """
     texts, reasons = clean_texts(example.texts, limits.max_characters)
     bad, size, hash_ = example.bad, (0, 0), 0
     if not texts and not bad:
@@ -42,31 +53,34 @@ def make_fields(example: Example, limits: RecordLimits, *, has_image: bool) -> d
             size, hash_ = image_HWC.shape[1::-1], hashes.image_hash(image_HWC)
         except BadRecord as error:
             bad = str(error)
+    # Surrogate escapes cannot be stored as UTF-8; in an id or a place they become '?'.
     identity, where = (x.encode(errors='replace').decode() for x in (example.id, example.where))
     cleaned = dataclasses.replace(example, texts=texts, bad=bad, id=identity, where=where)
-    return schema.make_fields(
+    return schema.make_record(
         cleaned, has_image=has_image, width=size[0], height=size[1], hash=hash_
     )
 
 
 def clean_texts(texts: list[Text], max_characters: int) -> tuple[list[Text], list[str]]:
-    """The usable texts, cleaned, and the reasons why others are left out."""
-    kept, reasons = [], []
+    """(clean texts, reasons why the other texts are left out)."""
+    clean, reasons = [], []
     for language, kind, text in texts:
         try:
-            kept.append((language, kind, clean_text(text, max_characters)))
+            clean.append((language, kind, clean_text(text, max_characters)))
         except BadRecord as error:
             reasons.append(str(error))
-    return kept, reasons
+    return clean, reasons
 
 
 def clean_text(text: str, max_characters: int) -> str:
-    """A text without control characters, spaces collapsed, cut to `max_characters`.
+    """A text without control characters, with single spaces, cut to `max_characters`.
 
-    Marks of direction, joiners and combining marks stay: they are part of how a text reads.
-    Raises BadRecord for an empty text and for bytes that were no UTF-8.
+    Marks of direction, joiners and combining marks stay, because they change how a text reads.
+
+    Raises:
+      BadRecord: The text is empty, or its bytes were not UTF-8.
     """
-    # More is cut than is kept, so that a text of megabytes costs no more than a long one.
+    # A first generous cut, so that a text of megabytes costs no more than a long one.
     text = text[: 4 * max_characters]
     if any('\ud800' <= character <= '\udfff' for character in text):
         raise BadRecord('text is not UTF-8')
@@ -82,52 +96,62 @@ def clean_text(text: str, max_characters: int) -> str:
 
 
 def decode_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Any:
-    """A picture as uint8 [H, W, 3], by the decoder that streams use.
+    """An image as uint8 [H, W, 3], decoded by the decoder of the streams.
 
-    Raises BadRecord. The header is read first: what says it has more than `max_pixels` is never
-    decoded, so that a small file cannot take gigabytes.
+    The header is read first: an image with more than `max_pixels` is never decoded, so a small
+    file cannot take gigabytes of memory.
+
+    Raises:
+      BadRecord: The image is unusable.
     """
     if not encoded:
-        raise BadRecord('picture has no bytes')
+        raise BadRecord('image has no bytes')
     form, width, height = read_header(encoded)
     if form not in FORMATS:
-        raise BadRecord(f'picture is {form}')
+        raise BadRecord(f'image is {form}')
     if width * height > max_pixels:
-        raise BadRecord('picture has too many pixels')
+        raise BadRecord('image has too many pixels')
     if form == 'GIF' and _count_gif_pixels(encoded) > max_pixels:
-        raise BadRecord('picture has too many pixels')
+        raise BadRecord('image has too many pixels')
     try:
         with tf.device('cpu'):
             return tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
     except (tf.errors.OpError, ValueError) as error:
-        raise BadRecord('picture is broken') from error
+        raise BadRecord('image is broken') from error
 
 
 def read_header(encoded: bytes) -> tuple[str, int, int]:
-    """(format, width, height) by the header alone. Raises BadRecord where it says none."""
+    """(format, width, height) from the header alone.
+
+    Raises:
+      BadRecord: Pillow cannot read the header, or finds the image too large.
+    """
     try:
         with warnings.catch_warnings():
-            # Large pictures are ours to refuse.
+            # Pillow warns of large images, which `decode_image` refuses itself.
             warnings.simplefilter('ignore')
             with Image.open(io.BytesIO(encoded)) as image:
                 form = image.format or 'unknown'
-                # TensorFlow takes the numbers of colours, or of runs of them, for colours.
+                # TensorFlow mistakes palette indices and run lengths (compressions 1 and 2) for
+                # colours.
                 if form == 'BMP' and (image.mode == 'P' or image.info.get('compression') in (1, 2)):
                     form = 'BMP with a palette'
                 return form, image.width, image.height
-    except Exception as error:  # Pillow raises many kinds for broken headers.
+    except Exception as error:  # Pillow raises many kinds of errors for broken headers.
         if isinstance(error, Image.DecompressionBombError):
-            raise BadRecord('picture has too many pixels') from error
-        raise BadRecord('picture is not an image') from error
+            raise BadRecord('image has too many pixels') from error
+        raise BadRecord('image is not readable') from error
 
 
 def _count_gif_pixels(encoded: bytes) -> int:
-    """Pixels of all frames of a GIF: TensorFlow decodes them all before it takes the first.
+    """An upper bound of the pixels of all frames of a GIF.
 
-    Each frame has a size of its own, whatever that of the whole is, and the largest one's counts.
+    TensorFlow decodes all frames before it takes the first one. Each frame has a size of its own,
+    which the header does not bound, so this is frames * largest width * largest height.
     """
     frames, width, height = 0, 0, 0
     try:
+        # A header of 13 bytes and the global palette, then blocks: extensions ('!'), images (',').
         place = 13 + _gif_palette_size(encoded[10])
         while encoded[place] in b'!,':
             if encoded[place] == ord(','):
@@ -136,14 +160,15 @@ def _count_gif_pixels(encoded: bytes) -> int:
                 place += 11 + _gif_palette_size(encoded[place + 9])
             else:
                 place += 2
+            # The data of a block is a chain of pieces, each with its length; 0 ends it.
             while encoded[place]:
                 place += encoded[place] + 1
             place += 1
     except (IndexError, struct.error):
-        pass  # It is cut off: what is there counts.
+        pass  # The file is cut off: only the frames that are there count.
     return frames * width * height
 
 
 def _gif_palette_size(flags: int) -> int:
-    """Bytes of a GIF's table of colours."""
+    """Bytes of a GIF's palette, 3 for each of its 2, 4, ... 256 colours; 0 without a palette."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -1,7 +1,7 @@
-"""Filters: which texts and pictures of a data set a stream may draw, and why not the others.
+"""Applies filters: selects the texts and images of a data set that a stream may draw.
 
-A filter is declared in the config, worked out once by `mural prepare` for the whole split, and
-stored beside the data; so the order of a stream stays a function of (seed, position).
+The config declares the filters. `mural prepare` applies them once to the whole split and stores
+the selection beside the data, so the order of a stream stays a function of (seed, position).
 """
 
 import dataclasses
@@ -21,25 +21,37 @@ from mural_jax.data.sets.index import SetIndex
 
 
 def selection_path(
-    data_dir: Path, records: Any, filters: Filters, others: Callable[[str], Any]
+    data_dir: Path, records: Any, filters: Filters, open_split: Callable[[str], Any]
 ) -> Path:
-    """Where `mural prepare` stores what these filters keep of records."""
-    tests = [others(name).index.fingerprint for name in filters.exclude]
+    """The folder in which `mural prepare` stores the selection that filters make of records.
+
+    Args:
+      data_dir: Folder of all data sets.
+      records: The `Records` to filter.
+      filters: Settings of the filters.
+      open_split: Opens the `Records` of a `DATASET:SPLIT`, for the test sets to exclude.
+    """
+    # Any change of the data, the test sets or the settings leads to another folder.
+    tests = [open_split(name).index.fingerprint for name in filters.exclude]
     about = [records.name, records.index.fingerprint, tests, dataclasses.asdict(filters)]
     words = json.dumps(about, sort_keys=True)
     return data_dir / 'selections' / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def select_texts(
-    records: Any, filters: Filters, others: Callable[[str], Any]
+    records: Any, filters: Filters, open_split: Callable[[str], Any]
 ) -> tuple[np.ndarray, dict[str, int], list[dict[str, Any]]]:
-    """(keep_T, counts, leaks): which texts of the index stay, what was dropped, by reason.
+    """Applies filters to the texts of records; `selection_path` describes the arguments.
 
-    `others` opens the records of a `DATASET:SPLIT`. Reasons name a filter and pictures or texts;
-    a leak is {test, index, what, distance}.
+    Returns:
+      keep_T: Which texts of the index stay.
+      counts: Number of texts or images that each filter dropped, by 'FILTER: texts' or
+        'FILTER: pictures', and the totals.
+      leaks: What training data shares with test sets: {test, what, index, in test, distance} for
+        an image, {test, what, index, number} for a text.
     """
     index: SetIndex = records.index
-    work = _Selection(records, index, filters)
+    selection = _Selection(records, index, filters)
     for step in (
         _drop_languages,
         _drop_sizes,
@@ -50,26 +62,30 @@ def select_texts(
         _drop_length_ratios,
         _drop_text_copies,
     ):
-        step(work)
+        step(selection)
     for name in filters.exclude:
-        _drop_test_set(work, name, others(name))
-    counts = work.counts | {
+        _drop_test_set(selection, name, open_split(name))
+    counts = selection.counts | {
         'texts': len(index.record_T),
-        'texts kept': int(work.keep_T.sum()),
+        'texts kept': int(selection.keep_T.sum()),
         'records': len(index.bad_R),
         'bad records': int(index.bad_R.sum()),
-        'records kept': len(np.unique(index.record_T[work.keep_T])),
+        'records kept': len(np.unique(index.record_T[selection.keep_T])),
     }
-    return work.keep_T, dict(counts), work.leaks
+    return selection.keep_T, dict(counts), selection.leaks
 
 
 def ensure_selection(
-    records: Any, filters: Filters, data_dir: Path, others: Callable[[str], Any]
+    records: Any, filters: Filters, data_dir: Path, open_split: Callable[[str], Any]
 ) -> dict[str, Any]:
-    """Works out filters and stores what they keep, if that is not there; {counts, leaks}."""
-    path = selection_path(data_dir, records, filters, others)
+    """Applies filters and stores the selection, if it is not there yet.
+
+    Returns:
+      {filters, of, counts, leaks}, where `of` is the name of the records.
+    """
+    path = selection_path(data_dir, records, filters, open_split)
     if not path.exists():
-        keep_T, counts, leaks = select_texts(records, filters, others)
+        keep_T, counts, leaks = select_texts(records, filters, open_split)
         about = {'filters': dataclasses.asdict(filters), 'of': records.name}
         about |= {'counts': counts, 'leaks': leaks}
         indices.save_arrays(path, {'keep_T': keep_T}, about)
@@ -77,7 +93,7 @@ def ensure_selection(
 
 
 class _Selection:
-    """A selection that is being made."""
+    """The texts that stay after the filters so far, what they dropped, and the leaks found."""
 
     def __init__(self, records: Any, index: SetIndex, filters: Filters):
         self.records, self.index, self.filters = records, index, filters
@@ -86,149 +102,164 @@ class _Selection:
         self.leaks: list[dict[str, Any]] = []
 
     @property
-    def live_R(self) -> np.ndarray:
+    def used_R(self) -> np.ndarray:
         """Which records still have a text."""
-        live_R = np.zeros(len(self.index.bad_R), bool)
-        live_R[self.index.record_T[self.keep_T]] = True
-        return live_R
+        used_R = np.zeros(len(self.index.bad_R), bool)
+        used_R[self.index.record_T[self.keep_T]] = True
+        return used_R
 
     def drop_texts(self, reason: str, drop_T: np.ndarray) -> None:
+        """Drops texts, and counts those that no earlier filter dropped."""
         drop_T = drop_T & self.keep_T
         self.counts[f'{reason}: texts'] += int(drop_T.sum())
         self.keep_T &= ~drop_T
 
     def drop_records(self, reason: str, drop_R: np.ndarray) -> None:
-        drop_R = drop_R & self.live_R
+        """Drops all texts of records, and counts the records that still had one."""
+        drop_R = drop_R & self.used_R
+        # 'pictures' is the word in stored selections.
         self.counts[f'{reason}: pictures'] += int(drop_R.sum())
         self.keep_T &= ~drop_R[self.index.record_T]
 
-    def words(self, name: str) -> np.ndarray:
+    def text_facts(self, name: str) -> np.ndarray:
+        """One of the facts of `index.read_text_facts`, [T]."""
         return np.asarray(indices.read_text_facts(self.records, self.index)[name])
 
 
-def _drop_languages(work: _Selection) -> None:
-    if work.filters.languages:
-        names = np.array(work.index.languages)
-        allowed_L = np.isin(names, work.filters.languages)
-        work.drop_texts('languages', ~allowed_L[work.index.language_T])
+def _drop_languages(selection: _Selection) -> None:
+    if selection.filters.languages:
+        names = np.array(selection.index.languages)
+        allowed_L = np.isin(names, selection.filters.languages)
+        selection.drop_texts('languages', ~allowed_L[selection.index.language_T])
 
 
-def _drop_sizes(work: _Selection) -> None:
-    filters, index = work.filters, work.index
+def _drop_sizes(selection: _Selection) -> None:
+    filters, index = selection.filters, selection.index
     short_R = np.minimum(index.width_R, index.height_R)
     long_R = np.maximum(index.width_R, index.height_R)
-    if filters.min_side and work.records.has_image:
-        work.drop_records('min_side', short_R < filters.min_side)
+    if filters.min_side and selection.records.has_image:
+        selection.drop_records('min_side', short_R < filters.min_side)
     if filters.max_aspect:
-        work.drop_records('max_aspect', long_R > filters.max_aspect * short_R)
+        selection.drop_records('max_aspect', long_R > filters.max_aspect * short_R)
     if filters.max_texts_per_image:
         count_R = np.bincount(index.record_T, minlength=len(index.bad_R))
-        work.drop_records('max_texts_per_image', count_R > filters.max_texts_per_image)
+        selection.drop_records('max_texts_per_image', count_R > filters.max_texts_per_image)
 
 
-def _drop_image_copies(work: _Selection) -> None:
-    if work.filters.image_distance < 0 or not work.records.has_image:
+def _drop_image_copies(selection: _Selection) -> None:
+    if selection.filters.image_distance < 0 or not selection.records.has_image:
         return
-    live = np.flatnonzero(work.live_R)
-    hashes = np.asarray(work.index.hash_R)[live]
-    drop_R = np.zeros(len(work.index.bad_R), bool)
-    drop_R[live] = near.find_later_copies(hashes, work.filters.image_distance)
-    work.drop_records('image_distance', drop_R)
+    used = np.flatnonzero(selection.used_R)
+    hashes = np.asarray(selection.index.hash_R)[used]
+    drop_R = np.zeros(len(selection.index.bad_R), bool)
+    drop_R[used] = near.find_later_copies(hashes, selection.filters.image_distance)
+    selection.drop_records('image_distance', drop_R)
 
 
-def _drop_word_counts(work: _Selection) -> None:
-    filters = work.filters
+def _drop_word_counts(selection: _Selection) -> None:
+    filters = selection.filters
     if filters.min_words:
-        work.drop_texts('min_words', work.words('words') < filters.min_words)
+        selection.drop_texts('min_words', selection.text_facts('words') < filters.min_words)
     if filters.max_words:
-        work.drop_texts('max_words', work.words('words') > filters.max_words)
+        selection.drop_texts('max_words', selection.text_facts('words') > filters.max_words)
 
 
-def _drop_shared_texts(work: _Selection) -> None:
-    if not work.filters.max_images_per_text:
+def _drop_shared_texts(selection: _Selection) -> None:
+    if not selection.filters.max_images_per_text:
         return
-    # A record counts once for a text, whatever languages and kinds it stands under.
-    both_T2 = np.stack([work.words('hash'), work.index.record_T.astype(np.uint64)], axis=1)
-    pairs_P2 = np.unique(both_T2[work.keep_T], axis=0)
+    # A record that has a text in several languages or kinds counts only once for it.
+    both_T2 = np.stack(
+        [selection.text_facts('hash'), selection.index.record_T.astype(np.uint64)], axis=1
+    )
+    pairs_P2 = np.unique(both_T2[selection.keep_T], axis=0)
     hashes, counts = np.unique(pairs_P2[:, 0], return_counts=True)
-    common = hashes[counts > work.filters.max_images_per_text]
-    work.drop_texts('max_images_per_text', np.isin(work.words('hash'), common))
+    common = hashes[counts > selection.filters.max_images_per_text]
+    selection.drop_texts('max_images_per_text', np.isin(selection.text_facts('hash'), common))
 
 
-def _drop_rare_words(work: _Selection) -> None:
-    filters = work.filters
+def _drop_rare_words(selection: _Selection) -> None:
+    filters = selection.filters
     if filters.max_rare_share >= 1:
         return
-    seen: Counter[str] = Counter()
-    for row, text in indices.read_texts(work.records, work.index):
-        if work.keep_T[row]:
-            seen.update(indices.split_words(text.casefold()))
-    drop_T = np.zeros_like(work.keep_T)
-    for row, text in indices.read_texts(work.records, work.index):
-        found = indices.split_words(text.casefold())
-        rare = sum(seen[word] < filters.rare_below for word in found)
-        drop_T[row] = rare > filters.max_rare_share * len(found)
-    work.drop_texts('max_rare_share', drop_T)
+    frequency: Counter[str] = Counter()
+    for row, text in indices.read_texts(selection.records, selection.index):
+        if selection.keep_T[row]:
+            frequency.update(indices.split_words(text.casefold()))
+    drop_T = np.zeros_like(selection.keep_T)
+    for row, text in indices.read_texts(selection.records, selection.index):
+        words = indices.split_words(text.casefold())
+        rare = sum(frequency[word] < filters.rare_below for word in words)
+        drop_T[row] = rare > filters.max_rare_share * len(words)
+    selection.drop_texts('max_rare_share', drop_T)
 
 
-def _drop_length_ratios(work: _Selection) -> None:
-    """Each text against the median of its record's texts, of two against each other."""
-    if not work.filters.max_length_ratio:
+def _drop_length_ratios(selection: _Selection) -> None:
+    """Drops texts that are much longer or shorter than the others of their record.
+
+    Two texts are compared with each other, more than two with their median.
+    """
+    if not selection.filters.max_length_ratio:
         return
-    record_T, bytes_T = np.asarray(work.index.record_T), work.words('bytes').astype(np.float64)
+    record_T, bytes_T = (
+        np.asarray(selection.index.record_T),
+        selection.text_facts('bytes').astype(np.float64),
+    )
+    # The remaining texts by record, then by length: a record's texts are count_R neighbours from
+    # start_R on, and low_R and high_R are the middle ones, whose mean is the median.
     order = np.lexsort((bytes_T, record_T))
-    order = order[work.keep_T[order]]
-    count_R = np.bincount(record_T[order], minlength=len(work.index.bad_R))
+    order = order[selection.keep_T[order]]
+    count_R = np.bincount(record_T[order], minlength=len(selection.index.bad_R))
     start_R = np.cumsum(count_R) - count_R
     low_R = start_R + np.maximum(count_R - 1, 0) // 2
     high_R = start_R + count_R // 2
-    drop_T = np.zeros_like(work.keep_T)
+    drop_T = np.zeros_like(selection.keep_T)
     sizes = bytes_T[order]
     row = record_T[order]
-    # Of two texts the one's yardstick is the other; of more, the median.
+    # One of two texts is compared with the other one; one of several with the median.
     place = np.arange(len(order))
     other = np.where(count_R[row] == 2, start_R[row] + (1 - (place - start_R[row])), low_R[row])
     upper = np.where(count_R[row] == 2, other, np.minimum(high_R[row], len(order) - 1))
     middle = np.maximum((sizes[other] + sizes[upper]) / 2, 1)
     ratio = np.maximum(sizes / middle, middle / np.maximum(sizes, 1))
-    drop_T[order] = ratio > work.filters.max_length_ratio
-    work.drop_texts('max_length_ratio', drop_T)
+    drop_T[order] = ratio > selection.filters.max_length_ratio
+    selection.drop_texts('max_length_ratio', drop_T)
 
 
-def _drop_text_copies(work: _Selection) -> None:
-    distance = work.filters.text_distance
+def _drop_text_copies(selection: _Selection) -> None:
+    distance = selection.filters.text_distance
     if distance < 0:
         return
     hash_T = (
-        work.words('hash')
+        selection.text_facts('hash')
         if distance == 0
-        else np.asarray(indices.read_sketches(work.records, work.index))
+        else np.asarray(indices.read_sketches(selection.records, selection.index))
     )
-    drop_T = np.zeros_like(work.keep_T)
-    for start, end in zip(work.index.offset_L, work.index.offset_L[1:]):
-        rows = start + np.flatnonzero(work.keep_T[start:end])
+    drop_T = np.zeros_like(selection.keep_T)
+    for start, end in zip(selection.index.offset_L, selection.index.offset_L[1:]):
+        rows = start + np.flatnonzero(selection.keep_T[start:end])
         if len(rows):
             drop_T[rows] = near.find_later_copies(hash_T[rows], distance)
-    work.drop_texts('text_distance', drop_T)
+    selection.drop_texts('text_distance', drop_T)
 
 
-def _drop_test_set(work: _Selection, name: str, test: Any) -> None:
-    """Drops what stands in a test set, and lists it."""
-    index, distance = work.index, work.filters.exclude_distance
-    if work.records.has_image and test.has_image:
+def _drop_test_set(selection: _Selection, name: str, test: Any) -> None:
+    """Drops images and texts that a test set holds too, and lists them as leaks."""
+    index, distance = selection.index, selection.filters.exclude_distance
+    if selection.records.has_image and test.has_image:
         hashes, good = np.asarray(test.index.hash_R), np.flatnonzero(~np.asarray(test.index.bad_R))
-        live = np.flatnonzero(work.live_R)
-        rows, tests = near.find_pairs(np.asarray(index.hash_R)[live], hashes[good], distance)
+        used = np.flatnonzero(selection.used_R)
+        rows, tests = near.find_pairs(np.asarray(index.hash_R)[used], hashes[good], distance)
         drop_R = np.zeros(len(index.bad_R), bool)
-        drop_R[live[rows]] = True
-        for row, other in zip(live[rows].tolist(), good[tests].tolist()):
+        drop_R[used[rows]] = True
+        for row, other in zip(used[rows].tolist(), good[tests].tolist()):
             bits = int(np.bitwise_count(index.hash_R[row] ^ hashes[other]))
+            # 'picture' is the word in stored selections.
             leak = {'test': name, 'what': 'picture', 'index': row, 'in test': other}
-            work.leaks.append(leak | {'distance': bits})
-        work.drop_records(f'exclude {name}', drop_R)
-    known = np.unique(np.asarray(indices.read_text_facts(test, test.index)['hash']))
-    drop_T = np.isin(work.words('hash'), known)
-    for row in np.flatnonzero(drop_T & work.keep_T).tolist():
+            selection.leaks.append(leak | {'distance': bits})
+        selection.drop_records(f'exclude {name}', drop_R)
+    test_hashes = np.unique(np.asarray(indices.read_text_facts(test, test.index)['hash']))
+    drop_T = np.isin(selection.text_facts('hash'), test_hashes)
+    for row in np.flatnonzero(drop_T & selection.keep_T).tolist():
         leak = {'test': name, 'what': 'text', 'index': int(index.record_T[row])}
-        work.leaks.append(leak | {'number': int(index.number_T[row])})
-    work.drop_texts(f'exclude {name}', drop_T)
+        selection.leaks.append(leak | {'number': int(index.number_T[row])})
+    selection.drop_texts(f'exclude {name}', drop_T)

@@ -1,7 +1,7 @@
-"""The index of a split: which texts its records have, and what is known of its pictures.
+"""The index of a split: the texts of its records, and sizes and hashes of its images.
 
-Texts are sorted by language, then record, then kind, so that the texts of one record in one
-language and of one kind stand together. Arrays are mapped from disk, not loaded.
+Texts are sorted by language, then record, then kind, so the texts of one record with the same
+language and kind are neighbours. Arrays are mapped from disk, not loaded.
 """
 
 import contextlib
@@ -21,18 +21,27 @@ from mural_jax.data.sets import schema
 from mural_jax.data.sets.hashes import text_hash, text_sketch
 from mural_jax.data.tokenizer import normalise_text
 
-CHUNK = 512  # records parsed at a time
-OF_TEXTS = ('record', 'number', 'kind')
-OF_RECORDS = ('bad', 'width', 'height', 'hash')
-OF_WORDS = ('words', 'bytes', 'hash')
+CHUNK = 512  # Records that are parsed at a time.
+# Names of the arrays on disk: of texts, of records, and of what filters need.
+TEXT_ARRAYS = ('record', 'number', 'kind')
+RECORD_ARRAYS = ('bad', 'width', 'height', 'hash')
+FACT_ARRAYS = ('words', 'bytes', 'hash')
 
 
 @dataclasses.dataclass(frozen=True)
 class SetIndex:
-    """T texts of R records; `offset_L` [languages + 1] says where a language's texts begin.
+    """The index of T texts in R records.
 
-    record_T: whose text it is. number_T: its place among the record's texts. kind_T: its kind.
-    bad_R: must not be used. width_R, height_R: pixels. hash_R: perceptual hash, unsigned.
+    languages: Names of the languages.
+    kinds: Names of the kinds of texts.
+    offset_L: [languages + 1], the first text of each language, and T at the end.
+    record_T: Number of the text's record.
+    number_T: Place of the text among the texts of its record.
+    kind_T: Number of the text's kind.
+    bad_R: Whether the record must not be used.
+    width_R, height_R: Size of the image in pixels, 0 without an image.
+    hash_R: Perceptual hash of the image, 64 bits unsigned.
+    folder: Folder of the arrays.
     """
 
     languages: list[str]
@@ -49,33 +58,39 @@ class SetIndex:
 
     @property
     def language_T(self) -> np.ndarray:
-        """The language of each text, a number."""
+        """The number of each text's language."""
         return np.repeat(np.arange(len(self.languages)), np.diff(self.offset_L))
 
     @property
     def fingerprint(self) -> str:
-        """Names what is indexed: another data set or another build of it has another one."""
+        """Identifies the content: a different data set or build has a different fingerprint."""
         return json.loads((self.folder / 'about.json').read_text(encoding='utf-8'))['fingerprint']
 
 
 def read_index(folder: Path, languages: list[str], kinds: list[str]) -> SetIndex:
-    """The index that `write` made. Raises FileNotFoundError where there is none."""
+    """The index that `write_index` wrote. Raises FileNotFoundError if there is none."""
     arrays = {}
-    for name in (*(f'{key}_T' for key in OF_TEXTS), *(f'{key}_R' for key in OF_RECORDS)):
+    for name in (*(f'{key}_T' for key in TEXT_ARRAYS), *(f'{key}_R' for key in RECORD_ARRAYS)):
         arrays[name] = np.load(folder / f'{name}.npy', mmap_mode='r')
     offset_L = np.load(folder / 'offset_L.npy')
     return SetIndex(languages, kinds, offset_L, folder=folder, **arrays)
 
 
 def write_index(records: Any, folder: Path, *, has_image: bool) -> list[dict[str, Any]]:
-    """Makes the index of records, whole or not at all, and gives the bad ones.
+    """Writes the index of records; an interrupted call leaves no index behind.
 
-    Each bad record is {index, id, reason, where}.
+    Args:
+      records: The `Records` to index.
+      folder: Folder for the arrays.
+      has_image: Whether the records have an image.
+
+    Returns:
+      The bad records, each {index, id, reason, where}.
     """
     names = ['bad', 'id', 'where', 'language', 'kind', 'text']
     names += ['width', 'height', 'hash'] if has_image else []
-    chunks: dict[str, list[np.ndarray]] = {name: [] for name in ('language', *OF_TEXTS)}
-    about: dict[str, list[np.ndarray]] = {name: [] for name in OF_RECORDS}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in ('language', *TEXT_ARRAYS)}
+    about: dict[str, list[np.ndarray]] = {name: [] for name in RECORD_ARRAYS}
     bad, digest = [], hashlib.sha256()
     for start, parsed in parse_records(records, *names):
         rows = parsed['language'].value_rowids().numpy()
@@ -99,13 +114,14 @@ def write_index(records: Any, folder: Path, *, has_image: bool) -> list[dict[str
     arrays = {f'{name}_T': array[order] for name, array in text.items()}
     arrays |= {f'{name}_R': np.concatenate(parts) for name, parts in about.items()}
     arrays['offset_L'] = np.concatenate([[0], np.cumsum(counts)])
-    of_all = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
-    save_arrays(folder, arrays, {'fingerprint': fingerprint_arrays(of_all)})
+    # The texts themselves are part of the fingerprint, though not of the index.
+    content = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
+    save_arrays(folder, arrays, {'fingerprint': fingerprint_arrays(content)})
     return bad
 
 
 def fingerprint_arrays(arrays: dict[str, np.ndarray]) -> str:
-    """A short name of what arrays hold."""
+    """Sixteen hexadecimal digits that identify the names and the content of arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
@@ -114,9 +130,10 @@ def fingerprint_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 
 def read_text_facts(records: Any, index: SetIndex) -> dict[str, np.ndarray]:
-    """What filters ask of texts, in the order of the index, made once: words, bytes, hash [T].
+    """Facts about texts that filters need: {words, bytes, hash}, each [T] in the index's order.
 
-    words: as `count_words` counts. bytes: of UTF-8, at most 65,535. hash: of the normalised text.
+    They are computed once and stored. `words` is the number of `split_words`, `bytes` the length
+    in UTF-8, both at most 65,535; `hash` is the `text_hash` of the normalised text.
     """
     folder = index.folder.with_name(index.folder.name + '-words')
     if not folder.exists():
@@ -130,11 +147,11 @@ def read_text_facts(records: Any, index: SetIndex) -> dict[str, np.ndarray]:
             arrays['bytes_T'][row] = min(len(text.encode()), 2**16 - 1)
             arrays['hash_T'][row] = text_hash(normalise_text(text))
         save_arrays(folder, arrays, {})
-    return {name: np.load(folder / f'{name}_T.npy', mmap_mode='r') for name in OF_WORDS}
+    return {name: np.load(folder / f'{name}_T.npy', mmap_mode='r') for name in FACT_ARRAYS}
 
 
 def read_sketches(records: Any, index: SetIndex) -> np.ndarray:
-    """The SimHash of each normalised text, uint64 [T], made once."""
+    """The SimHash of each normalised text, uint64 [T]; computed once and stored."""
     folder = index.folder.with_name(index.folder.name + '-sketches')
     if not folder.exists():
         sketch_T = np.zeros(len(index.record_T), np.uint64)
@@ -145,10 +162,10 @@ def read_sketches(records: Any, index: SetIndex) -> np.ndarray:
 
 
 def read_region_facts(records: Any, index: SetIndex) -> dict[str, Any]:
-    """What is known of the regions of good records, found once.
+    """Facts about the regions of good records: {num_classes, sizes}; computed once and stored.
 
-    {num_classes: one more than their highest class, 0 where none has one; sizes: of their features,
-    in numbers of a region, all that there are}
+    `num_classes` is the highest class + 1, or 0 if no region has a class. `sizes` lists all
+    numbers of features per region that occur.
     """
     path = index.folder.with_name(index.folder.name + '-regions.json')
     if path.exists():
@@ -162,17 +179,19 @@ def read_region_facts(records: Any, index: SetIndex) -> dict[str, Any]:
         there_B = good_B.numpy() & (boxes_B > 0)
         features_B = parsed['features'].row_lengths().numpy()
         sizes |= set((features_B[there_B] // boxes_B[there_B]).tolist())
-    found = {'num_classes': highest + 1, 'sizes': sorted(sizes)}
-    # As a file of its own: processes that find it at once write the same, each in one piece.
+    facts = {'num_classes': highest + 1, 'sizes': sorted(sizes)}
+    # Several processes may write this at once: each writes a file of its own, and renaming is
+    # atomic.
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    with contextlib.suppress(OSError):  # Hosts may only read the data; then it is found each time.
-        part.write_text(json.dumps(found), encoding='utf-8')
+    # If this machine may only read the data, the facts are computed again by each process.
+    with contextlib.suppress(OSError):
+        part.write_text(json.dumps(facts), encoding='utf-8')
         part.replace(path)
-    return found
+    return facts
 
 
 def read_texts(records: Any, index: SetIndex) -> Iterator[tuple[int, str]]:
-    """(row of the index, text) of all texts, record by record."""
+    """Yields (place in the index, text) of all texts, record by record."""
     order = np.lexsort((index.number_T, index.record_T))
     place = 0
     for _, parsed in parse_records(records, 'text'):
@@ -181,8 +200,8 @@ def read_texts(records: Any, index: SetIndex) -> Iterator[tuple[int, str]]:
             place += 1
 
 
-# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: a character counts
-# as one there (ours).
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words, so each of their
+# characters counts as a word (ours).
 _UNSPACED = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
@@ -194,7 +213,7 @@ _UNSPACED = (
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text: what stands between spaces, and characters where none are written."""
+    """The words of a text, between spaces; in scripts without spaces each character is a word."""
     if text.isascii():
         return text.split()
     spaced = ''.join(
@@ -204,14 +223,14 @@ def split_words(text: str) -> list[str]:
 
 
 def parse_records(records: Any, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the first record, the named fields) of all records, CHUNK at a time."""
+    """Yields (number of the first record, named fields) of all records, CHUNK at a time."""
     for start in range(0, len(records), CHUNK):
         index_B = np.arange(start, min(start + CHUNK, len(records)))
         yield start, schema.parse_examples(tf.constant(list(records.read(index_B))), *names)
 
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a folder of arrays, whole or not at all."""
+    """Writes arrays and `about` into a folder; an interrupted call leaves no folder behind."""
     part = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

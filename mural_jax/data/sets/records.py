@@ -1,4 +1,4 @@
-"""Prepared data sets, read by index."""
+"""Reads the records of prepared data sets by their index."""
 
 import functools
 import json
@@ -16,14 +16,23 @@ from mural_jax.data.sets import schema
 from mural_jax.data.sets.index import SetIndex
 from mural_jax.types import UserError
 
-MAX_THREADS = 16  # shards that are read at a time
+MAX_THREADS = 16  # Shards that are read at a time.
 
 
 class Records:
-    """The examples of one split of a prepared data set."""
+    """The records of one split of a prepared data set."""
 
     def __init__(self, dataset: str, split: str, data_dir: Path):
-        """`dataset` is `NAME/CONFIG`. Raises UserError where it is not prepared."""
+        """Opens a split.
+
+        Args:
+          dataset: `NAME/CONFIG`, such as captions/flickr8k.
+          split: Name of the split.
+          data_dir: Folder of all data sets.
+
+        Raises:
+          UserError: The data set is not prepared, or has no such split.
+        """
         builder = _load_builder(dataset, data_dir)
         if split not in builder.info.splits:
             known = sorted(builder.info.splits)
@@ -46,84 +55,95 @@ class Records:
 
     @functools.cached_property
     def index(self) -> SetIndex:
-        """Which texts there are. Raises UserError where `prepare` or `ingest` did not finish."""
+        """The index of the texts. Raises UserError if the data set is not fully prepared."""
         try:
             return indices.read_index(self._index_folder, self.languages, self.kinds)
         except FileNotFoundError as error:
             raise _not_prepared_error(self.name.split(':')[0], self._data_dir) from error
 
     @functools.cached_property
-    def regions(self) -> dict[str, Any]:
-        """What is known of the regions of all examples, see `index.regions`."""
+    def region_facts(self) -> dict[str, Any]:
+        """Facts about the regions of all examples, see `index.read_region_facts`."""
         return indices.read_region_facts(self, self.index)
 
     def check_features(self, size: int) -> None:
-        """Raises UserError where the features of regions have not `size` numbers."""
-        if (sizes := self.regions['sizes']) != [size]:
-            there = ', '.join(map(str, sizes)) if any(sizes) else 'no'
+        """Raises UserError unless the features of all regions have `size` numbers."""
+        if (sizes := self.region_facts['sizes']) != [size]:
+            present = ', '.join(map(str, sizes)) if any(sizes) else 'no'
             raise UserError(
-                f'regions.size={size}: the regions of {self.name} have features of {there} numbers.'
+                f'regions.size={size}: the regions of {self.name} have features of {present} '
+                'numbers.'
             )
 
     @property
     def default_kinds(self) -> list[str]:
-        """The kinds of texts that are drawn where a config names none."""
+        """The kinds of texts that a stream draws if its config names none."""
         about = self.folder / 'ingest.json'
         if not about.exists():
             return self.kinds
         return json.loads(about.read_text(encoding='utf-8'))['default_kinds'] or self.kinds
 
-    def make_index(self) -> list[dict[str, Any]]:
-        """Makes the index, if it is not there, and gives the bad records with their shards."""
-        found = self.folder / f'quarantine-{self._split}.jsonl'
-        if not self._index_folder.exists() or not found.exists():
+    def ensure_index(self) -> list[dict[str, Any]]:
+        """Makes the index if it is not there yet.
+
+        Returns:
+          The bad records, each {index, id, reason, where, shard}, where `index` counts the records
+          of the shard.
+        """
+        path = self.folder / f'quarantine-{self._split}.jsonl'
+        if not self._index_folder.exists() or not path.exists():
             bad = indices.write_index(self, self._index_folder, has_image=self.has_image)
             lines = [
-                json.dumps(item | self.place(item['index']), ensure_ascii=False) for item in bad
+                json.dumps(item | self.locate(item['index']), ensure_ascii=False) for item in bad
             ]
-            part = found.with_suffix('.part')
+            # Renaming is atomic: an interrupted write leaves no incomplete list.
+            part = path.with_suffix('.part')
             part.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
-            part.replace(found)
-        # By line feeds only: names may hold other characters that end lines.
-        with found.open(encoding='utf-8') as file:
+            part.replace(path)
+        # Only line feeds end a line here: names may hold other line breaks, at which splitlines
+        # would divide them.
+        with path.open(encoding='utf-8') as file:
             return [json.loads(line) for line in file]
 
-    def place(self, number: int) -> dict[str, Any]:
-        """{shard, index in shard} of a record, for people."""
+    def locate(self, number: int) -> dict[str, Any]:
+        """{'shard': file name, 'index': number in the shard} of a record, for messages."""
         shard = int(np.searchsorted(self._ends, number, side='right'))
         first = self._ends[shard] - self._lengths[shard]
         return {'shard': Path(self._paths[shard]).name, 'index': int(number - first)}
 
     def read(self, index_B: np.ndarray) -> np.ndarray:
-        """Serialized examples, an object array [B] of bytes."""
+        """The serialized records of the given numbers, an object array [B] of bytes."""
         wanted, back_B = np.unique(index_B, return_inverse=True)
         shards = np.searchsorted(self._ends, wanted, side='right')
         firsts = self._ends - self._lengths
         records = np.empty(len(wanted), object)
 
-        def read(shard: int) -> None:
+        def read_shard(shard: int) -> None:
             here = shards == shard
             places = (wanted[here] - firsts[shard]).tolist()
             records[here] = [*self._reader(shard).read(places)]
 
-        found = np.unique(shards).tolist()
-        if len(found) == 1:
-            read(found[0])
-        else:  # Of files far away each takes its time.
-            list(self._threads.map(read, found))
+        used = np.unique(shards).tolist()
+        if len(used) == 1:
+            read_shard(used[0])
+        else:  # In parallel, since remote files answer slowly.
+            list(self._threads.map(read_shard, used))
         return records[back_B]
 
     def _reader(self, shard: int) -> Any:
-        """ArrayRecord's own reader: TFDS's takes as long again for a record."""
+        # ArrayRecord's own reader: with TFDS's source a record takes twice as long.
         if self._readers[shard] is None:
             options = 'readahead_buffer_size:0'
             self._readers[shard] = ArrayRecordReader(self._paths[shard], options=options)
         return self._readers[shard]
 
     def examples(self, *, image: bool) -> Iterator[dict[str, Any]]:
-        """All good examples, parsed: {id, score, texts: {language: {kind: [...]}}}, with `image`
-        the encoded picture and its class `label` too, and of its regions `boxes`, `classes` and
-        `features`, flat lists."""
+        """Yields all good examples, parsed: {id, score, texts: {language: {kind: [text, ...]}}}.
+
+        Args:
+          image: Whether to add the encoded `image`, its class `label`, and the `boxes`, `classes`
+            and `features` of its regions as flat lists.
+        """
         texts = ('language', 'kind', 'text')
         regions = ('boxes', 'classes', 'features') if image else ()
         names = ('id', 'bad', 'score', *(['image', 'label'] if image else []))
@@ -146,17 +166,21 @@ class Records:
 
 
 def open_split(name: str, data_dir: Path) -> Records:
-    """The records of a `DATASET:SPLIT`, indexed."""
+    """The records of a `DATASET:SPLIT`, with their index.
+
+    Raises:
+      UserError: The name has another form, or the data set is not prepared.
+    """
     dataset, colon, split = name.partition(':')
     if not colon:
-        raise UserError(f'{name!r} names no split; write it like captions/flickr8k:test.')
+        raise UserError(f'{name!r} has no split; write it like captions/flickr8k:test.')
     records = Records(dataset, split, data_dir)
-    records.make_index()
+    records.ensure_index()
     return records
 
 
 def read_texts(records: Records, index_B: np.ndarray) -> Any:
-    """The texts of some records, ragged [B, ?]."""
+    """The texts of the records of the given numbers, ragged [B, ?]."""
     return schema.parse_examples(records.read(index_B), 'text')['text']
 
 
@@ -168,8 +192,11 @@ def list_splits(dataset: str, data_dir: Path) -> list[str]:
 def _load_builder(dataset: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     name = Path(dataset)
     if len(name.parts) != 2 or name.is_absolute() or '..' in name.parts:
-        raise UserError(f'{dataset!r} is no data set; their names are like captions/flickr8k.')
+        raise UserError(
+            f'{dataset!r} is not the name of a data set; write it like captions/flickr8k.'
+        )
     folders = sorted((data_dir / dataset).glob('*.*.*')) if data_dir.exists() else []
+    # TFDS writes a data set into a folder incomplete.* first.
     folders = [folder for folder in folders if not folder.name.startswith('incomplete')]
     if not folders:
         raise _not_prepared_error(dataset, data_dir)
@@ -182,11 +209,11 @@ def _not_prepared_error(dataset: str, data_dir: Path) -> UserError:
         for path in data_dir.glob('*/*/*.*.*')
         if not path.name.startswith('incomplete')
     )
-    there = f' There are: {", ".join(known)}.' if known else ''
+    listed = f' There are: {", ".join(known)}.' if known else ''
     how = 'Run `mural prepare` with the same --config and --data_dir first.'
     if not dataset.startswith('emoji_cldr'):
         how = (
             f'Make it with `mural data ingest FORMAT --name={dataset.partition("/")[2]} '
             '--data_dir=...`, then run `mural prepare`.'
         )
-    return UserError(f'The data set {dataset} is not prepared in {data_dir}. {how}{there}')
+    return UserError(f'The data set {dataset} is not prepared in {data_dir}. {how}{listed}')

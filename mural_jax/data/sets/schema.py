@@ -1,8 +1,8 @@
-"""The one schema of every data set, and what reads it back.
+"""The schema of every data set: how examples are stored, and how they are parsed.
 
-An example has an `id`, `texts`, a sequence of (language, kind, text), and where it shows something
-an encoded `image` with what is known of it, a class `label` and `regions`. `bad` says why an
-example must not be used; it is stored all the same, so that shard and index name it for good.
+An example has an `id` and `texts`, a sequence of (language, kind, text). With an image it also has
+the encoded `image`, its size and hash, a class `label` and `regions`. `bad` says why an example
+must not be used. Bad examples are stored too, so that shard and index of an example never change.
 """
 
 from typing import Any
@@ -17,14 +17,19 @@ NO_LABEL = -1
 
 
 def make_features(languages: list[str], kinds: list[str], *, has_image: bool) -> dict[str, Any]:
-    """The features of a data set; languages and kinds are stored as integers.
+    """The TFDS features of a data set; languages and kinds are stored as integers.
 
-    `score` is a rating, NaN where there is none. A picture has its size in pixels, its perceptual
-    hash (64 bits, see `near.picture_hash`), a class number or NO_LABEL, and R regions: boxes
-    [R * 4] in shares of the picture, classes [R], features [R * F].
+    `score` is a rating, or NaN. An image has its size in pixels, its perceptual hash (64 bits, see
+    `hashes.image_hash`), a class number or NO_LABEL, and R regions: boxes [R * 4] as shares of the
+    image, classes [R], features [R * F].
+
+    Args:
+      languages: The languages of the texts.
+      kinds: The kinds of the texts.
+      has_image: Whether the examples have an image.
     """
     text = tfds.features.Text()
-    wanted: dict[str, Any] = {
+    features: dict[str, Any] = {
         'id': text,
         'where': text,
         'bad': text,
@@ -37,7 +42,7 @@ def make_features(languages: list[str], kinds: list[str], *, has_image: bool) ->
     }
     if has_image:
         sequence = tfds.features.Sequence
-        wanted |= {
+        features |= {
             'image': tfds.features.Image(shape=(None, None, 3)),
             'width': np.int64,
             'height': np.int64,
@@ -49,13 +54,21 @@ def make_features(languages: list[str], kinds: list[str], *, has_image: bool) ->
                 'features': sequence(np.float32),
             },
         }
-    return wanted
+    return features
 
 
-def make_fields(
+def make_record(
     example: Example, *, has_image: bool, width: int = 0, height: int = 0, hash: int = 0
 ) -> dict[str, Any]:
-    """What TFDS writes of a checked example; `hash` is unsigned."""
+    """The record that TFDS writes for a checked example.
+
+    Args:
+      example: The example, with clean texts.
+      has_image: Whether the data set has images.
+      width: Width of the image in pixels.
+      height: Height of the image in pixels.
+      hash: Perceptual hash of the image, 64 bits unsigned.
+    """
     fields: dict[str, Any] = {
         'id': example.id,
         'where': example.where,
@@ -69,6 +82,7 @@ def make_fields(
             'image': example.image,
             'width': width,
             'height': height,
+            # TFDS has no unsigned integers of 64 bits.
             'hash': int(np.uint64(hash).astype(np.int64)),
             'label': example.label,
             'regions': {
@@ -81,7 +95,7 @@ def make_fields(
 
 
 def text_lists(texts: list[Text]) -> dict[str, list[str]]:
-    """The three lists of one length that `texts` is stored as."""
+    """The texts as they are stored: three lists of the same length."""
     return {
         'language': [language for language, _, _ in texts],
         'kind': [kind for _, kind, _ in texts],
@@ -89,6 +103,7 @@ def text_lists(texts: list[Text]) -> dict[str, list[str]]:
     }
 
 
+# How TensorFlow parses each field of a serialized example.
 FIELD_SPECS = {
     'language': tf.io.RaggedFeature(tf.int64, 'texts/language', row_splits_dtype=tf.int64),
     'kind': tf.io.RaggedFeature(tf.int64, 'texts/kind', row_splits_dtype=tf.int64),
@@ -103,9 +118,13 @@ FIELD_SPECS = {
 
 
 def parse_examples(serialized_B: tf.Tensor, *names: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-    """Serialized examples -> the named fields, [B] or ragged [B, ?].
+    """The named fields of serialized examples, [B] or ragged [B, ?].
 
-    Fields: id, where, bad, image (strings), width, height, hash, label (int64), score, and the
-    ragged language, kind, text, boxes, classes, features. What is not asked for is not copied.
+    Only these fields are copied, so leaving out `image` saves time.
+
+    Args:
+      serialized_B: Serialized examples, strings.
+      *names: id, where, bad, image (strings), width, height, hash, label (int64), score (float32);
+        or the ragged fields language, kind, text, boxes, classes, features.
     """
     return tf.io.parse_example(serialized_B, {name: FIELD_SPECS[name] for name in names})

@@ -154,4 +154,4 @@ class RegionCaptions(RegionPairs):
 
 def count_region_classes(records: Sequence[Any]) -> int:
     """One more than the highest class of a region in any of the data sets."""
-    return max(split.regions['num_classes'] for split in records)
+    return max(split.region_facts['num_classes'] for split in records)

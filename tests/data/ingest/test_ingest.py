@@ -38,7 +38,7 @@ def test_a_second_time_changes_nothing_and_other_options_are_refused(tmp_path: P
     assert ingest(reader, 'some', tmp_path, RecordLimits(), 0.0) == name
     other = caption_reader(tmp_path / 'made', PICTURES, ROWS, kind='alt')
     for reader_, limits in ((other, RecordLimits()), (reader, RecordLimits(max_pixels=10))):
-        with pytest.raises(UserError, match='was made of something else'):
+        with pytest.raises(UserError, match='was made with other options'):
             ingest(reader_, 'some', tmp_path, limits, 0.0)
     assert files(tmp_path / name) == before
 

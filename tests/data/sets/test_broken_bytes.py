@@ -50,7 +50,7 @@ def test_broken_pictures_never_surprise(form: str) -> None:
 def test_broken_records_never_surprise() -> None:
     features = tfds.features.FeaturesDict(schema.make_features(['de', 'en'], ['x'], has_image=True))
     example = Example('1', [('en', 'x', 'a dog'), ('de', 'x', 'Hund')], SEEDS['jpeg'])
-    stored = checks.make_fields(example, RecordLimits(), has_image=True)
+    stored = checks.make_record(example, RecordLimits(), has_image=True)
     serialized = features.serialize_example(features.encode_example(stored))
     spec = Captions({'x': StreamSource('captions/x')}, ('en',), 1, image_size=8)
     given = [tf.constant([[1]], tf.int64)], tf.zeros([1, spec.num_random])

@@ -99,7 +99,7 @@ def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
 def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadRecord, match=reason):
         checks.decode_image(data)
-    stored = checks.make_fields(
+    stored = checks.make_record(
         Example('1', [('en', 'x', 'a')], data), RecordLimits(), has_image=True
     )
     assert stored['bad'].startswith('picture ')
@@ -232,11 +232,11 @@ def test_a_megabyte_of_text_is_cut() -> None:
 def test_the_good_texts_of_a_record_stay() -> None:
     texts = [('en', 'x', ' '), ('de', 'x', 'ein\0Hund'), ('en', 'x', '\udce9')]
     example = Example('1', texts, encoded(PICTURE), where='dir\udcff/a.jsonl, row 1')
-    stored = checks.make_fields(example, RecordLimits(), has_image=True)
+    stored = checks.make_record(example, RecordLimits(), has_image=True)
     assert stored['bad'] == ''
     assert stored['texts'] == {'language': ['de'], 'kind': ['x'], 'text': ['ein Hund']}
     assert (stored['width'], stored['height']) == (61, 43)
     assert stored['where'] == 'dir?/a.jsonl, row 1'
-    lost = checks.make_fields(Example('1', texts[2:]), RecordLimits(), has_image=True)
+    lost = checks.make_record(Example('1', texts[2:]), RecordLimits(), has_image=True)
     assert lost['bad'] == 'text is not UTF-8'
-    assert checks.make_fields(Example('1', []), RecordLimits(), has_image=True)['bad'] == 'no text'
+    assert checks.make_record(Example('1', []), RecordLimits(), has_image=True)['bad'] == 'no text'
