@@ -1,39 +1,47 @@
-"""Embedding many items with a trained model, in batches of one shape, over all devices."""
+"""Embeds many images or texts with the model of a run, in equal batches over all devices."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from mural_jax.distributed.mesh import gather, global_batch
-from mural_jax.evaluation.split_data import Items
+from mural_jax.evaluation.split_data import SplitExamples
 from mural_jax.models.functional import Params, merge
-from mural_jax.types import Array, UserError
+from mural_jax.objectives import prediction
+from mural_jax.objectives.prediction import Predicted
+from mural_jax.types import Array, Batch, UserError
+
+PAIRS = 512  # pairs of a text and an image in one joint pass (ours)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _encode(
-    graphdef: Any, task: str, tower: str, params: Params, statistics: Params, inputs: Any
-) -> Array:
-    model = merge(graphdef, params, statistics)
-    return gather(model.project(task, tower, model.encode(tower, inputs)).pooled_BD)
+class ModelEmbedder:
+    """Embeds with the model of a run; a model of one stream also scores and completes pairs.
 
-
-class Embedder:
-    """Pictures and texts -> unit vectors of one task's space."""
+    It satisfies `split_data.JointEmbedder`.
+    """
 
     def __init__(
-        self, graphdef: Any, params: Params, statistics: Params,
-        tokenize: Callable[[list[str]], np.ndarray], batch_size: int = 256,
+        self,
+        graphdef: Any,
+        params: Params,
+        statistics: Params,
+        tokenize: Callable[[list[str]], np.ndarray],
+        batch_size: int = 256,
         mesh: Mesh | None = None,
-    ):  # fmt: skip
-        """`tokenize` makes int32 [N, L] of texts; `batch_size` is what one pass holds.
+    ):
+        """Keeps the model and the way to run it.
 
-        mesh: where the parameters are, each of its devices and hosts takes a part of a batch; None
-        for one device.
+        Args:
+          graphdef, params, statistics: the model, as `models.functional.split` returns it.
+          tokenize: N texts -> int32 [N, L].
+          batch_size: examples in one pass; rounded up to a multiple of the devices.
+          mesh: the mesh that holds the parameters, each of whose devices and processes embeds a
+            part of every batch; None for one device.
         """
         self.model = graphdef, params, statistics
         self.tokenize, self.mesh = tokenize, mesh
@@ -41,62 +49,146 @@ class Embedder:
         self.batch_size = -(-batch_size // parts) * parts
         self._parts = parts
 
-    def images(self, task: str, items: Items) -> np.ndarray:
-        """The pictures of items, float32 [N, D]. They are decoded batch by batch."""
-        return self._embed(task, 'image', items.decode, len(items.png))
+    def embed_images(self, space: str, examples: SplitExamples) -> np.ndarray:
+        """Returns float32 [N, D], embeddings of the examples' images, decoded batch by batch."""
+        return self._embed(space, 'image', examples.decode, len(examples.pngs))
 
-    def visual(self, task: str, visual: Any) -> np.ndarray:
-        """Decoded pictures, uint8 [N, H, W, 3], their regions, [N, R, F], or tags and regions.
+    def embed_decoded(self, space: str, visual: Any) -> np.ndarray:
+        """Returns float32 [N, D], embeddings of images that are already model input.
 
-        Gives float32 [N, D].
+        visual: images, uint8 [N, H, W, 3]; regions, float32 [N, R, F]; or (tags, int32 [N, L],
+        regions).
         """
-        return self._embed(task, 'image', _slices(visual), len(jax.tree.leaves(visual)[0]))
 
-    def texts(self, task: str, texts: list[str]) -> np.ndarray:
-        """N texts -> float32 [N, D]."""
-        return self._embed(task, 'text', lambda a, b: self.tokenize(texts[a:b]), len(texts))
+        def part(start: int, stop: int) -> Any:
+            return jax.tree.map(lambda array: array[start:stop], visual)
+
+        return self._embed(space, 'image', part, len(jax.tree.leaves(visual)[0]))
+
+    def embed_texts(self, space: str, texts: list[str]) -> np.ndarray:
+        """Returns float32 [N, D], embeddings of N texts."""
+        return self._embed(space, 'text', lambda a, b: self.tokenize(texts[a:b]), len(texts))
+
+    def match_scores(self, texts: list[str], visual: Any, pair_P2: np.ndarray) -> np.ndarray:
+        """Returns float32 [P]: how well the text and the image of each pair match.
+
+        The score is the logit of the matching head over a joint pass. `pair_P2` holds (number of
+        the text, number of the image); `visual` is as in `embed_decoded`.
+        """
+        graphdef, *arrays = self.model
+        text_NL = self.tokenize(texts)
+        score_P = np.empty(len(pair_P2), np.float32)
+        for start in range(0, len(pair_P2), PAIRS):
+            part = pair_P2[start : start + PAIRS]
+            # The last batch repeats its pairs, so that all batches share one compiled program.
+            text_B, image_B = np.resize(part, (PAIRS, 2)).T
+            image = jax.tree.map(lambda array, rows=image_B: array[rows], visual)
+            matched_B = _match(graphdef, *arrays, text_NL[text_B], image)
+            score_P[start : start + PAIRS] = np.asarray(matched_B)[: len(part)]
+        return score_P
+
+    def hidden_counts(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Returns how many hidden words and regions of each example the model predicts.
+
+        {metric: float32 [2, B]}, rows (correct places, predicted places), for `words` and
+        `regions`, and with the other side left out `words_without_picture` and
+        `regions_without_text`; `match` is float32 [1, B], the matching score of the pair.
+        """
+        graphdef, *arrays = self.model
+        inputs = {name: value for name, value in batch.items() if name not in ('ids', 'origin')}
+        counts = _count_hidden(graphdef, *arrays, inputs)
+        return {name: np.asarray(value) for name, value in counts.items()}
 
     def _embed(
-        self, task: str, tower: str, part: Callable[[int, int], Any], count: int
+        self, space: str, tower: str, part: Callable[[int, int], Any], count: int
     ) -> np.ndarray:
-        """`part` gives inputs [stop - start, ...] -> float32 [N, D].
+        """Returns float32 [N, D] for `count` inputs, `part(start, stop)` making some of them.
 
-        Each host makes its own rows of a batch. The last one is filled up with copies, whose
-        embeddings are dropped. Raises UserError where an embedding is not finite.
+        Each process makes its own rows of a batch. Raises UserError if an embedding is not finite.
         """
         graphdef, *arrays = self.model
         size = self.batch_size
+        # Few inputs need no full batch, which would be mostly filling.
         while size // 2 >= count and size % (2 * self._parts) == 0:
             size //= 2
         own = size // jax.process_count() if self.mesh else size
         first = own * jax.process_index() if self.mesh else 0
         embedded = []
         for start in range(0, count, size):
+            # A process whose share of the last batch is empty still makes one row, to fill with.
             begin = min(start + first, count - 1)
             rows = part(begin, max(min(begin + own, count), begin + 1))
-            filled = jax.tree.map(lambda x: _filled(x, own), rows)
+            filled = jax.tree.map(lambda x: _repeat_last(x, own), rows)
             if self.mesh:
                 with jax.set_mesh(self.mesh):
                     inputs = global_batch(filled, self.mesh)
-                    vectors = _encode(graphdef, task, tower, *arrays, inputs)
+                    vectors = _encode(graphdef, space, tower, *arrays, inputs)
             else:
-                vectors = _encode(graphdef, task, tower, *arrays, filled)
-            embedded.append(np.asarray(vectors))
-        vector_ND = np.concatenate(embedded)[:count]
-        if not np.isfinite(vector_ND).all():
-            bad = int((~np.isfinite(vector_ND).all(1)).sum())
+                vectors = _encode(graphdef, space, tower, *arrays, filled)
+            embedded.append(jax.tree.map(np.asarray, vectors))
+        represented = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *embedded)
+        finite_N = np.ones(count, bool)
+        for array in jax.tree.leaves(represented):
+            finite_N &= np.isfinite(array).reshape(count, -1).all(1)
+        if not finite_N.all():
+            bad = int((~finite_N).sum())
             raise UserError(
-                f'{bad} of {count} embeddings of {tower}s for {task} are not finite: no score '
-                'would mean anything. Take an earlier checkpoint with --step.'
+                f'{bad} of {count} {tower} embeddings in the space {space} are not finite, so no '
+                'score would mean anything. Choose an earlier checkpoint with --step.'
             )
-        return vector_ND
+        return represented
 
 
-def _filled(rows: Array, size: int) -> np.ndarray:
-    """The rows, then copies of the last one up to `size`."""
+def _repeat_last(rows: Array, size: int) -> np.ndarray:
+    """Returns `size` rows: the given ones, then copies of the last one."""
     rows = np.asarray(rows)
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 
-def _slices(visual: Any) -> Callable[[int, int], Any]:
-    return lambda start, stop: jax.tree.map(lambda array: array[start:stop], visual)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _encode(
+    graphdef: Any, space: str, tower: str, params: Params, statistics: Params, inputs: Any
+) -> Array:
+    model = merge(graphdef, params, statistics)
+    return gather(model.represent(space, tower, model.encode(tower, inputs)))
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _match(graphdef: Any, params: Params, statistics: Params, text_BL: Array, image: Any) -> Array:
+    model = merge(graphdef, params, statistics)
+    return model.matches(model.encode('joint', (text_BL, image)))
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _count_hidden(
+    graphdef: Any, params: Params, statistics: Params, batch: Batch
+) -> dict[str, Array]:
+    """Returns what `ModelEmbedder.hidden_counts` describes."""
+    model = merge(graphdef, params, statistics)
+    text_BL, region_BRF = batch['text'], batch['regions']
+    image = (batch['tags'], region_BRF) if 'tags' in batch else region_BRF
+    # Zeros are padding, on both sides: the model sees nothing of the side that is left out.
+    no_image = jax.tree.map(jnp.zeros_like, image)
+    both, without_image, without_text = (
+        model.encode('joint', pair)
+        for pair in ((text_BL, image), (text_BL, no_image), (0 * text_BL, image))
+    )
+
+    def correct(predicted: Predicted) -> Array:
+        return jnp.stack([predicted.right_B, predicted.count_B])
+
+    def words(encoding: Any) -> Array:
+        logit_BMV = model.words(encoding, batch['word_place'])
+        return correct(prediction.classes(logit_BMV, batch['word_target']))
+
+    def regions(encoding: Any) -> Array:
+        logit_BMC = model.region_classes(encoding, batch['region_place'], region_BRF.shape[1])
+        return correct(prediction.classes(logit_BMC, batch['region_target']))
+
+    return {
+        'words': words(both),
+        'words_without_picture': words(without_image),
+        'regions': regions(both),
+        'regions_without_text': regions(without_text),
+        'match': model.matches(both)[None],
+    }

@@ -1,8 +1,9 @@
-"""What evaluators found, as files: `eval/STEP.json`, and query by query `eval/STEP.npz`.
+"""The files of scores: `eval/STEP.json`, and query by query `eval/STEP.npz`.
 
 STEP.json is {'protocol': {EVALUATOR: {...}}, 'results': {EVALUATOR: {LANGUAGE: {METRIC: value}}},
 'intervals': {EVALUATOR: {LANGUAGE: {METRIC: [low, high]}}}, 'groups': {EVALUATOR: {GROUP:
-[LANGUAGE]}}}; the mean over a group is a language `mean_GROUP`. A second evaluation adds to both.
+[LANGUAGE]}}}; the mean over a group is a language `mean_GROUP`. A second evaluation adds to both
+files.
 """
 
 import json
@@ -15,178 +16,215 @@ import numpy as np
 
 from mural_jax.evaluation.evaluators.base import (
     MEAN,
+    EmbeddedGallery,
+    Evaluation,
     Evaluator,
-    Gallery,
     Results,
-    Scored,
-    with_means,
+    add_group_means,
 )
 from mural_jax.evaluation.metrics import bootstrap
-from mural_jax.evaluation.metrics.bootstrap import Samples
-from mural_jax.evaluation.metrics.recall import chance, combined
-from mural_jax.evaluation.split_data import Sources
+from mural_jax.evaluation.metrics.bootstrap import QuerySamples
+from mural_jax.evaluation.metrics.recall import add_mean_recall, chance_mean_recall
+from mural_jax.evaluation.split_data import SplitData
 from mural_jax.types import UserError
 from mural_jax.workdir.files import write_atomic
 
-Evaluated = dict[str, Results]
-Groups = Mapping[str, Sequence[str]]
-ALL = 'all'  # the group of all languages that an evaluator with languages of its own has scored
+Groups = Mapping[str, Sequence[str]]  # languages by the name of their group
+SamplesByLanguage = Mapping[str, Sequence[QuerySamples]]
+Intervals = dict[str, dict[str, list[float]]]  # language -> metric -> [low, high]
+ALL = 'all'  # the group of all languages of an evaluator that has languages of its own
 
 
-class Found(NamedTuple):
-    """What is known of a checkpoint: by evaluator, as in the files."""
+class CheckpointScores(NamedTuple):
+    """All scores of a checkpoint, by evaluator, as STEP.json holds them."""
 
     protocol: dict[str, dict[str, Any]]
-    results: Evaluated
-    intervals: dict[str, dict[str, dict[str, list[float]]]]
+    results: dict[str, Results]
+    intervals: dict[str, Intervals]
     groups: dict[str, dict[str, list[str]]]
+
+    def headline(self, evaluator: str) -> str:
+        """Returns the metric to show first for an evaluator, '' if it has no results."""
+        rows = self.results.get(evaluator, {})
+        first = next(iter(next(iter(rows.values()), {})), '')
+        return self.protocol.get(evaluator, {}).get('headline', first)
 
 
 def score(
-    evaluators: Mapping[str, Evaluator], groups: Groups, sources: Sources, path: Path,
-    say: Callable[[str], None] = lambda line: None, *, force: bool = False, write: bool = True,
-) -> tuple[Found, list[Gallery]]:  # fmt: skip
-    """Everything known after scoring the evaluators; with `write` it is in `path`, atomically.
+    evaluators: Mapping[str, Evaluator],
+    groups: Groups,
+    data: SplitData,
+    path: Path,
+    log: Callable[[str], None] = lambda line: None,
+    *,
+    force: bool = False,
+    write: bool = True,
+) -> tuple[CheckpointScores, list[EmbeddedGallery]]:
+    """Runs the evaluators that have no scores yet; returns all scores of the checkpoint.
 
-    One that was scored before by the same protocol is skipped, but with `force`. groups: languages
-    by name, of which means are taken; evaluators without languages of their own score them all.
+    Args:
+      evaluators: the evaluators to run, by name. One whose scores exist with the same protocol is
+        skipped; only its group means are computed anew.
+      groups: languages by group, over which means are taken. An evaluator without languages of its
+        own scores all of them.
+      data: the model and its data.
+      path: STEP.json, written atomically after each evaluator.
+      log: receives lines about skipped evaluators.
+      force: runs evaluators even if their scores exist.
+      write: whether to write the files; one process alone should.
+
+    Returns:
+      (all scores in `path` and new ones, galleries of the images that were embedded).
     """
-    found = read_file(path) if path.exists() else Found({}, {}, {}, {})
+    scores = read_file(path) if path.exists() else CheckpointScores({}, {}, {}, {})
     languages = list(dict.fromkeys(language for group in groups.values() for language in group))
     galleries = []
     for name, evaluator in evaluators.items():
-        wanted = protocol_of(evaluator, languages)
-        if not force and wanted.items() <= found.protocol.get(name, {}).items():
-            say(f'{name}: scored before by the same protocol, skipped; --force scores it again')
-            if _regroup(found, name, groups_of(evaluator, groups, _singles(found, name)), path):
-                say(f'{name}: the means are of the groups of languages that are asked for now')
+        protocol = describe_protocol(evaluator, languages)
+        if not force and protocol.items() <= scores.protocol.get(name, {}).items():
+            log(f'{name}: has scores with the same protocol, skipped; --force scores it again')
+            own = choose_groups(evaluator, groups, _without_means(scores.results[name]))
+            if _regroup(scores, name, own, path):
+                log(f'{name}: its means are now over the groups of this config')
                 if write:
-                    _write(path, found, {})
+                    _write(path, scores, {})
             continue
-        scored = evaluator(sources, languages)
-        own = groups_of(evaluator, groups, scored.results)
-        found.protocol[name] = wanted | {'items': scored.size} | _chance(scored)
-        found.results[name] = with_means(scored.results, own)
-        found.groups[name] = _scored(own, scored.results)
-        found.intervals[name] = intervals(scored.samples, scored.size, own)
-        galleries += [scored.gallery] if scored.gallery else []
+        evaluation = evaluator(data, languages)
+        own = choose_groups(evaluator, groups, evaluation.results)
+        scores.protocol[name] = protocol | {'items': evaluation.size} | _chance_entry(evaluation)
+        scores.results[name] = add_group_means(evaluation.results, own)
+        scores.groups[name] = _scored_members(own, evaluation.results)
+        scores.intervals[name] = compute_intervals(evaluation.samples, evaluation.size, own)
+        galleries += [evaluation.gallery] if evaluation.gallery else []
         if write:
-            _write(path, found, {name: scored})
-    return found, galleries
+            _write(path, scores, {name: evaluation})
+    return scores, galleries
 
 
-def _singles(found: Found, name: str) -> Results:
-    """The results of an evaluator without means over groups."""
-    return {x: row for x, row in found.results[name].items() if not x.startswith(MEAN)}
+def describe_protocol(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any]:
+    """Returns an evaluator's protocol with its languages and headline, as JSON reads it back."""
+    own = {'languages': list(evaluator.languages or languages), 'headline': evaluator.headline}
+    return json.loads(json.dumps(evaluator.protocol() | own))
 
 
-def _regroup(found: Found, name: str, groups: Groups, path: Path) -> bool:
-    """Takes the means of what was scored before over these groups; whether they were others."""
-    results = _singles(found, name)
-    means, members = with_means(results, groups), _scored(groups, results)
-    if means == found.results[name] and members == found.groups.get(name):
-        return False
-    found.results[name], found.groups[name] = means, members
-    size, samples = read_samples(path.with_suffix('.npz')).get(name, (0, {}))
-    found.intervals[name] = intervals(samples, size, groups)
-    return True
+def choose_groups(evaluator: Evaluator, groups: Groups, results: Results) -> Groups:
+    """Returns the groups to take means over.
 
-
-def _scored(groups: Groups, results: Results) -> dict[str, list[str]]:
-    """The languages of each group that have a score; groups with none are left out."""
-    there = {name: [x for x in members if x in results] for name, members in groups.items()}
-    return {name: members for name, members in there.items() if members}
-
-
-def _chance(scored: Scored) -> dict[str, float]:
-    """The mean recall of a random order of all items, where recall is what was scored."""
-    recalls = any('mean_recall' in row for row in scored.results.values())
-    return {'chance': chance(scored.size)} if recalls else {}
-
-
-def protocol_of(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any]:
-    """How and of which languages an evaluator scores, as JSON gives it back."""
-    words = evaluator.protocol() | {'languages': list(evaluator.languages or languages)}
-    return json.loads(json.dumps(words))
-
-
-def groups_of(evaluator: Evaluator, groups: Groups, results: Results) -> Groups:
-    """The groups whose means are taken; of an evaluator's own languages, all of them too."""
-    known = {ALL} & {*groups, *results}
-    own = {ALL: list(results)} if evaluator.languages and not known else {}
+    An evaluator with languages of its own also gets the group `all` of them, unless a group or a
+    language is called that.
+    """
+    taken = {ALL} & {*groups, *results}
+    own = {ALL: list(results)} if evaluator.languages and not taken else {}
     return {**groups, **own}
 
 
-def intervals(
-    samples: Mapping[str, Sequence[Samples]], size: int, groups: Groups
-) -> dict[str, dict[str, list[float]]]:
-    """95% intervals by language and metric; of a group, of the mean over its languages.
+def compute_intervals(samples: SamplesByLanguage, size: int, groups: Groups) -> Intervals:
+    """Returns 95% confidence intervals of every language and of the mean over every group.
 
-    Items are drawn again, the same ones in all languages, 1,000 times (percentile bootstrap).
+    Percentile bootstrap: the `size` items of the split are drawn 1,000 times with replacement, the
+    same ones in all languages.
     """
-    drawn = draws(samples, size)
+    draws = draw_metrics(samples, size)
     for group, members in groups.items():
-        rows = [drawn[language] for language in members if language in drawn]
+        rows = [draws[language] for language in members if language in draws]
         if rows:
-            drawn[MEAN + group] = {
-                metric: bootstrap.mean_of([row[metric] for row in rows]) for metric in rows[0]
+            draws[MEAN + group] = {
+                metric: bootstrap.mean_over_draws([row[metric] for row in rows])
+                for metric in rows[0]
             }
     return {
-        language: {metric: list(bootstrap.interval(value_S)) for metric, value_S in row.items()}
-        for language, row in drawn.items()
+        language: {
+            metric: list(bootstrap.percentile_interval(value_S)) for metric, value_S in row.items()
+        }
+        for language, row in draws.items()
     }
 
 
-def draws(samples: Mapping[str, Sequence[Samples]], size: int) -> dict[str, dict[str, np.ndarray]]:
-    """{language: {metric: its value in each draw of the items}}."""
+def draw_metrics(samples: SamplesByLanguage, size: int) -> dict[str, dict[str, np.ndarray]]:
+    """Returns {language: {metric: its value in each of the S draws of the items, [S]}}."""
     if not samples:
         return {}
-    drawn_SI = bootstrap.draw(size)
+    drawn_SI = bootstrap.draw_items(size)
     return {
-        language: combined(bootstrap.resampled(own, drawn_SI)) for language, own in samples.items()
+        language: add_mean_recall(bootstrap.resample_means(own, drawn_SI))
+        for language, own in samples.items()
     }
 
 
-def read(workdir: Path, step: int) -> Found:
-    """What is known of a checkpoint. Raises UserError where nothing is."""
+def read(workdir: Path, step: int) -> CheckpointScores:
+    """Returns all scores of a checkpoint. Raises UserError if there are none."""
     path = workdir / 'eval' / f'{step}.json'
     if not path.exists():
         raise UserError(f'There are no scores {path}. Run `mural evaluate` for this step first.')
     return read_file(path)
 
 
-def read_file(path: Path) -> Found:
-    """Raises UserError where the file cannot be read."""
+def read_file(path: Path) -> CheckpointScores:
+    """Returns the scores in a STEP.json. Raises UserError if it cannot be read."""
     try:
-        words = json.loads(path.read_text(encoding='utf-8'))
-        more = words.get('intervals', {}), words.get('groups', {})
-        return Found(words['protocol'], words['results'], *more)
+        node = json.loads(path.read_text(encoding='utf-8'))
+        more = node.get('intervals', {}), node.get('groups', {})
+        return CheckpointScores(node['protocol'], node['results'], *more)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f'{path} is no file of scores ({error}). Move it away and run `mural evaluate` again.'
+            f'{path} is not a file of scores ({error}). Move it away and run `mural evaluate` '
+            'again.'
         ) from error
 
 
-def read_samples(path: Path) -> dict[str, tuple[int, dict[str, list[Samples]]]]:
-    """{evaluator: (number of items, {language: samples})} of an `.npz` beside scores; none where
-    there is no such file."""
+def read_samples(path: Path) -> dict[str, tuple[int, dict[str, list[QuerySamples]]]]:
+    """Returns {evaluator: (number of items, {language: samples})} of a STEP.npz.
+
+    Empty if there is no such file.
+    """
     if not path.exists():
         return {}
+    samples: dict[str, tuple[int, dict[str, list[QuerySamples]]]] = {}
     with np.load(path, allow_pickle=False) as arrays:
-        found: dict[str, tuple[int, dict[str, list[Samples]]]] = {}
         for number, (name, size, language, metrics) in enumerate(json.loads(str(arrays['about']))):
             values = dict(zip(metrics, arrays[f'values_{number}']))
-            _, languages = found.setdefault(name, (size, {}))
-            languages.setdefault(language, []).append(Samples(arrays[f'items_{number}'], values))
-    return found
+            _, languages = samples.setdefault(name, (size, {}))
+            own = QuerySamples(arrays[f'items_{number}'], values)
+            languages.setdefault(language, []).append(own)
+    return samples
 
 
-def _write(path: Path, found: Found, scored: Mapping[str, Scored]) -> None:
-    """Both files; samples of other evaluators stay."""
+def _without_means(results: Results) -> Results:
+    """Returns the results of languages, without the means over groups."""
+    return {x: row for x, row in results.items() if not x.startswith(MEAN)}
+
+
+def _regroup(scores: CheckpointScores, name: str, groups: Groups, path: Path) -> bool:
+    """Replaces an evaluator's means by those over `groups`; returns whether anything changed."""
+    results = _without_means(scores.results[name])
+    with_means, members = add_group_means(results, groups), _scored_members(groups, results)
+    if with_means == scores.results[name] and members == scores.groups.get(name):
+        return False
+    scores.results[name], scores.groups[name] = with_means, members
+    size, samples = read_samples(path.with_suffix('.npz')).get(name, (0, {}))
+    scores.intervals[name] = compute_intervals(samples, size, groups)
+    return True
+
+
+def _scored_members(groups: Groups, results: Results) -> dict[str, list[str]]:
+    """Returns the languages of each group that have a score, without groups that have none."""
+    scored = {name: [x for x in members if x in results] for name, members in groups.items()}
+    return {name: members for name, members in scored.items() if members}
+
+
+def _chance_entry(evaluation: Evaluation) -> dict[str, float]:
+    """Returns the mean recall of a random order of all items, if recall was measured."""
+    has_recall = any('mean_recall' in row for row in evaluation.results.values())
+    return {'chance': chance_mean_recall(evaluation.size)} if has_recall else {}
+
+
+def _write(path: Path, scores: CheckpointScores, new: Mapping[str, Evaluation]) -> None:
+    """Writes both files, each atomically; samples of other evaluators stay."""
     samples = read_samples(path.with_suffix('.npz'))
-    for name, one in scored.items():
-        by_language = {language: list(parts) for language, parts in one.samples.items()}
-        samples[name] = one.size, by_language
+    for name, evaluation in new.items():
+        by_language = {language: list(parts) for language, parts in evaluation.samples.items()}
+        samples[name] = evaluation.size, by_language
+    # One flat list of arrays; 'about' says to which evaluator and language each belongs.
     about: list[Any] = []
     arrays: dict[str, np.ndarray] = {}
     for name, (size, languages) in samples.items():
@@ -199,4 +237,4 @@ def _write(path: Path, found: Found, scored: Mapping[str, Scored]) -> None:
     part_path = path.with_name(f'{path.stem}.{os.getpid()}.part.npz')
     np.savez_compressed(part_path, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
     part_path.replace(path.with_suffix('.npz'))
-    write_atomic(path, json.dumps(found._asdict(), indent=1, ensure_ascii=False))
+    write_atomic(path, json.dumps(scores._asdict(), indent=1, ensure_ascii=False))

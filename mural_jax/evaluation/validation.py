@@ -1,4 +1,4 @@
-"""Scoring while a run trains, each evaluator with a period of its own."""
+"""Scores a run during training, each evaluator with its own period."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,47 +7,60 @@ from typing import Any
 
 from mural_jax.distributed import processes
 from mural_jax.evaluation import scores
-from mural_jax.evaluation.evaluators.base import Evaluator
-from mural_jax.evaluation.split_data import Sources
+from mural_jax.evaluation.evaluators.base import MEAN, Evaluator
+from mural_jax.evaluation.split_data import SplitData
 
-PREFIX = 'eval'  # of its metrics: eval/EVALUATOR/mean_GROUP/METRIC
+PREFIX = 'eval'  # Metrics are named eval/EVALUATOR/mean_GROUP/METRIC.
 
 
 @dataclasses.dataclass(frozen=True)
-class Validation:
-    """The evaluators of a run that have a period (`every`).
+class RunValidator:
+    """Runs the evaluators of a run that have a period (`every`).
 
-    opened: parameters and statistics of the run -> what evaluators ask for. folder: where
-    `STEP.json` goes.
+    open_data: (parameters, batch statistics) -> what evaluators read.
+    folder: the folder of `STEP.json`.
     """
 
     evaluators: Mapping[str, Evaluator]
     groups: scores.Groups
-    opened: Callable[[Any, Any], Sources]
+    open_data: Callable[[Any, Any], SplitData]
     folder: Path
 
     def due(self, step: int) -> list[str]:
-        """The evaluators whose turn it is after a step."""
+        """Returns the evaluators to run after a step."""
         return [
             name for name, one in self.evaluators.items() if one.every and step % one.every == 0
         ]
 
     def __call__(self, step: int, state: Any) -> dict[str, float]:
-        """Scores those that are due, on all hosts; means over groups of languages, by metric."""
-        chosen = {name: self.evaluators[name] for name in self.due(step)}
+        """Runs the evaluators that are due; returns their means over groups, by metric name.
+
+        All processes must call this at the same step; the first one writes the files.
+        """
+        due = {name: self.evaluators[name] for name in self.due(step)}
         found, _ = scores.score(
-            chosen, self.groups, self.opened(state.params, state.statistics),
-            self.folder / f'{step}.json', force=True, write=processes.is_first(),
-        )  # fmt: skip
+            due,
+            self.groups,
+            self.open_data(state.params, state.statistics),
+            self.folder / f'{step}.json',
+            force=True,
+            write=processes.is_first(),
+        )
         return {
-            metric: value for name in chosen for metric, value in flat(name, found.results[name])
+            metric: value
+            for name in due
+            for metric, value in flatten_means(name, found.results[name])
         }
 
 
-def flat(name: str, rows: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
-    """(metric as `metrics.jsonl` has it, value) of an evaluator's means, or of its only row."""
-    means = {row: values for row, values in rows.items() if row.startswith('mean_')} or rows
+def flatten_means(name: str, rows: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
+    """Returns (metric as metrics.jsonl names it, value) of an evaluator's group means.
+
+    An evaluator without group means has all its rows there.
+    """
+    means = {row: values for row, values in rows.items() if row.startswith(MEAN)} or rows
     return [
         (f'{PREFIX}/{name}/{row}/{metric}', value)
-        for row, values in means.items() for metric, value in values.items()
-    ]  # fmt: skip
+        for row, values in means.items()
+        for metric, value in values.items()
+    ]

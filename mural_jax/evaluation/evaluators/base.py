@@ -1,60 +1,73 @@
-"""What is measured: each evaluator scores languages on one prepared split.
+"""What every evaluator is: it scores a model in several languages on one prepared split.
 
-Results are {language: {metric: value}}, recalls and accuracies in percent.
+Results are {language: {metric: value}}; recalls and accuracies are in percent.
 """
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from mural_jax.evaluation.metrics.bootstrap import Samples, means
+from mural_jax.evaluation.metrics.bootstrap import QuerySamples, mean_metrics
 from mural_jax.evaluation.metrics.recall import (
     RANKS,
-    combined,
-    mean_over,
-    medians,
+    add_mean_recall,
+    mean_over_languages,
+    median_ranks,
 )
-from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
 
 Results = dict[str, dict[str, float]]
-MEAN = 'mean_'  # before the name of a group, as a language of results
-ALL = '*'  # the languages of the data, whatever they are
+MEAN = 'mean_'  # Results hold the mean over a group as a language with this prefix.
+ALL = '*'  # in `languages`: every language of the data
 
 
-class Gallery(NamedTuple):
-    """Pictures that an evaluator embedded on the way, float32 [N, D], in the space of a task."""
+class EmbeddedGallery(NamedTuple):
+    """Images that an evaluator embedded, which a search index can reuse.
 
-    items: Items
+    image_ND: float32 unit vectors in the space `space`, one for each of the examples.
+    """
+
+    examples: SplitExamples
     image_ND: np.ndarray
     dataset: str
     split: str
-    task: str
+    space: str
 
 
-class Scored(NamedTuple):
-    """What an evaluator found.
+class Evaluation(NamedTuple):
+    """What an evaluator returns.
 
-    size: of the whole gallery. samples: what the results are means of, by language, where they
-    are: intervals are drawn from it.
+    size: number of examples in the split.
+    samples: by language, the values per query whose means the results are, from which confidence
+    intervals are drawn; empty if the results are not means over queries.
     """
 
     results: Results
     size: int
-    gallery: Gallery | None = None
-    samples: Mapping[str, Sequence[Samples]] = {}
+    gallery: EmbeddedGallery | None = None
+    samples: Mapping[str, Sequence[QuerySamples]] = {}
 
 
 class Evaluator(Protocol):
-    """Scores a model in some languages, and says by which protocol.
+    """Scores a model in some languages, and states the protocol by which it does so.
 
-    `needs`: what it names of its run, such as {'tasks': 'image_text'}. `languages`: its own, none
-    for those of the config, '*' for all that the data has. `every`: so many steps while a run
-    trains, 0 for never.
+    It reads embeddings and scores through `SplitData` and never touches the model itself.
+
+    headline: the metric that a report shows first.
+    joint: whether it needs a `JointEmbedder`, which a model of another library is not.
+    languages: the languages to score, empty for those of the config, '*' for all of the data.
+    every: score every so many steps during training, 0 for never.
     """
+
+    @property
+    def headline(self) -> str: ...
+
+    @property
+    def joint(self) -> bool: ...
 
     @property
     def dataset(self) -> str: ...
@@ -68,19 +81,28 @@ class Evaluator(Protocol):
     @property
     def every(self) -> int: ...
 
-    def needs(self) -> dict[str, str]: ...
+    def needs(self) -> dict[str, str]:
+        """Returns what the evaluator names of its run, such as {'spaces': 'image_text'}."""
+        ...
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored: ...
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        """Scores `languages`, or the evaluator's own if it has some."""
+        ...
 
-    def protocol(self) -> dict[str, Any]: ...
+    def protocol(self) -> dict[str, Any]:
+        """Returns in words what the scores mean; scores compare if their protocols are equal."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What all evaluators have.
+class SplitEvaluator:
+    """The fields that all evaluators have, see `Evaluator`.
 
-    dataset, split: what is scored. languages, every: see Evaluator.
+    dataset, split: the examples to score.
     """
+
+    headline: ClassVar[str]
+    joint: ClassVar[bool] = False
 
     dataset: str
     split: str
@@ -91,62 +113,71 @@ class Measured:
         if self.every < 0:
             raise UserError(f'every={self.every} must be a number of steps, or 0 for never.')
 
-    def about(self) -> dict[str, Any]:
-        """What every protocol says."""
+    @property
+    def where(self) -> str:
+        """The split as messages name it."""
+        return f'{self.dataset}:{self.split}'
+
+    def base_protocol(self) -> dict[str, Any]:
+        """Returns the entries that every protocol has."""
         return {'dataset': self.dataset, 'split': self.split}
 
 
-def retrieved(samples: Mapping[str, Sequence[Samples]]) -> Results:
-    """The metrics of retrieval by language."""
+def retrieval_metrics(samples: Mapping[str, Sequence[QuerySamples]]) -> Results:
+    """Returns the retrieval metrics of each language."""
     return {
-        language: combined(means(scored)) | medians(scored) for language, scored in samples.items()
+        language: add_mean_recall(mean_metrics(own)) | median_ranks(own)
+        for language, own in samples.items()
     }
 
 
-def languages_of(
-    evaluator: Evaluator, languages: Sequence[str], items: Items, least: int = 1
+def choose_languages(
+    evaluator: SplitEvaluator, languages: Sequence[str], examples: SplitExamples, at_least: int = 1
 ) -> Sequence[str]:
-    """The languages that an evaluator scores: its own, or those of the config that are given.
+    """Returns the languages to score: the evaluator's own, or else `languages` of the config.
 
-    least: of all languages of the data, those that so many items have a text in. Raises UserError
-    where a language of its own has no text in the data.
+    '*' stands for the languages of the data in which `at_least` examples have a text. Raises
+    UserError if the evaluator names a language that the data lacks.
     """
     if ALL in evaluator.languages:
-        counts = Counter(language for texts in items.texts for language in texts)
-        return [language for language in items.languages if counts[language] >= least]
-    missing = [language for language in evaluator.languages if language not in items.languages]
+        counts = Counter(language for texts in examples.texts for language in texts)
+        return [language for language in examples.languages if counts[language] >= at_least]
+    missing = [language for language in evaluator.languages if language not in examples.languages]
     if missing:
         raise UserError(
-            f'{evaluator.dataset}:{evaluator.split} has no text in {", ".join(missing)}; it has '
-            f'{", ".join(items.languages[:40])}. Correct languages of the evaluator.'
+            f'{evaluator.where} has no text in {", ".join(missing)}; it has '
+            f"{', '.join(examples.languages[:40])}. Correct the evaluator's languages."
         )
     return evaluator.languages or languages
 
 
-def named(items: Items, languages: Sequence[str], evaluator: Any) -> list[int]:
-    """The items with a text in all of the languages. Raises UserError where there is none."""
-    found = [i for i, texts in enumerate(items.texts) if all(texts.get(x) for x in languages)]
-    if not found:
+def select_with_text(
+    examples: SplitExamples, languages: Sequence[str], evaluator: Any
+) -> list[int]:
+    """Returns the examples with a text in all of the languages. Raises UserError if none has."""
+    places = [i for i, texts in enumerate(examples.texts) if all(texts.get(x) for x in languages)]
+    if not places:
         raise UserError(
-            f'{evaluator.dataset}:{evaluator.split} has no {evaluator.text} in '
-            f'{" and ".join(languages)}, so there is nothing to score. '
-            'Take the language out of config.languages.'
+            f'{evaluator.where} has no {evaluator.text} in {" and ".join(languages)}, so there is '
+            'nothing to score. Remove the language from config.languages.'
         )
-    return found
+    return places
 
 
-def enough(count: int, evaluator: Evaluator, language: str) -> None:
-    """Raises UserError where a gallery of so many is smaller than a K of R@K."""
+def require_gallery_size(count: int, evaluator: SplitEvaluator, language: str) -> None:
+    """Raises UserError if a gallery of `count` items is smaller than the largest K of R@K."""
     if count < max(RANKS):
-        where = f'{evaluator.dataset}:{evaluator.split}'.rstrip(':')
         raise UserError(
-            f'{where} has a gallery of {count} in {language}, and R@{max(RANKS)} of that is 100 '
-            'whatever the model does. Make it larger (gallery, fold, more data), or leave the '
-            'language out.'
+            f'{evaluator.where.rstrip(":")} has a gallery of {count} in {language}, for which '
+            f'R@{max(RANKS)} is 100 whatever the model does. Make it larger (gallery, fold, more '
+            'data), or leave the language out.'
         )
 
 
-def with_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:
-    """The results and the mean over each group of languages, as a language `mean_GROUP`."""
-    means_of = {MEAN + name: mean_over(results, group) for name, group in groups.items()}
-    return results | {name: mean for name, mean in means_of.items() if mean}
+def add_group_means(results: Results, groups: Mapping[str, Sequence[str]]) -> Results:
+    """Returns the results and the mean over each group, as a language `mean_GROUP`.
+
+    A group's mean is over its languages that have results; a group without any has no mean.
+    """
+    means = {MEAN + name: mean_over_languages(results, members) for name, members in groups.items()}
+    return results | {name: mean for name, mean in means.items() if mean}

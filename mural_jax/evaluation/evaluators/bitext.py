@@ -1,38 +1,80 @@
-"""Translations found among sentences: accuracy of pairs, and mining of two sets."""
+"""Translations among sentences: accuracy on aligned sets, and mining of two unaligned sets."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mural_jax.evaluation.evaluators.base import ALL, Measured, Scored, languages_of, named
+from mural_jax.evaluation.evaluators.base import (
+    ALL,
+    Evaluation,
+    SplitEvaluator,
+    choose_languages,
+    select_with_text,
+)
 from mural_jax.evaluation.metrics import margin
-from mural_jax.evaluation.metrics.bootstrap import Samples, means
-from mural_jax.evaluation.metrics.margin import STRATEGY, K, Score, Strategy
-from mural_jax.evaluation.metrics.ranking import Ranks, ranks
-from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.evaluation.metrics.bootstrap import QuerySamples, mean_metrics
+from mural_jax.evaluation.metrics.margin import STRATEGIES, K, Score, Strategy
+from mural_jax.evaluation.metrics.ranking import Ranks, rank_queries
+from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bitext(Measured):
-    """How often a sentence's translation is the nearest of its set, in both directions, percent.
+@dataclasses.dataclass(frozen=True)
+class BitextSide:
+    """The embedded sentences of a language.
 
-    The set of a language and a pivot is the examples with a sentence in both: of Tatoeba the 1,000
-    or fewer of that language, of FLORES and NTREX all. A sentence is right where the nearest one
-    is that of its own example, as LASER's similarity_search.py, XTREME's Tatoeba, MTEB's
-    BitextMining (`accuracy`) and sentence-transformers' TranslationEvaluator count (sources read).
-    These take one of equal scores, whichever; here each has its share, so a sentence that stands
-    in the pivot t times counts 1 / t. MTEB's main score of these sets is another, `f1` weighted by
-    label, which is never above the accuracy.
+    Every distinct sentence is embedded once, so equal sentences tie exactly.
 
-    pivots: named as the data does (`eng_Latn` in FLORES, `eng` in Tatoeba); they are not scored as
-    languages. text: the kind, of which the first counts. score, k: see `margin`; with a margin
-    the k nearest by cosine are candidates, as in LASER's search. task: in whose space.
+    row: {example: its row in vector_UD} for the examples with a sentence in the language.
+    vector_UD: float32 [U, D], the embeddings of the U distinct sentences.
     """
 
-    task: str
+    row: Mapping[int, int]
+    vector_UD: np.ndarray
+
+    @classmethod
+    def embed(
+        cls, texts: Sequence[Mapping[str, str]], language: str, data: SplitData, space: str
+    ) -> 'BitextSide':
+        """Embeds a language; `texts` holds the first text of each example by language."""
+        rows: dict[str, int] = {}
+        row = {
+            place: rows.setdefault(by_language[language], len(rows))
+            for place, by_language in enumerate(texts)
+            if by_language.get(language)
+        }
+        return cls(row, data.embedder.embed_texts(space, list(rows)))
+
+    def take(self, places: Sequence[int]) -> np.ndarray:
+        """Returns float32 [N, D], the embeddings of some examples."""
+        return self.vector_UD[[self.row[place] for place in places]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BitextAccuracy(SplitEvaluator):
+    """How often a sentence's translation is its nearest, in both directions, in percent.
+
+    The set of a language and a pivot is the examples with a sentence in both: for Tatoeba the
+    1,000 or fewer of that language, for FLORES and NTREX all. A sentence is right if the nearest
+    one belongs to its own example, as in LASER's similarity_search.py, XTREME's Tatoeba, MTEB's
+    BitextMining (`accuracy`) and sentence-transformers' TranslationEvaluator (sources read).
+    Those take any one of several equal scores; here each of them gets its share, so a sentence
+    that stands in the pivot t times counts 1 / t. MTEB's main score of these sets is another,
+    `f1` weighted by label, which never exceeds the accuracy.
+
+    space: the space whose embeddings are compared.
+    pivots: languages as the data names them (`eng_Latn` in FLORES, `eng` in Tatoeba); they are
+    not scored as languages.
+    text: the kind of text; the first text of that kind counts.
+    score, k: see `metrics.margin`; with a margin only the k nearest by cosine are candidates, as
+    in LASER's search.
+    """
+
+    headline: ClassVar[str] = 'accuracy'
+
+    space: str
     pivots: tuple[str, ...] = ('en',)
     text: str = 'sentence'
     score: Score = 'cosine'
@@ -42,69 +84,74 @@ class Bitext(Measured):
         super().__post_init__()
         margin.check_score(self.score, self.k)
         if not self.pivots:
-            raise UserError('pivots is empty: name the languages that translations are found in.')
+            raise UserError('pivots is empty: name the languages that hold the translations.')
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.task}
+        return {'spaces': self.space}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items = sources.items(self.dataset, self.split, self.text, images=False)
-        firsts = items.names
-        wanted = chosen(self, self.pivots, languages, items)
-        # Each pivot once, not once a language.
-        pivots = {pivot: Side.of(firsts, pivot, sources, self.task) for pivot in self.pivots}
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        examples = data.read_examples(self.dataset, self.split, self.text, images=False)
+        texts = examples.first_texts
+        wanted = choose_paired_languages(self, self.pivots, languages, examples)
+        # Pivots are embedded once, not once for each language.
+        pivots = {pivot: BitextSide.embed(texts, pivot, data, self.space) for pivot in self.pivots}
         samples = {}
         for language in wanted:
-            side = Side.of(firsts, language, sources, self.task)
-            samples[language] = self._sampled(side, pivots, items, language)
-        results = {language: means(own) for language, own in samples.items()}
-        return Scored(results, len(items.ids), None, samples)
+            side = BitextSide.embed(texts, language, data, self.space)
+            samples[language] = self._score(side, pivots, examples, language)
+        results = {language: mean_metrics(own) for language, own in samples.items()}
+        return Evaluation(results, len(examples.ids), None, samples)
 
-    def _sampled(
-        self, side: 'Side', pivots: Mapping[str, 'Side'], items: Items, language: str
-    ) -> list[Samples]:
-        """Of a language, by pivot and, of several, over all."""
-        one = len(pivots) == 1
+    def _score(
+        self,
+        side: BitextSide,
+        pivots: Mapping[str, BitextSide],
+        examples: SplitExamples,
+        language: str,
+    ) -> list[QuerySamples]:
+        """Returns the accuracies of a language for each pivot and, if several, over all pivots."""
+        single = len(pivots) == 1
         parts = []
         for pivot, other in pivots.items():
-            found = named(items, [language, pivot], self)
+            places = select_with_text(examples, [language, pivot], self)
             there_N, back_N = (
-                (100 * ranked.found(1)).astype(np.float32)
-                for ranked in self._ranks(side.rows(found), other.rows(found))
+                (100 * ranks.hit_rate(1)).astype(np.float32)
+                for ranks in self._rank(side.take(places), other.take(places))
             )
-            name, own = ('pivot', 'accuracy') if one else (pivot, f'{pivot}_accuracy')
+            name, mean = ('pivot', 'accuracy') if single else (pivot, f'{pivot}_accuracy')
             values: dict[str, np.ndarray] = {
                 f'text_to_{name}_accuracy': there_N,
                 f'{name}_to_text_accuracy': back_N,
-                own: (there_N + back_N) / 2,
+                mean: (there_N + back_N) / 2,
             }
-            parts.append(Samples(np.array(found, np.int32), values))
-        if one:
+            parts.append(QuerySamples(np.array(places, np.int32), values))
+        if single:
             return parts
         item_N = np.concatenate([part.item_N for part in parts])
-        every_N = [part.values[f'{pivot}_accuracy'] for pivot, part in zip(pivots, parts)]
-        return [*parts, Samples(item_N, {'accuracy': np.concatenate(every_N)})]
+        accuracies = [part.values[f'{pivot}_accuracy'] for pivot, part in zip(pivots, parts)]
+        return [*parts, QuerySamples(item_N, {'accuracy': np.concatenate(accuracies)})]
 
-    def _ranks(self, text_ND: np.ndarray, pivot_ND: np.ndarray) -> tuple[Ranks, Ranks]:
-        """Where the own translation ranks, from the text and from the pivot."""
+    def _rank(self, text_ND: np.ndarray, pivot_ND: np.ndarray) -> tuple[Ranks, Ranks]:
+        """Returns the ranks of the translations, from the texts and from the pivot."""
         if self.score == 'cosine':
             own = list(np.arange(len(text_ND))[:, None])
-            return ranks(text_ND, pivot_ND, own), ranks(pivot_ND, text_ND, own)
-        there, back = margin.both_nearest(text_ND, pivot_ND, self.k)
+            return rank_queries(text_ND, pivot_ND, own), rank_queries(pivot_ND, text_ND, own)
+        there, back = margin.find_both_neighbours(text_ND, pivot_ND, self.k)
         return (
-            margin.own_ranks(there, margin.margins(there, back, self.score)),
-            margin.own_ranks(back, margin.margins(back, there, self.score)),
+            margin.rank_own(there, margin.margin_scores(there, back, self.score)),
+            margin.rank_own(back, margin.margin_scores(back, there, self.score)),
         )
 
     def protocol(self) -> dict[str, Any]:
-        kept = '' if self.score == 'cosine' else f' of the {self.k} nearest by cosine'
-        return self.about() | {
+        candidates = f'; the best of the {self.k} nearest by cosine'
+        return self.base_protocol() | {
             'name': 'bitext accuracy',
-            'head': self.task,
+            'space': self.space,
             'pivots': list(self.pivots),
             'accuracy': 'percent of sentences whose best scored translation is that of their own '
             'example; mean over both directions and all pivots',
-            'score': margin.in_words(self.score, self.k) + (kept and f'; the best{kept}'),
+            'score': margin.describe_score(self.score, self.k)
+            + ('' if self.score == 'cosine' else candidates),
             'sentence': f'the first {self.text}',
             'gallery': 'the examples with a sentence in both languages',
             'ties': 'equal scores share: a sentence that stands t times in the gallery counts 1/t',
@@ -112,20 +159,23 @@ class Bitext(Measured):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mining(Measured):
-    """How well the pairs among two sets of sentences are found, as in BUCC: F1, percent.
+class BitextMining(SplitEvaluator):
+    """How well the pairs among two sets of sentences are found, as in BUCC: F1 in percent.
 
-    The sets are the different sentences of a language and of the pivot; gold are the pairs of the
-    examples with both, the other examples have one. Candidates, strategies and margins are those
-    of LASER's mine_bitexts.py with `unify`, the threshold that of its bucc.py and of XTREME's
-    utils_retrieve.py (sources read). These leave sentences that are repeated out of what is
-    extracted, though not out of gold; here they stay, once.
+    The sets are the distinct sentences of a language and of the pivot. Examples with both are the
+    gold pairs, the other examples have one of the two. Candidates, strategies and margins are
+    those of LASER's mine_bitexts.py with `unify`, the threshold is that of its bucc.py and of
+    XTREME's utils_retrieve.py (sources read). Those scripts drop repeated sentences from the mined
+    pairs, though not from gold; here each of them stays, once.
 
-    threshold: pairs that score at least that much are taken; None for the one with the best F1 on
-    this very set, as those scripts do with the gold that they are given.
+    space: the space whose embeddings are compared.
+    threshold: the lowest score of a mined pair; None for the threshold with the best F1 on this
+    very set, as those scripts choose it with the gold they are given.
     """
 
-    task: str
+    headline: ClassVar[str] = 'f1'
+
+    space: str
     pivot: str = 'en'
     text: str = 'sentence'
     score: Score = 'ratio'
@@ -136,49 +186,52 @@ class Mining(Measured):
     def __post_init__(self) -> None:
         super().__post_init__()
         margin.check_score(self.score, self.k)
-        if self.strategy not in STRATEGY:
-            raise UserError(f'strategy={self.strategy!r} must be one of {", ".join(STRATEGY)}.')
+        if self.strategy not in STRATEGIES:
+            raise UserError(f'strategy={self.strategy!r} must be one of {", ".join(STRATEGIES)}.')
         if not (self.threshold is None or isinstance(self.threshold, int | float)):
             raise UserError(f'threshold={self.threshold!r} must be a number, or None for the best.')
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.task}
+        return {'spaces': self.space}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items = sources.items(self.dataset, self.split, self.text, images=False)
-        firsts = items.names
-        wanted = chosen(self, (self.pivot,), languages, items)
-        pivot = Side.of(firsts, self.pivot, sources, self.task)
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        examples = data.read_examples(self.dataset, self.split, self.text, images=False)
+        texts = examples.first_texts
+        wanted = choose_paired_languages(self, (self.pivot,), languages, examples)
+        pivot = BitextSide.embed(texts, self.pivot, data, self.space)
         results, samples = {}, {}
         for language in wanted:
-            side = Side.of(firsts, language, sources, self.task)
-            gold = self._gold(items, language, side, pivot)
-            results[language], samples[language] = self._scored(side, pivot, gold)
-        return Scored(results, len(items.ids), None, samples)
+            side = BitextSide.embed(texts, language, data, self.space)
+            gold = self._find_gold(examples, language, side, pivot)
+            results[language], samples[language] = self._score(side, pivot, gold)
+        return Evaluation(results, len(examples.ids), None, samples)
 
-    def _gold(
-        self, items: Items, language: str, side: 'Side', pivot: 'Side'
+    def _find_gold(
+        self, examples: SplitExamples, language: str, side: BitextSide, pivot: BitextSide
     ) -> dict[tuple[int, int], int]:
-        """{(text, sentence of the pivot): the first example with them}."""
+        """Returns {(row of the text, row of the pivot's sentence): the first such example}."""
         gold: dict[tuple[int, int], int] = {}
-        for place in named(items, [language, self.pivot], self):
+        for place in select_with_text(examples, [language, self.pivot], self):
             gold.setdefault((side.row[place], pivot.row[place]), place)
         return gold
 
-    def _scored(
-        self, side: 'Side', pivot: 'Side', gold: Mapping[tuple[int, int], int]
-    ) -> tuple[dict[str, float], list[Samples]]:
-        """(metrics, whether each gold pair was found).
+    def _score(
+        self, side: BitextSide, pivot: BitextSide, gold: Mapping[tuple[int, int], int]
+    ) -> tuple[dict[str, float], list[QuerySamples]]:
+        """Returns (metrics, whether each gold pair was mined).
 
-        Only recall is a mean over what every run has: precision is one over what a run took.
+        Only recall has samples: its queries, the gold pairs, are the same in every run, while
+        precision is a mean over the pairs that one run mined.
         """
-        found = margin.mine(side.vector_UD, pivot.vector_UD, self.k, self.score, self.strategy)
-        pairs = list(zip(found.left_P.tolist(), found.right_P.tolist()))
+        mined = margin.mine_pairs(
+            side.vector_UD, pivot.vector_UD, self.k, self.score, self.strategy
+        )
+        pairs = list(zip(mined.left_P.tolist(), mined.right_P.tolist()))
         threshold = self.threshold
         if threshold is None:
             right_P = np.array([pair in gold for pair in pairs])
-            threshold = margin.best_threshold(found.score_P, right_P, len(gold))
-        taken = {pair for pair, score in zip(pairs, found.score_P) if score >= threshold}
+            threshold = margin.choose_threshold(mined.score_P, right_P, len(gold))
+        taken = {pair for pair, score in zip(pairs, mined.score_P) if score >= threshold}
         hits = len(taken & gold.keys())
         metrics = {
             'f1': 200 * hits / (len(taken) + len(gold)),
@@ -187,82 +240,55 @@ class Mining(Measured):
             'threshold': float(threshold),
         }
         recall_N = np.array([100 * (pair in taken) for pair in gold], np.float32)
-        return metrics, [Samples(np.array([*gold.values()], np.int32), {'recall': recall_N})]
+        return metrics, [QuerySamples(np.array([*gold.values()], np.int32), {'recall': recall_N})]
 
     def protocol(self) -> dict[str, Any]:
         best = 'the best F1 on this very set'
-        return self.about() | {
+        return self.base_protocol() | {
             'name': 'bitext mining',
-            'head': self.task,
+            'space': self.space,
             'pivot': self.pivot,
-            'f1': 'harmonic mean of precision and recall of the pairs taken, percent',
-            'score': margin.in_words(self.score, self.k),
+            'f1': 'harmonic mean of precision and recall of the mined pairs, percent',
+            'score': margin.describe_score(self.score, self.k),
             'candidates': f'the {self.k} nearest by cosine',
-            'strategy': f'{self.strategy}: {STRATEGY[self.strategy]}',
+            'strategy': f'{self.strategy}: {STRATEGIES[self.strategy]}',
             'threshold': best if self.threshold is None else self.threshold,
             'sentence': f'the first {self.text}; each different one counts once',
             'gold': 'examples with a sentence in both languages',
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Side:
-    """The sentences of a language: each different one is embedded once, so equal ones tie.
-
-    row: of an example with one, its row in vector_UD, float32 [U, D].
-    """
-
-    row: Mapping[int, int]
-    vector_UD: np.ndarray
-
-    @classmethod
-    def of(
-        cls, firsts: Sequence[Mapping[str, str]], language: str, sources: Sources, task: str
-    ) -> 'Side':
-        """`firsts`: the first text of each example by language."""
-        unique: dict[str, int] = {}
-        row = {
-            place: unique.setdefault(texts[language], len(unique))
-            for place, texts in enumerate(firsts)
-            if texts.get(language)
-        }
-        return cls(row, sources.embedder.texts(task, list(unique)))
-
-    def rows(self, places: Sequence[int]) -> np.ndarray:
-        """The vectors of some examples, float32 [N, D]."""
-        return self.vector_UD[[self.row[place] for place in places]]
-
-
-def chosen(
-    evaluator: Any, pivots: Sequence[str], languages: Sequence[str], items: Items
+def choose_paired_languages(
+    evaluator: Any, pivots: Sequence[str], languages: Sequence[str], examples: SplitExamples
 ) -> list[str]:
-    """The languages to score against the pivots, without these; of '*' those with pairs.
+    """Returns the languages to score against the pivots, which are not among them.
 
-    Raises UserError where the data has no text in a pivot, and where no language is left.
+    '*' stands for the languages with translations into every pivot. Raises UserError if the data
+    has no text in a pivot, and if no language is left.
     """
-    known = items.languages
-    where = f'{evaluator.dataset}:{evaluator.split}'
+    known = examples.languages
     missing = [pivot for pivot in pivots if pivot not in known]
     if missing:
         raise UserError(
-            f'{where} has no {evaluator.text} in the pivot {", ".join(missing)}; it has '
+            f'{evaluator.where} has no {evaluator.text} in the pivot {", ".join(missing)}; it has '
             f'{", ".join(known[:40]) or "none at all"}. Name pivots as the data does (`eng_Latn` '
             'in FLORES, `eng` in Tatoeba), and the kind of text as it was ingested.'
         )
-    wanted = [x for x in languages_of(evaluator, languages, items) if x not in pivots]
+    wanted = [x for x in choose_languages(evaluator, languages, examples) if x not in pivots]
     paired = {
-        pivot: {language for texts in items.texts if pivot in texts for language in texts}
+        pivot: {language for texts in examples.texts if pivot in texts for language in texts}
         for pivot in pivots
     }
     if ALL in evaluator.languages:
-        wanted = [x for x in wanted if all(x in found for found in paired.values())]
+        wanted = [x for x in wanted if all(x in own for own in paired.values())]
     for language in wanted:
         for pivot in pivots:
             if language not in paired[pivot]:
-                named(items, [language, pivot], evaluator)  # Says so, before anything is embedded.
+                # Raises the error here, before anything is embedded.
+                select_with_text(examples, [language, pivot], evaluator)
     if not wanted:
         raise UserError(
-            f'{where} has no language to score against {", ".join(pivots)}: there is none with '
-            'translations into each. Correct languages or pivots of the evaluator.'
+            f'{evaluator.where} has no language to score against {", ".join(pivots)}: none has '
+            "translations into each of them. Correct the evaluator's languages or pivots."
         )
     return wanted

@@ -1,4 +1,4 @@
-"""What classes are called in many languages, and the templates that names are put into."""
+"""Names of classes in many languages, and the templates around them."""
 
 import hashlib
 import json
@@ -7,39 +7,42 @@ from typing import Any
 
 import numpy as np
 
-from mural_jax.evaluation.split_data import Items
+from mural_jax.evaluation.split_data import SplitExamples
 from mural_jax.types import UserError
 
 Names = dict[str, dict[int, str]]  # language -> class -> its one name
 
 
-def of_data(items: Items, place_N: np.ndarray) -> Names:
-    """The first text of the first of these pictures of a class that has one in a language."""
-    found: Names = {}
+def names_of_data(examples: SplitExamples, place_N: np.ndarray) -> Names:
+    """Returns the names that the data gives to the classes of some examples.
+
+    The name of a class in a language is the first text of its first example with one.
+    """
+    names: Names = {}
     for place in place_N:
-        number = int(items.label_N[place])
-        for language, texts in items.texts[place].items():
-            found.setdefault(language, {}).setdefault(number, texts[0])
-    return found
+        number = int(examples.label_N[place])
+        for language, texts in examples.texts[place].items():
+            names.setdefault(language, {}).setdefault(number, texts[0])
+    return names
 
 
-def published(path: str) -> Names:
-    """The names of a file in the layout of Babel-ImageNet, by languages in lower case.
+def read_names_file(path: str) -> Names:
+    """Returns the names in a file with the layout of Babel-ImageNet, languages in lower case.
 
     The layout is that of `data/babel_imagenet-298.json` in github.com/gregor-ge/Babel-ImageNet at
     317c498: {"DE": [[0, 1, ...], ["Schleie", "Goldfisch", ...]]}, numbers of the classes of
-    ImageNet-1k and one name for each. Raises UserError where a file has another.
+    ImageNet-1k and one name for each. Raises UserError for any other layout.
     """
     names: Names = {}
-    for language, node in _read(path, 'class names').items():
+    for language, node in _read_json(path, 'class names').items():
         try:
             numbers, words = node
-            fits = len(numbers) == len(words) == len(set(numbers))
-            fits = fits and all(type(n) is int for n in numbers)
-            fits = fits and all(isinstance(w, str) for w in words)
+            valid = len(numbers) == len(words) == len(set(numbers))
+            valid = valid and all(type(n) is int for n in numbers)
+            valid = valid and all(isinstance(w, str) for w in words)
         except (TypeError, ValueError):
-            fits = False
-        if not fits:
+            valid = False
+        if not valid:
             raise UserError(
                 f'{path}: {language} is not [[CLASS NUMBERS], [NAMES]] of one length without '
                 "repeats. Give a file in the layout of Babel-ImageNet's babel_imagenet-298.json."
@@ -48,50 +51,52 @@ def published(path: str) -> Names:
     return names
 
 
-def published_templates(path: str) -> dict[str, tuple[str, ...]]:
-    """The templates of a file {"DE": ["ein Foto von {} .", ...]}, by languages in lower case.
+def read_templates_file(path: str) -> dict[str, tuple[str, ...]]:
+    """Returns the templates in a file {"DE": ["ein Foto von {} .", ...]}, languages in lower case.
 
-    The layout is that of `data/nllb_dist13b_prompts.json` in github.com/gregor-ge/Babel-ImageNet at
-    317c498: CLIP's 80 templates for ImageNet in 90 languages, translated by NLLB. Raises UserError
-    where a file has another.
+    The layout is that of `data/nllb_dist13b_prompts.json` in github.com/gregor-ge/Babel-ImageNet
+    at 317c498: CLIP's 80 templates for ImageNet in 90 languages, translated by NLLB. Raises
+    UserError for any other layout.
     """
-    found = {}
-    for language, templates in _read(path, 'templates').items():
+    by_language = {}
+    for language, templates in _read_json(path, 'templates').items():
         if not isinstance(templates, list) or not all(isinstance(t, str) for t in templates):
             raise UserError(f'{path}: {language} is no list of templates, ["a photo of {{}}"].')
         check_templates(templates, f'{path}: {language}')
-        found[language.lower()] = tuple(templates)
-    return found
+        by_language[language.lower()] = tuple(templates)
+    return by_language
 
 
 def check_templates(templates: Any, where: str) -> None:
-    """Raises UserError where there is no template, or one does not say where the name goes."""
+    """Raises UserError if there is no template, or one has no place for the name."""
     if not templates:
-        raise UserError(f"{where} has no template. '{{}}' alone is the name as it stands.")
+        raise UserError(f"{where} has no template. '{{}}' alone is the name without any words.")
     for template in templates:
         if '{}' not in template:
             raise UserError(
-                f'{where}: the template {template!r} must hold {{}}, where the name goes: without '
-                'it all classes would be one.'
+                f'{where}: the template {template!r} must hold {{}}, the place of the name. '
+                'Without it all classes would have one text.'
             )
 
 
-def stamp(path: str) -> str:
-    """The name of a file and the start of its SHA-256, so that a protocol says which it was."""
-    return f'{Path(path).name} (sha256 {hashlib.sha256(_bytes(path)).hexdigest()[:12]})'
+def describe_file(path: str) -> str:
+    """Returns a file's name and the start of its SHA-256, so that a protocol identifies it."""
+    return f'{Path(path).name} (sha256 {hashlib.sha256(_read_bytes(path)).hexdigest()[:12]})'
 
 
-def _read(path: str, what: str) -> dict[str, Any]:
+def _read_json(path: str, content: str) -> dict[str, Any]:
     try:
-        found = json.loads(_bytes(path))
+        by_language = json.loads(_read_bytes(path))
     except ValueError as error:
-        raise UserError(f'The file of {what} {path} is no JSON ({error}).') from error
-    if not isinstance(found, dict) or not found:
-        raise UserError(f'The file of {what} {path} holds no languages; it must be {{"DE": ...}}.')
-    return found
+        raise UserError(f'The file of {content} {path} is not JSON ({error}).') from error
+    if not isinstance(by_language, dict) or not by_language:
+        raise UserError(
+            f'The file of {content} {path} holds no languages; it must be {{"DE": ...}}.'
+        )
+    return by_language
 
 
-def _bytes(path: str) -> bytes:
+def _read_bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:

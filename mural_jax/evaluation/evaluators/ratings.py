@@ -1,42 +1,53 @@
-"""How well similarities agree with people: Spearman correlation with their ratings."""
+"""Agreement of similarities with human ratings: Spearman correlation."""
 
 import collections
 import dataclasses
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from mural_jax.data.sources import named_images, tables
-from mural_jax.evaluation.evaluators.base import ALL, SplitEvaluator, Evaluation, choose_languages
+from mural_jax.evaluation.evaluators.base import ALL, Evaluation, SplitEvaluator, choose_languages
 from mural_jax.evaluation.metrics.bootstrap import DRAWS
 from mural_jax.evaluation.metrics.correlation import RatedEmbeddings, correlate_ratings, number_keys
-from mural_jax.evaluation.split_data import SplitExamples, SplitData
+from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
 
 IMAGE = 'image'
-PICTURES = ('image1', 'image2')  # The columns of sis_{val,test}.csv.
-TOGETHER = 'all'  # the place of a language where none is known
+IMAGE_COLUMNS = ('image1', 'image2')  # The columns of sis_{val,test}.csv.
+TOGETHER = 'all'  # stands for the language in results of image pairs
+
+
+class RatedPair(NamedTuple):
+    """One rating in a table: two texts, or the file names of two images."""
+
+    sides: tuple[str, str]
+    rating: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RatedSimilarity(SplitEvaluator):
-    """Spearman correlation, times 100, of ratings with the cosine of embeddings.
+    """Spearman correlation, times 100, of human ratings with the cosines of embeddings.
 
-    With the sampled correlation of Crisscrossed Captions (Parekh et al. 2021, arXiv:2004.15020),
-    see `correlation.sampled`: it has STS, two captions, SITS, a picture and a caption, and SIS,
-    two pictures.
+    It also gives the bootstrapped correlation of Crisscrossed Captions (Parekh et al. 2021,
+    arXiv:2004.15020), see `metrics.correlation.bootstrap_correlations`. That data has STS, two
+    captions, SITS, an image and a caption, and SIS, two images.
 
-    task: in whose space. sides: what is compared, two kinds of text of an example or 'image'; the
-    first one is the query. languages: those of the data, if none is named.
-    ratings: a table of pairs where an example does not hold both sides: of two pictures, its
-    columns image1 and image2 name pictures of the data set by the name of their file; of two
-    texts, columns of the names of `sides` hold them. score: its column of ratings.
+    space: the space whose embeddings are compared.
+    sides: the two things compared, kinds of text of an example or 'image'; the first is the query.
+    languages: the languages of the data, unless some are named.
+    ratings: a table of pairs, needed if one example does not hold both sides. For two images its
+    columns image1 and image2 hold the file names of images in the data set; for two texts the
+    columns named in `sides` hold the texts.
+    score: the column of ratings in that table.
     """
 
-    task: str
+    headline: ClassVar[str] = 'spearman'
+
+    space: str
     sides: tuple[str, ...] = ('sentence1', 'sentence2')
     languages: tuple[str, ...] = (ALL,)
     ratings: str = ''
@@ -49,188 +60,186 @@ class RatedSimilarity(SplitEvaluator):
             raise UserError(f'sides={self.sides} must be two kinds of text, or {IMAGE!r}.')
         if images == 2 and not self.ratings:
             raise UserError(
-                'An example has one picture: for two give ratings=FILE, such as sis_test.csv.'
+                'An example has one image: for two give ratings=FILE, such as sis_test.csv.'
             )
         if images == 1 and self.ratings:
             raise UserError(
-                f'ratings={self.ratings} is of two pictures or of two texts; ratings of a picture '
-                'and a text are read by `mural data ingest crisscrossed`.'
+                f'ratings={self.ratings} must rate two images or two texts. Read ratings of an '
+                'image and a text with `mural data ingest crisscrossed`.'
             )
         if images == 0 and self.ratings and (len(self.languages) != 1 or ALL in self.languages):
-            raise UserError(f'{self.ratings} says no language: give languages, one.')
+            raise UserError(
+                f'{self.ratings} does not state its language: set languages to exactly one.'
+            )
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.task}
+        return {'spaces': self.space}
 
-    def __call__(self, sources: SplitData, languages: Sequence[str]) -> Evaluation:
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
         if not self.ratings:
-            return self._examples(sources, languages)
-        rows = read_ratings(self.ratings, self._columns, self.score)
-        if IMAGE in self.sides:
-            rated, language = self._pictures(sources, rows), TOGETHER
+            return self._score_examples(data, languages)
+        has_images = IMAGE in self.sides
+        columns = IMAGE_COLUMNS if has_images else self.sides
+        pairs = read_ratings(self.ratings, columns, self.score)
+        if has_images:
+            rated, language = self._embed_image_pairs(data, pairs), TOGETHER
         else:
-            rated, language = self._texts(sources, rows), self.languages[0]
-        return Evaluation({language: correlate_ratings(rated, self.ratings)}, len(rows))
+            rated, language = self._embed_text_pairs(data, pairs), self.languages[0]
+        return Evaluation({language: correlate_ratings(rated, self.ratings)}, len(pairs))
 
-    @property
-    def _columns(self) -> tuple[str, ...]:
-        return PICTURES if IMAGE in self.sides else self.sides
-
-    def _examples(self, sources: SplitData, languages: Sequence[str]) -> Evaluation:
-        """Of a data set whose examples hold both sides and a score."""
-        pictured = IMAGE in self.sides
+    def _score_examples(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        """Scores a data set whose examples hold both sides and a rating."""
+        has_image = IMAGE in self.sides
         kinds = [side for side in self.sides if side != IMAGE]
-        items = [sources.items(self.dataset, self.split, kind, images=pictured) for kind in kinds]
+        # One reading for each kind of text: the same examples in the same order.
+        by_kind = [
+            data.read_examples(self.dataset, self.split, kind, images=has_image) for kind in kinds
+        ]
+        first, texts_of = by_kind[0], [examples.first_texts for examples in by_kind]
         results = {}
-        for language in choose_languages(self, languages, items[0]):
-            found = [
+        for language in choose_languages(self, languages, first):
+            places = [
                 place
-                for place in range(len(items[0].ids))
-                if all(one.names[place].get(language) for one in items)
+                for place in range(len(first.ids))
+                if all(own[place].get(language) for own in texts_of)
             ]
-            texts = [[one.names[place][language] for place in found] for one in items]
-            ids = [items[0].ids[place] for place in found]
-            self._check(ids, texts, pictured)
-            vectors = [_embedded(sources, self.task, own) for own in texts]
-            keys: Sequence[Hashable] = texts[0]
-            if pictured:
-                image = self.sides.index(IMAGE)
-                vectors.insert(image, self._images(sources, items[0], found))
-                keys = ids if image == 0 else keys
+            texts = [[own[place][language] for place in places] for own in texts_of]
+            ids = [first.ids[place] for place in places]
+            require_unique_pairs(ids, texts, has_image, self.where)
+            vectors = [_embed_distinct(data, self.space, own) for own in texts]
+            queries: Sequence[Hashable] = texts[0]
+            if has_image:
+                side = self.sides.index(IMAGE)
+                vectors.insert(side, self._embed_images(data, first, places))
+                queries = ids if side == 0 else queries
             rated = RatedEmbeddings(
-                vectors[0], vectors[1], items[0].score_N[found], number_keys(keys)
+                vectors[0], vectors[1], first.score_N[places], number_keys(queries)
             )
-            results[language] = correlate_ratings(rated, f'{self.dataset}:{self.split}')
-        return Evaluation(results, len(items[0].ids))
+            results[language] = correlate_ratings(rated, self.where)
+        return Evaluation(results, len(first.ids))
 
-    def _check(self, ids: list[str], texts: list[list[str]], pictured: bool) -> None:
-        """Raises UserError where pairs were read twice.
-
-        A picture of COCO has two captions of the same words now and then, so that of pictures only
-        a set counts in which no pair is alone.
-        """
-        keys = list(zip(ids, *texts)) if pictured else ids
-        counts = collections.Counter(keys)
-        twice = [key for key, count in counts.items() if count > 1]
-        if len(twice) == len(counts) if pictured else twice:
-            raise _doubled(f'{self.dataset}:{self.split}', twice)
-
-    def _images(
-        self, sources: SplitData, items: SplitExamples, places: Sequence[int]
+    def _embed_images(
+        self, data: SplitData, examples: SplitExamples, places: Sequence[int]
     ) -> np.ndarray:
-        """The pictures at some places, float32 [P, D]; those of one id are embedded once."""
-        first: dict[str, int] = {}
+        """Returns float32 [P, D], the images at some places; each id is embedded once."""
+        first_place: dict[str, int] = {}
         for place in places:
-            first.setdefault(items.ids[place], place)
-        order = {name: row for row, name in enumerate(first)}
-        vector_ND = sources.embedder.images(self.task, select_examples(items, [*first.values()]))
-        return vector_ND[[order[items.ids[place]] for place in places]]
+            first_place.setdefault(examples.ids[place], place)
+        row = {name: number for number, name in enumerate(first_place)}
+        distinct = select_examples(examples, [*first_place.values()])
+        vector_ND = data.embedder.embed_images(self.space, distinct)
+        return vector_ND[[row[examples.ids[place]] for place in places]]
 
-    def _pictures(self, sources: SplitData, rows: list['RatedPair']) -> RatedEmbeddings:
-        items = sources.items(self.dataset, self.split, '', images=True)
-        places = {named_images.base_name(name): place for place, name in enumerate(items.ids)}
-        names = [[named_images.base_name(name) for name in row.sides] for row in rows]
-        missing = sorted({name for pair in names for name in pair if name not in places})
+    def _embed_image_pairs(self, data: SplitData, pairs: list[RatedPair]) -> RatedEmbeddings:
+        examples = data.read_examples(self.dataset, self.split, '', images=True)
+        place_of = {named_images.base_name(name): i for i, name in enumerate(examples.ids)}
+        names = [[named_images.base_name(name) for name in pair.sides] for pair in pairs]
+        missing = sorted({name for pair in names for name in pair if name not in place_of})
         if missing:
             raise UserError(
-                f'{len(missing)} pictures that {self.ratings} rates are not in {self.dataset}:'
-                f'{self.split}, such as {missing[0]}. Name the data set and the split whose ids '
-                'are these files.'
+                f'{len(missing)} images that {self.ratings} rates are not in {self.where}, such '
+                f'as {missing[0]}. Name the data set and the split whose ids are these files.'
             )
-        wanted = [[places[name] for name in side] for side in zip(*names)]
-        image_ND = self._images(sources, items, wanted[0] + wanted[1])
+        places = [[place_of[name] for name in side] for side in zip(*names)]
+        image_ND = self._embed_images(data, examples, places[0] + places[1])
         left_PD, right_PD = np.split(image_ND, 2)
-        return RatedEmbeddings(
-            left_PD, right_PD, _ratings(rows), number_keys([pair[0] for pair in names])
-        )
+        queries = number_keys([pair[0] for pair in names])
+        return RatedEmbeddings(left_PD, right_PD, _rating_column(pairs), queries)
 
-    def _texts(self, sources: SplitData, rows: list['RatedPair']) -> RatedEmbeddings:
-        left, right = ([row.sides[side] for row in rows] for side in (0, 1))
-        left_PD, right_PD = (_embedded(sources, self.task, texts) for texts in (left, right))
-        return RatedEmbeddings(left_PD, right_PD, _ratings(rows), number_keys(left))
+    def _embed_text_pairs(self, data: SplitData, pairs: list[RatedPair]) -> RatedEmbeddings:
+        left, right = ([pair.sides[side] for pair in pairs] for side in (0, 1))
+        left_PD, right_PD = (_embed_distinct(data, self.space, texts) for texts in (left, right))
+        return RatedEmbeddings(left_PD, right_PD, _rating_column(pairs), number_keys(left))
 
     def protocol(self) -> dict[str, Any]:
-        more = {'ratings': self.ratings, 'rating': self.score} if self.ratings else {}
-        return (
-            self.about()
-            | more
-            | {
-                'name': 'semantic similarity',
-                'head': self.task,
-                'compared': list(self.sides),
-                'spearman': 'correlation, times 100, of the ranks of ratings and of cosines; ties '
-                'have the mean of their ranks',
-                'spearman_bootstrap': f'mean and standard deviation of {DRAWS} samples, each of half '
-                f'of the queries (each {self.sides[0]}) and one pair of each '
-                '(Parekh et al. 2021, arXiv:2004.15020)',
-            }
-        )
-
-
-class RatedPair(NamedTuple):
-    """One rating of a table."""
-
-    sides: tuple[str, str]
-    rating: float
+        table = {'ratings': self.ratings, 'rating': self.score} if self.ratings else {}
+        own = {
+            'name': 'semantic similarity',
+            'space': self.space,
+            'compared': list(self.sides),
+            'spearman': 'correlation, times 100, of the ranks of ratings and of cosines; ties '
+            'have the mean of their ranks',
+            'spearman_bootstrap': f'mean and standard deviation of {DRAWS} samples, each of half '
+            f'of the queries (each {self.sides[0]}) and one pair of each '
+            '(Parekh et al. 2021, arXiv:2004.15020)',
+        }
+        return self.base_protocol() | table | own
 
 
 def read_ratings(path: str, columns: tuple[str, ...], score: str) -> list[RatedPair]:
-    """The rows of a table, in their order. Raises UserError where a pair or a rating is missing,
-    a rating is no number, or a pair is there twice; the two sides may change places."""
-    rows = []
+    """Returns the rows of a table, in their order.
+
+    Raises UserError if a row lacks a side or a rating, a rating is not a number, or a pair stands
+    twice; a pair and its reverse are different pairs.
+    """
+    pairs = []
     for number, row in enumerate(tables.read_rows(path, (*columns, score)), 1):
         sides = tuple(str(row.get(column) or '') for column in columns)
-        rating = _number(row.get(score))
+        rating = _parse_number(row.get(score))
         if not all(sides) or not math.isfinite(rating):
             raise UserError(
                 f'{path}, row {number}: {columns[0]}, {columns[1]} and a number as {score} are '
-                f'needed, there is {[*sides, row.get(score)]}. Take the row out.'
+                f'needed, but it has {[*sides, row.get(score)]}. Remove the row.'
             )
-        rows.append(RatedPair(sides, rating))  # type: ignore[arg-type]
-    twice = [
-        pair for pair, count in collections.Counter(r.sides for r in rows).items() if count > 1
-    ]
-    if twice:
-        raise _doubled(path, twice)
-    return rows
+        pairs.append(RatedPair(sides, rating))  # type: ignore[arg-type]
+    counts = collections.Counter(pair.sides for pair in pairs)
+    repeated = [sides for sides, count in counts.items() if count > 1]
+    if repeated:
+        raise _repeated_error(path, repeated)
+    return pairs
 
 
-def select_examples(items: SplitExamples, places: Sequence[int]) -> SplitExamples:
-    """Some of the items with their pictures, in this order."""
+def require_unique_pairs(
+    ids: list[str], texts: Sequence[Sequence[str]], has_image: bool, where: str
+) -> None:
+    """Raises UserError if a data set holds its rated pairs twice, as after ingesting a file twice.
+
+    Some images of COCO have two captions of the same words. So with images a repeated pair is an
+    error only if every pair is repeated.
+    """
+    keys = list(zip(ids, *texts)) if has_image else ids
+    counts = collections.Counter(keys)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if len(repeated) == len(counts) if has_image else repeated:
+        raise _repeated_error(where, repeated)
+
+
+def select_examples(examples: SplitExamples, places: Sequence[int]) -> SplitExamples:
+    """Returns some of the examples with their images, in the order of `places`."""
 
     def decode(start: int, stop: int) -> Any:
-        rows = [items.decode(place, place + 1) for place in places[start:stop]]
+        rows = [examples.decode(place, place + 1) for place in places[start:stop]]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
     return SplitExamples(
-        [items.ids[i] for i in places],
-        [items.texts[i] for i in places],
-        items.label_N[places],
-        items.score_N[places],
-        [items.png[i] for i in places],
+        [examples.ids[i] for i in places],
+        [examples.texts[i] for i in places],
+        examples.label_N[places],
+        examples.score_N[places],
+        [examples.pngs[i] for i in places],
         decode,
     )
 
 
-def _embedded(sources: SplitData, task: str, texts: Sequence[str]) -> np.ndarray:
-    """Texts -> float32 [P, D]; equal ones are embedded once."""
-    different = list(dict.fromkeys(texts))
-    return sources.embedder.texts(task, different)[number_keys(texts)]
+def _embed_distinct(data: SplitData, space: str, texts: Sequence[str]) -> np.ndarray:
+    """Returns float32 [P, D]; equal texts are embedded once."""
+    distinct = list(dict.fromkeys(texts))
+    return data.embedder.embed_texts(space, distinct)[number_keys(texts)]
 
 
-def _ratings(rows: Sequence[RatedPair]) -> np.ndarray:
-    return np.array([row.rating for row in rows])
+def _rating_column(pairs: Sequence[RatedPair]) -> np.ndarray:
+    return np.array([pair.rating for pair in pairs])
 
 
-def _number(value: object) -> float:
+def _parse_number(value: object) -> float:
     try:
         return float(str(value))
     except ValueError:
         return math.nan
 
 
-def _doubled(where: str, twice: Sequence[Any]) -> UserError:
+def _repeated_error(where: str, repeated: Sequence[Any]) -> UserError:
     return UserError(
-        f'{where} rates {len(twice)} pairs more than once, such as {twice[0]}: they would count '
-        'twice. Give each file once, and one rating of a pair.'
+        f'{where} rates {len(repeated)} pairs more than once, such as {repeated[0]}; they would '
+        'count twice. Give each file once, and one rating for each pair.'
     )

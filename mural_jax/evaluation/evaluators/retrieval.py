@@ -2,38 +2,42 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from mural_jax.evaluation.evaluators.base import (
-    Gallery,
-    Measured,
-    Scored,
-    enough,
-    languages_of,
-    named,
-    retrieved,
+    EmbeddedGallery,
+    Evaluation,
+    SplitEvaluator,
+    choose_languages,
+    require_gallery_size,
+    retrieval_metrics,
+    select_with_text,
 )
-from mural_jax.evaluation.metrics.recall import PROTOCOL, RANKS, both_ways
-from mural_jax.evaluation.split_data import Items, Sources
+from mural_jax.evaluation.metrics.recall import PROTOCOL, RANKS, recall_both_ways
+from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageText(Measured):
-    """Pictures by their text and texts by their picture, one language at a time.
+class ImageTextRetrieval(SplitEvaluator):
+    """Recall of images by their texts and of texts by their images, one language at a time.
 
-    The gallery of a language is the pictures of the split that have a text in it; examples with the
-    same id are one picture.
+    The gallery of a language is the images of the split that have a text in it; examples with the
+    same id are one image.
 
-    captions: the first text of a picture, or all of the kind `text`, of which each is a query.
-    gallery: so many pictures, the first; 0 for all. fold: galleries of so many pictures, over which
-    the mean is taken (COCO 1K: 1000); 0 for one. prompt: what a text is put into, such as "a photo
-    of {}".
+    space: the space whose embeddings are compared.
+    text: the kind of text.
+    captions: 'first' takes one text for each image, 'all' makes every text of the kind a query.
+    gallery: number of images in the gallery, the first of the split; 0 for all.
+    fold: size of the galleries whose mean recall is taken (COCO 1K: 1000); 0 for one gallery.
+    prompt: the template around each text, such as "a photo of {}".
     """
 
-    task: str
+    headline: ClassVar[str] = 'mean_recall'
+
+    space: str
     text: str = 'name'
     captions: Literal['first', 'all'] = 'first'
     gallery: int = 0
@@ -45,96 +49,106 @@ class ImageText(Measured):
         if self.captions not in ('first', 'all'):
             raise UserError(f"captions={self.captions!r} must be 'first' or 'all'.")
         if '{}' not in self.prompt:
-            raise UserError(f'prompt={self.prompt!r} must hold {{}}, where the text goes.')
+            raise UserError(f'prompt={self.prompt!r} must contain {{}}, the place of the text.')
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.task}
+        return {'spaces': self.space}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items = sources.items(self.dataset, self.split, self.text, images=True)
-        embedder = sources.embedder
-        image_ND = embedder.images(self.task, items)
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        examples = data.read_examples(self.dataset, self.split, self.text, images=True)
+        # Once for all languages: images cost the most.
+        image_ND = data.embedder.embed_images(self.space, examples)
         samples = {}
-        for language in languages_of(self, languages, items, max(RANKS)):
-            found, texts = self._gallery(items, language)
-            owner_M = np.repeat(np.arange(len(found)), [len(own) for own in texts])
+        for language in choose_languages(self, languages, examples, max(RANKS)):
+            places, texts = self._select_gallery(examples, language)
+            owner_M = np.repeat(np.arange(len(places)), [len(own) for own in texts])
             flat = [self.prompt.replace('{}', text) for own in texts for text in own]
-            text_MD = embedder.texts(self.task, flat)
-            enough(self.fold or len(found), self, language)
-            scored = both_ways(image_ND[found], text_MD, owner_M, 'image', 'text', self.fold)
-            # Pictures are drawn again, in whatever language: the same ones in all.
-            samples[language] = [s.among(found) for s in scored]
-        gallery = Gallery(items, image_ND, self.dataset, self.split, self.task)
-        return Scored(retrieved(samples), len(items.ids), gallery, samples)
+            text_MD = data.embedder.embed_texts(self.space, flat)
+            require_gallery_size(self.fold or len(places), self, language)
+            both = recall_both_ways(image_ND[places], text_MD, owner_M, 'image', 'text', self.fold)
+            # Numbered by their place in the split, so that the bootstrap draws the same images in
+            # all languages.
+            samples[language] = [one.map_items(places) for one in both]
+        gallery = EmbeddedGallery(examples, image_ND, self.dataset, self.split, self.space)
+        return Evaluation(retrieval_metrics(samples), len(examples.ids), gallery, samples)
 
-    def _gallery(self, items: Items, language: str) -> tuple[list[int], list[list[str]]]:
-        """(pictures with a text in a language, the texts of each)."""
-        places: dict[str, int] = {}
+    def _select_gallery(
+        self, examples: SplitExamples, language: str
+    ) -> tuple[list[int], list[list[str]]]:
+        """Returns (the images with a text in a language, the texts of each)."""
+        first_place: dict[str, int] = {}
         texts: dict[int, list[str]] = {}
-        for place in named(items, [language], self):
-            first = places.setdefault(items.ids[place], place)
-            texts.setdefault(first, []).extend(items.texts[place][language])
-        found = list(texts)[: self.gallery or None]
-        if self.fold and len(found) < self.fold:
+        for place in select_with_text(examples, [language], self):
+            first = first_place.setdefault(examples.ids[place], place)
+            texts.setdefault(first, []).extend(examples.texts[place][language])
+        places = list(texts)[: self.gallery or None]
+        if self.fold and len(places) < self.fold:
             raise UserError(
-                f'{self.dataset}:{self.split} has {len(found)} pictures with a {self.text} in '
-                f'{language}, fewer than fold={self.fold}. Make it smaller, or 0 for one gallery.'
+                f'{self.where} has {len(places)} images with a {self.text} in {language}, fewer '
+                f'than fold={self.fold}. Make it smaller, or 0 for one gallery.'
             )
-        one = 1 if self.captions == 'first' else None
-        return found, [texts[place][:one] for place in found]
+        count = 1 if self.captions == 'first' else None
+        return places, [texts[place][:count] for place in places]
 
     def protocol(self) -> dict[str, Any]:
-        which = 'the first' if self.captions == 'first' else 'every'
-        more = {'folds': f'galleries of {self.fold} pictures, their mean'} if self.fold else {}
-        return PROTOCOL | self.about() | more | {
-            'name': 'one caption' if self.captions == 'first' else 'all captions',
-            'head': self.task,
-            'captions_per_image': 1 if self.captions == 'first' else 'all',
-            'caption': f'{which} {self.text}, '
-            + ('without a prompt' if self.prompt == '{}' else f'in the prompt {self.prompt!r}'),
-            'relevance': 'by the id of the picture',
-            'gallery': gallery_of(self.text, self.gallery),
-        }  # fmt: skip
+        first = self.captions == 'first'
+        prompt = 'without a prompt' if self.prompt == '{}' else f'in the prompt {self.prompt!r}'
+        folds = {'folds': f'mean over galleries of {self.fold} images'} if self.fold else {}
+        own = {
+            'name': 'one caption' if first else 'all captions',
+            'space': self.space,
+            'captions_per_image': 1 if first else 'all',
+            'caption': f'{"the first" if first else "every"} {self.text}, {prompt}',
+            'relevance': 'by the id of the image',
+            'gallery': describe_gallery(self.text, self.gallery),
+        }
+        return PROTOCOL | self.base_protocol() | folds | own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextText(Measured):
-    """Texts of the kind `text` by their translation, from and to the language `pivot`."""
+class TranslationRetrieval(SplitEvaluator):
+    """Recall of texts of the kind `text` by their translation, to and from the language `pivot`.
 
-    task: str
+    space: the space whose embeddings are compared.
+    """
+
+    headline: ClassVar[str] = 'mean_recall'
+
+    space: str
     pivot: str = 'en'
     text: str = 'name'
 
     def needs(self) -> dict[str, str]:
-        return {'tasks': self.task}
+        return {'spaces': self.space}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
-        items = sources.items(self.dataset, self.split, self.text, images=False)
-        names, embedder = items.names, sources.embedder
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        examples = data.read_examples(self.dataset, self.split, self.text, images=False)
+        texts = examples.first_texts
         samples = {}
-        for language in languages_of(self, languages, items, max(RANKS)):
+        for language in choose_languages(self, languages, examples, max(RANKS)):
             if language == self.pivot:
                 continue
-            found = named(items, [language, self.pivot], self)
+            places = select_with_text(examples, [language, self.pivot], self)
             text_ND, pivot_ND = (
-                embedder.texts(self.task, [names[i][side] for i in found])
+                data.embedder.embed_texts(self.space, [texts[i][side] for i in places])
                 for side in (language, self.pivot)
             )
-            enough(len(found), self, language)
-            scored = both_ways(text_ND, pivot_ND, np.arange(len(found)), 'text', 'pivot')
-            samples[language] = [s.among(found) for s in scored]
-        return Scored(retrieved(samples), len(items.ids), None, samples)
+            require_gallery_size(len(places), self, language)
+            both = recall_both_ways(text_ND, pivot_ND, np.arange(len(places)), 'text', 'pivot')
+            samples[language] = [one.map_items(places) for one in both]
+        return Evaluation(retrieval_metrics(samples), len(examples.ids), None, samples)
 
     def protocol(self) -> dict[str, Any]:
-        return PROTOCOL | self.about() | {
+        own = {
             'name': 'translation retrieval',
-            'head': self.task,
+            'space': self.space,
             'pivot': self.pivot,
-            'gallery': f'the first {self.text} of what has one in both languages',
-        }  # fmt: skip
+            'gallery': f'the first {self.text} of every example with one in both languages',
+        }
+        return PROTOCOL | self.base_protocol() | own
 
 
-def gallery_of(text: str, size: int) -> str:
-    """The gallery of a language in words; `size` pictures, 0 for all."""
+def describe_gallery(text: str, size: int) -> str:
+    """Returns the gallery of a language in words; `size` images, 0 for all."""
     few = f'the first {size} of ' if size else ''
-    return f'{few}the pictures of the split with a {text} in the language'
+    return f'{few}the images of the split with a {text} in the language'

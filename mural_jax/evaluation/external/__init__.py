@@ -1,1 +1,1 @@
-"""Models of other libraries, and embeddings in files."""
+"""Scores of models of other libraries, and of embeddings in files."""

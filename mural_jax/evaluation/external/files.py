@@ -1,118 +1,135 @@
-"""Embeddings that others made, from files, and retrieval between them."""
+"""Retrieval between embeddings that are read from files, whatever encoder made them."""
 
 import collections
 import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from mural_jax.evaluation.evaluators.base import Measured, Scored, enough, retrieved
-from mural_jax.evaluation.external.libraries import unit
-from mural_jax.evaluation.metrics.recall import PROTOCOL, both_ways
-from mural_jax.evaluation.split_data import Sources
+from mural_jax.evaluation.evaluators.base import (
+    Evaluation,
+    SplitEvaluator,
+    require_gallery_size,
+    retrieval_metrics,
+)
+from mural_jax.evaluation.external.libraries import normalize_rows
+from mural_jax.evaluation.metrics.recall import PROTOCOL, recall_both_ways
+from mural_jax.evaluation.split_data import SplitData
 from mural_jax.types import UserError
 
-UNIT = 1e-3  # Lengths that are off by less are rounding.
+UNIT = 1e-3  # Lengths within this distance of 1 are rounding.
 
 
-class Vectors(NamedTuple):
+class FileEmbeddings(NamedTuple):
     """N embeddings of a file.
 
-    vector_ND: float32, unit vectors; longest: how far the given ones were from length 1 at most.
-    ids, languages, kinds: of each; the last two are empty where the file has no such column.
+    vector_ND: float32 unit vectors.
+    length_error: the largest distance of a length in the file from 1.
+    ids, languages, kinds: one for each embedding; the last two are empty if the file has no such
+    column.
     """
 
     vector_ND: np.ndarray
-    longest: float
+    length_error: float
     ids: list[str]
     languages: list[str]
     kinds: list[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stored(Measured):
-    """Retrieval between embeddings of files, both ways, one language at a time.
+class FileRetrieval(SplitEvaluator):
+    """Recall between embeddings of files in both directions, one language at a time.
 
-    The gallery of a language is the images that have a text in it, as of ImageText.
+    The gallery of a language is the images with a text in it, as for `ImageTextRetrieval`.
+
+    files: what identifies the two files, for the protocol.
     """
 
-    images: Vectors
-    texts: Vectors
+    headline: ClassVar[str] = 'mean_recall'
+
+    images: FileEmbeddings
+    texts: FileEmbeddings
     files: dict[str, str]
 
     def needs(self) -> dict[str, str]:
         return {}
 
-    def __call__(self, sources: Sources, languages: Sequence[str]) -> Scored:
+    def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
         place = {name: row for row, name in enumerate(self.images.ids)}
         owner_M = np.array([place[name] for name in self.texts.ids])
-        said_M = np.array(self.texts.languages)
+        language_M = np.array(self.texts.languages)
         samples = {}
         for language in self.languages:
-            rows = np.flatnonzero(said_M == language)
-            found, own_M = np.unique(owner_M[rows], return_inverse=True)
-            enough(len(found), self, language)
-            scored = both_ways(
-                self.images.vector_ND[found], self.texts.vector_ND[rows], own_M, 'image', 'text'
-            )
-            samples[language] = [s.among(found.tolist()) for s in scored]
-        return Scored(retrieved(samples), len(self.images.ids), None, samples)
+            rows = np.flatnonzero(language_M == language)
+            places, own_M = np.unique(owner_M[rows], return_inverse=True)
+            require_gallery_size(len(places), self, language)
+            image_ND, text_MD = self.images.vector_ND[places], self.texts.vector_ND[rows]
+            both = recall_both_ways(image_ND, text_MD, own_M, 'image', 'text')
+            samples[language] = [one.map_items(places.tolist()) for one in both]
+        return Evaluation(retrieval_metrics(samples), len(self.images.ids), None, samples)
 
     @property
-    def without_text(self) -> int:
-        """How many images have no text in any language."""
+    def images_without_text(self) -> int:
+        """The number of images without a text in any language."""
         return len(set(self.images.ids) - set(self.texts.ids))
 
     def protocol(self) -> dict[str, Any]:
-        off = {'images': self.images.longest, 'texts': self.texts.longest}
-        return PROTOCOL | self.files | {
+        errors = {'images': self.images.length_error, 'texts': self.texts.length_error}
+        own = {
             'name': 'embeddings from files',
             'relevance': 'by id: every text of an image is right for it',
             'gallery': 'the images with a text in the language; of all images '
-            f'{self.without_text} have none and are in no gallery',
-            'normalised': [side for side, value in off.items() if value > UNIT],
-        }  # fmt: skip
+            f'{self.images_without_text} have none and are in no gallery',
+            'normalised': [side for side, error in errors.items() if error > UNIT],
+        }
+        return PROTOCOL | self.files | own
 
 
-def evaluators(images: Path, texts: Path, language: str) -> dict[str, Stored]:
-    """An evaluator for each kind of text of two files, .parquet or .npy. language: of .npy.
+def build_evaluators(images: Path, texts: Path, language: str) -> dict[str, FileRetrieval]:
+    """Returns an evaluator for each kind of text in two files, .parquet or .npy.
 
-    Raises UserError where they do not go together.
+    language: the language of the texts in an .npy. Raises UserError if the files do not fit
+    together.
     """
-    kinds = {images.suffix, texts.suffix}
-    if len(kinds) > 1 or not kinds <= {'.npy', '.parquet'}:
+    suffixes = {images.suffix, texts.suffix}
+    if len(suffixes) > 1 or not suffixes <= {'.npy', '.parquet'}:
         raise UserError(f'{images} and {texts} must be two tables .parquet, or two arrays .npy.')
-    parquet = kinds == {'.parquet'}
-    if language and parquet:
-        raise UserError('--language is for .npy files; a table has the column language.')
-    image, text = (
-        (read_parquet(images, ()), read_parquet(texts, ('language',))) if parquet
-        else (read_array(images), read_array(texts))
-    )  # fmt: skip
-    if not parquet:
+    if suffixes == {'.parquet'}:
+        if language:
+            raise UserError('--language is for .npy files; a table has the column language.')
+        image, text = read_parquet(images, ()), read_parquet(texts, ('language',))
+    else:
+        image, text = read_npy(images), read_npy(texts)
         if len(image.ids) != len(text.ids):
             raise UserError(
                 f'{images} has {len(image.ids)} rows and {texts} {len(text.ids)}: arrays are '
                 'compared row by row. Several texts of an image need tables .parquet.'
             )
         text = text._replace(languages=[language or 'en'] * len(text.ids))
-    _check(images, image, texts, text)
-    files = {'images': _about(images), 'texts': _about(texts)}
-    made = {}
+    _check_files(images, image, texts, text)
+    files = {'images': _describe_file(images), 'texts': _describe_file(texts)}
+    evaluators = {}
     for kind in sorted(set(text.kinds)) or ['']:
-        own = _of_kind(text, kind)
-        made[f'embeddings/{kind}' if kind else 'embeddings'] = Stored(
-            dataset=images.name, split=kind, languages=tuple(sorted(set(own.languages))),
-            images=image, texts=own, files=files,
-        )  # fmt: skip
-    return made
+        own = _select_kind(text, kind)
+        evaluators[f'embeddings/{kind}' if kind else 'embeddings'] = FileRetrieval(
+            dataset=images.name,
+            split=kind,
+            languages=tuple(sorted(set(own.languages))),
+            images=image,
+            texts=own,
+            files=files,
+        )
+    return evaluators
 
 
-def read_array(path: Path) -> Vectors:
-    """An array [N, D] of floats; ids are the numbers of its rows. Never unpickles."""
+def read_npy(path: Path) -> FileEmbeddings:
+    """Returns an array [N, D] of floats, whose ids are the row numbers. Never unpickles.
+
+    Raises UserError if it is not such an array.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -122,11 +139,14 @@ def read_array(path: Path) -> Vectors:
             f'{path} holds {array.dtype} {list(array.shape)}; floats [N, D] are needed, a row for '
             'each embedding.'
         )
-    return _vectors(path, array, [str(row) for row in range(len(array))], [], [])
+    return _normalize(path, array, [str(row) for row in range(len(array))], [], [])
 
 
-def read_parquet(path: Path, more: Sequence[str]) -> Vectors:
-    """A table with the columns id, embedding and `more`, and a kind if it is there."""
+def read_parquet(path: Path, more: Sequence[str]) -> FileEmbeddings:
+    """Returns a table with the columns id, embedding, `more`, and for texts kind if it exists.
+
+    Raises UserError if it cannot be read, or lacks a column or a value.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -144,65 +164,60 @@ def read_parquet(path: Path, more: Sequence[str]) -> Vectors:
         if any(value is None or value == '' for value in values):
             raise UserError(f'{path}: the column {name} has empty places.')
     words = {name: [str(value) for value in values] for name, values in columns.items()}
-    array = _listed(path, table['embedding'])
-    return _vectors(path, array, words['id'], words.get('language', []), words.get('kind', []))
+    array = _stack_lists(path, table['embedding'])
+    return _normalize(path, array, words['id'], words.get('language', []), words.get('kind', []))
 
 
-def _listed(path: Path, column: Any) -> np.ndarray:
-    """Lists of equally many floats -> [N, D]."""
-    from pyarrow import types
+def _stack_lists(path: Path, column: Any) -> np.ndarray:
+    """Returns [N, D] from a column of lists. Raises UserError if their lengths differ."""
+    from pyarrow import compute, types
 
     kind = column.type
-    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if not lists or not types.is_floating(kind.value_type) or not len(column):
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not types.is_floating(kind.value_type) or not len(column):
         raise UserError(
             f'{path}: embedding holds {len(column)} times {kind}; lists of floats are needed.'
         )
     chunks = [chunk for chunk in column.chunks if len(chunk)]
-    sizes = {size.as_py() for chunk in chunks for size in _lengths(chunk)}
+    sizes = {size.as_py() for chunk in chunks for size in compute.list_value_length(chunk).unique()}
     if len(sizes) > 1 or not sizes - {None, 0}:
         raise UserError(f'{path}: embeddings have {len(sizes)} lengths, {sorted(map(str, sizes))}.')
+    # Flattened chunk by chunk: a Python list of a million vectors would take minutes.
     rows = [np.asarray(chunk.flatten()).reshape(len(chunk), -1) for chunk in chunks]
     return np.concatenate(rows)
 
 
-def _lengths(chunk: Any) -> Any:
-    from pyarrow import compute
-
-    return compute.list_value_length(chunk).unique()
-
-
-def _vectors(
+def _normalize(
     path: Path, array: np.ndarray, ids: list[str], languages: list[str], kinds: list[str]
-) -> Vectors:
-    vector_ND = unit(array, f'embeddings of {path}')
-    longest = float(np.abs(np.linalg.norm(array.astype(np.float64), axis=1) - 1).max())
-    return Vectors(vector_ND, longest, ids, languages, kinds)
+) -> FileEmbeddings:
+    vector_ND = normalize_rows(array, f'embeddings of {path}')
+    error = float(np.abs(np.linalg.norm(array.astype(np.float64), axis=1) - 1).max())
+    return FileEmbeddings(vector_ND, error, ids, languages, kinds)
 
 
-def _check(images: Path, image: Vectors, texts: Path, text: Vectors) -> None:
-    """Raises UserError where two files are not of one space, or ids do not join them."""
+def _check_files(images: Path, image: FileEmbeddings, texts: Path, text: FileEmbeddings) -> None:
+    """Raises UserError if two files are not in one space, or their ids do not match."""
     sizes = [len(one.vector_ND[0]) for one in (image, text)]
     if sizes[0] != sizes[1]:
         raise UserError(
             f'{images} has {sizes[0]} dimensions and {texts} {sizes[1]}: not one space.'
         )
-    twice = [name for name, count in collections.Counter(image.ids).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in collections.Counter(image.ids).items() if count > 1]
+    if repeated:
         raise UserError(
-            f'{images} has {len(twice)} ids more than once, such as {twice[0]}: an image has one '
-            'embedding. Take the others out.'
+            f'{images} has {len(repeated)} ids more than once, such as {repeated[0]}, but an image '
+            'has one embedding. Remove the others.'
         )
-    lost = sorted(set(text.ids) - set(image.ids))
-    if lost:
+    unknown = sorted(set(text.ids) - set(image.ids))
+    if unknown:
         raise UserError(
-            f'{len(lost)} ids of {texts} are no images of {images}, such as {lost[0]}: such a '
-            'text has no right answer. Add the images or take the texts out.'
+            f'{len(unknown)} ids of {texts} are no images of {images}, such as {unknown[0]}: a '
+            'text without its image has no right answer. Add the images or remove the texts.'
         )
 
 
-def _of_kind(text: Vectors, kind: str) -> Vectors:
-    """The texts of a kind; all of them for ''."""
+def _select_kind(text: FileEmbeddings, kind: str) -> FileEmbeddings:
+    """Returns the texts of a kind, or all of them for ''."""
     if not kind:
         return text
     rows = [row for row, own in enumerate(text.kinds) if own == kind]
@@ -212,7 +227,7 @@ def _of_kind(text: Vectors, kind: str) -> Vectors:
     )
 
 
-def _about(path: Path) -> str:
-    """The name of a file and what tells it from one of other content."""
+def _describe_file(path: Path) -> str:
+    """Returns the name of a file and a hash of its content."""
     with path.open('rb') as file:
         return f'{path.name}, sha256 {hashlib.file_digest(file, "sha256").hexdigest()[:16]}'

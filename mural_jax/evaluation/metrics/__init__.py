@@ -1,1 +1,1 @@
-"""Ranks, recalls, correlations and their intervals, from arrays alone."""
+"""Ranks, recalls, correlations and their confidence intervals, from arrays alone."""

@@ -1,4 +1,4 @@
-"""What a model finds, as examples: queries in many languages, and where it fails."""
+"""Examples of what a model finds: queries in many languages, and its worst failures."""
 
 import hashlib
 import itertools
@@ -7,181 +7,205 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from mural_jax.evaluation.scores import Groups
 from mural_jax.evaluation.split_data import Embedder
 
-FOUND = 6  # pictures for each query
-QUERIES = 12  # rows of the grid of each group of languages, at most
-FAILURES = 4  # of each group
-TEXTS = 8192  # that are embedded for failures and the map of languages, about
-ITEMS = 256  # in how many pictures' names, at most
-
-Groups = Mapping[str, Sequence[str]]
+RESULTS = 6  # images shown for each query
+QUERIES = 12  # languages of each group that have a query, at most
+FAILURES = 4  # failures shown for each group
+TEXTS = 8192  # names that are embedded for failures and the language map, about
+IMAGES = 256  # images whose names are embedded, at most
 
 
-class Pictures(Protocol):
-    """An index of N pictures: see `serving.index.Index`."""
+class IndexedImages(Protocol):
+    """An index of N images, see `search.store.ImageIndex`."""
 
     @property
     def image_ND(self) -> np.ndarray: ...
 
     @property
-    def names(self) -> list[dict[str, str]]: ...
+    def names(self) -> list[Mapping[str, str]]: ...
 
     @property
     def splits(self) -> list[str]: ...
 
     @property
-    def pngs(self) -> list[bytes]: ...
+    def space(self) -> str: ...
 
-    @property
-    def task(self) -> str: ...
+    def read_image(self, number: int) -> bytes: ...
 
 
-class Shown(NamedTuple):
-    """A picture on the page."""
+class ShownImage(NamedTuple):
+    """An image on the page. right: whether it is the image that the query names."""
 
     name: str
     png: bytes
     right: bool
 
 
-class Example(NamedTuple):
-    """What was asked, what was meant, what was found, and the rank of what was meant, from 1."""
+class QueryExample(NamedTuple):
+    """A query, the image that it names, the best results, and the rank of that image from 1."""
 
     language: str
     query: str
-    wanted: Shown
-    found: list[Shown]
+    target: ShownImage
+    results: list[ShownImage]
     rank: int
 
 
-class Named(NamedTuple):
-    """Names of N pictures in L languages, vector_LND; NaN where a picture has none in one."""
+class EmbeddedNames(NamedTuple):
+    """The embedded names of N images in L languages.
 
-    items: list[int]
+    places: the images' numbers in the index. vector_LND: NaN where an image has no name in a
+    language.
+    """
+
+    places: list[int]
     languages: list[str]
     vector_LND: np.ndarray
 
 
-def grid(index: Pictures, embedder: Embedder, groups: Groups) -> list[Example]:
-    """A query in each language, of the first of each group, against all pictures."""
+def query_examples(index: IndexedImages, embedder: Embedder, groups: Groups) -> list[QueryExample]:
+    """Returns a query in each of the first languages of each group, against all images."""
     chosen = list(choose_queries(index.names, index.splits, groups))
     if not chosen:
         return []
-    queries = [index.names[item][language] for language, item in chosen]
-    query_QD = embedder.texts(index.task, queries)
-    everything = np.arange(len(index.names))
+    queries = [index.names[place][language] for language, place in chosen]
+    query_QD = embedder.embed_texts(index.space, queries)
+    gallery_N = np.arange(len(index.names))
     return [
-        _example(index, language, item, query_D, everything)
-        for (language, item), query_D in zip(chosen, query_QD)
+        _make_example(index, language, place, query_D, gallery_N)
+        for (language, place), query_D in zip(chosen, query_QD)
     ]
 
 
 def choose_queries(
-    names: list[dict[str, str]], splits: list[str], groups: Groups
+    names: Sequence[Mapping[str, str]], splits: Sequence[str], groups: Groups
 ) -> Iterator[tuple[str, int]]:
-    """Yields (language, item) for the grid: held-out items in the order of a hash.
+    """Yields (language, image): held-out images in the order of a hash.
 
-    Nobody picks them, so good and bad ones show as they come.
+    Nobody picks them, so good and bad results appear as they come.
     """
-    order = sorted(held_out(splits), key=lambda item: _hash(names[item]))
-    items = itertools.cycle(order)
+    order = sorted(held_out_images(splits), key=lambda place: _hash_names(names[place]))
+    # One endless round: each query goes on where the one before stopped.
+    places = itertools.cycle(order)
     for group in groups.values():
         for language in list(group)[:QUERIES]:
-            item = next(
-                (i for i in itertools.islice(items, len(order)) if language in names[i]), -1
+            place = next(
+                (i for i in itertools.islice(places, len(order)) if language in names[i]), -1
             )
-            if item >= 0:
-                yield language, item
+            if place >= 0:
+                yield language, place
 
 
-def held_out(splits: Sequence[str]) -> list[int]:
-    """The pictures of the split `test`; all where there is none."""
+def held_out_images(splits: Sequence[str]) -> list[int]:
+    """Returns the images of the split `test`, or all images if there is no such split."""
     return [i for i, split in enumerate(splits) if split == 'test'] or list(range(len(splits)))
 
 
-def embed_names(index: Pictures, embedder: Embedder, languages: Sequence[str]) -> Named:
-    """Held-out pictures by their names, those with names in the most languages first.
+def embed_names(
+    index: IndexedImages, embedder: Embedder, languages: Sequence[str]
+) -> EmbeddedNames:
+    """Embeds about TEXTS names of held-out images.
 
-    Among equals the order is of a hash; there are about TEXTS names in all.
+    Images with names in the most languages come first, those with equally many in the order of a
+    hash.
     """
     languages = list(dict.fromkeys(languages))
 
-    def order(item: int) -> tuple[int, bytes]:
-        return -sum(x in index.names[item] for x in languages), _hash(index.names[item])
+    def order(place: int) -> tuple[int, bytes]:
+        names = index.names[place]
+        return -sum(x in names for x in languages), _hash_names(names)
 
-    few = max(16, min(ITEMS, TEXTS // max(len(languages), 1)))
-    items = sorted(held_out(index.splits), key=order)[:few]
-    places = [
+    count = max(16, min(IMAGES, TEXTS // max(len(languages), 1)))
+    places = sorted(held_out_images(index.splits), key=order)[:count]
+    cells = [
         (row, column)
         for row, language in enumerate(languages)
-        for column, item in enumerate(items) if language in index.names[item]
-    ]  # fmt: skip
+        for column, place in enumerate(places)
+        if language in index.names[place]
+    ]
     dim = index.image_ND.shape[1]
-    vector_LND = np.full((len(languages), len(items), dim), np.nan, np.float32)
-    if places:
-        texts = [index.names[items[column]][languages[row]] for row, column in places]
-        vector_LND[tuple(np.array(places).T)] = embedder.texts(index.task, texts)
-    return Named(items, languages, vector_LND)
+    vector_LND = np.full((len(languages), len(places), dim), np.nan, np.float32)
+    if cells:
+        texts = [index.names[places[column]][languages[row]] for row, column in cells]
+        vector_LND[tuple(np.array(cells).T)] = embedder.embed_texts(index.space, texts)
+    return EmbeddedNames(places, languages, vector_LND)
 
 
-def failures(index: Pictures, named: Named, groups: Groups) -> dict[str, list[Example]]:
-    """By group, the queries whose picture ranks last among the held-out pictures.
+def worst_failures(
+    index: IndexedImages, names: EmbeddedNames, groups: Groups
+) -> dict[str, list[QueryExample]]:
+    """Returns, by group, the queries whose image ranks last among the held-out images.
 
-    Each picture and each language is shown once in a group at most, the worst first.
+    The worst come first; a group shows each image and each language at most once.
     """
-    gallery = np.array(held_out(index.splits))
-    rank_LN = _ranks(index, named, gallery)
-    return {group: _worst(index, named, members, rank_LN, gallery)
-            for group, members in groups.items()}  # fmt: skip
+    gallery_M = np.array(held_out_images(index.splits))
+    rank_LN = _rank_targets(index, names, gallery_M)
+    return {
+        group: _find_worst(index, names, members, rank_LN, gallery_M)
+        for group, members in groups.items()
+    }
 
 
-def _worst(
-    index: Pictures, named: Named, members: Sequence[str], rank_LN: np.ndarray, gallery: np.ndarray
-) -> list[Example]:
-    rows = [row for row, language in enumerate(named.languages) if language in members]
-    asked = [(rank_LN[row, n], row, n) for row in rows for n in range(len(named.items))]
-    worst: list[Example] = []
-    used: set[tuple[str, int]] = set()
-    for rank, row, n in sorted(asked, key=lambda one: -one[0]):
+def _find_worst(
+    index: IndexedImages,
+    names: EmbeddedNames,
+    members: Sequence[str],
+    rank_LN: np.ndarray,
+    gallery_M: np.ndarray,
+) -> list[QueryExample]:
+    rows = [row for row, language in enumerate(names.languages) if language in members]
+    queries = [(rank_LN[row, n], row, n) for row in rows for n in range(len(names.places))]
+    worst: list[QueryExample] = []
+    used_rows: set[int] = set()
+    used_columns: set[int] = set()
+    for rank, row, n in sorted(queries, key=lambda query: -query[0]):
+        # Rank 1 is no failure, and rank 0 is a missing name.
         if len(worst) == FAILURES or rank <= 1:
             break
-        if used & {('row', row), ('item', n)}:
+        if row in used_rows or n in used_columns:
             continue
-        used |= {('row', row), ('item', n)}
-        query_D = named.vector_LND[row, n]
-        worst.append(_example(index, named.languages[row], named.items[n], query_D, gallery))
+        used_rows.add(row)
+        used_columns.add(n)
+        query_D = names.vector_LND[row, n]
+        worst.append(
+            _make_example(index, names.languages[row], names.places[n], query_D, gallery_M)
+        )
     return worst
 
 
-def _ranks(index: Pictures, named: Named, gallery: np.ndarray) -> np.ndarray:
-    """The rank of the right picture, int64 [L, N]; 0 where there is no query."""
-    image_MD = index.image_ND[gallery]
-    own_ND = index.image_ND[named.items]
+def _rank_targets(index: IndexedImages, names: EmbeddedNames, gallery_M: np.ndarray) -> np.ndarray:
+    """Returns the rank of the image that each name names, int64 [L, N]; 0 for a missing name."""
+    image_MD = index.image_ND[gallery_M]
+    own_ND = index.image_ND[names.places]
     ranks = []
-    for query_ND in named.vector_LND:
+    for query_ND in names.vector_LND:
         right_N = (query_ND * own_ND).sum(1)
-        # The same product in another order of sums: what is nearer than its rounding is a tie.
+        # The matrix product sums in another order: scores closer than its rounding are ties.
         above_N = (query_ND @ image_MD.T > right_N[:, None] + 1e-5).sum(1)
         ranks.append(np.where(np.isfinite(right_N), above_N + 1, 0))
-    return np.stack(ranks) if ranks else np.zeros((0, len(named.items)), np.int64)
+    return np.stack(ranks) if ranks else np.zeros((0, len(names.places)), np.int64)
 
 
-def _example(
-    index: Pictures, language: str, item: int, query_D: np.ndarray, gallery: np.ndarray
-) -> Example:
-    score_M = index.image_ND[gallery] @ query_D
-    best = gallery[np.argsort(-score_M, kind='stable')[:FOUND]]
-    right = float(score_M[np.flatnonzero(gallery == item)[0]])
-    return Example(
-        language, index.names[item][language], _shown(index, item, item),
-        [_shown(index, int(i), item) for i in best], int((score_M > right).sum()) + 1,
-    )  # fmt: skip
+def _make_example(
+    index: IndexedImages, language: str, place: int, query_D: np.ndarray, gallery_M: np.ndarray
+) -> QueryExample:
+    score_M = index.image_ND[gallery_M] @ query_D
+    best = gallery_M[np.argsort(-score_M, kind='stable')[:RESULTS]]
+    right = float(score_M[np.flatnonzero(gallery_M == place)[0]])
+    return QueryExample(
+        language,
+        index.names[place][language],
+        _show_image(index, place, place),
+        [_show_image(index, int(i), place) for i in best],
+        int((score_M > right).sum()) + 1,
+    )
 
 
-def _shown(index: Pictures, item: int, wanted: int) -> Shown:
-    return Shown(index.names[item].get('en', ''), index.pngs[item], item == wanted)
+def _show_image(index: IndexedImages, place: int, target: int) -> ShownImage:
+    return ShownImage(index.names[place].get('en', ''), index.read_image(place), place == target)
 
 
-def _hash(names: Mapping[str, str]) -> bytes:
+def _hash_names(names: Mapping[str, str]) -> bytes:
     return hashlib.sha256(str(sorted(names.items())).encode()).digest()

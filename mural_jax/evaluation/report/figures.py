@@ -1,7 +1,7 @@
-"""Pictures of the report: curves and maps as SVG inside the page, thumbnails as data URIs.
+"""Figures of the report: curves and maps as SVG inside the page, thumbnails as data URIs.
 
-An SVG takes its colours from the page, so it is readable in the light, in the dark and in print:
-what is drawn in INK becomes the colour of the text, and run or group k that of the variable --ck.
+An SVG takes its colours from the page, so it is readable in light and dark mode and in print: INK
+becomes the colour of the text, and the colour of run or group k becomes the CSS variable --ck.
 """
 
 import base64
@@ -20,59 +20,84 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from mural_jax.evaluation.report.language_map import Map
-from mural_jax.evaluation.report.tables import HEADLINES
+from mural_jax.evaluation.evaluators.base import MEAN
+from mural_jax.evaluation.report.language_map import LanguageMap
+from mural_jax.evaluation.validation import PREFIX
 
 Line = Mapping[str, float]
 
 INK = '#010101'
 COLOURS = [f'#0202{number:02x}' for number in range(8)]  # stand for --c0 ... --c7
-STYLES = ('-', '--', '-.', ':')  # with the colour, so that no one has to tell colours apart
+STYLES = ('-', '--', '-.', ':')  # beside the colour, so that nobody must tell colours apart
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*')
 POINTS = 400  # of a curve, at most
 EVALUATED = 12  # curves of evaluators, at most
-MANY = 60  # languages of a large map
-SIDE = 96  # pixels of a thumbnail, shown at half
+MANY = 60  # A map of more languages is drawn larger.
+SIDE = 96  # pixels of a thumbnail, which the page shows at half the size
+# Where a label may stand beside its point: right, left, above, below, then the corners.
+LABEL_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 SETTINGS: dict[Any, Any] = {
-    'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 9,
+    'svg.fonttype': 'none',
+    'text.parse_math': False,
+    'font.size': 9,
     **{f'{part}.color': INK for part in ('text', 'xtick', 'ytick')},
-    'axes.edgecolor': INK, 'axes.labelcolor': INK, 'grid.color': INK,
-}  # fmt: skip
+    'axes.edgecolor': INK,
+    'axes.labelcolor': INK,
+    'grid.color': INK,
+}
 
 
-class Panel(NamedTuple):
+class CurvePanel(NamedTuple):
+    """A drawn curve of one metric."""
+
     title: str
     svg: str
 
 
-def curves(runs: Sequence[Sequence[Line]]) -> list[Panel]:
-    """Of each metric of training a panel with a line for each run; what none has is left out.
+def draw_curves(
+    runs: Sequence[Sequence[Line]], headlines: Mapping[str, str] | None = None
+) -> list[CurvePanel]:
+    """Returns a panel for each metric of training, with a line for each run that has it.
 
-    runs: the lines of `metrics.jsonl` of each. A line may lack any metric.
+    runs: the lines of `metrics.jsonl` of each run; a line may lack any metric.
+    headlines: {evaluator: its headline metric}, the one that is drawn.
     """
     names = list(dict.fromkeys(name for lines in runs for line in lines for name in line))
     ends = ('loss', 'accuracy', 'temperature')
-    wanted = [name for end in ends for name in sorted(names)
-              if name.endswith(f'/{end}') and not name.startswith('eval/')]  # fmt: skip
+    wanted = [
+        name
+        for end in ends
+        for name in sorted(names)
+        if name.endswith(f'/{end}') and not name.startswith(f'{PREFIX}/')
+    ]
     wanted += [name for name in ('pairs_per_second',) if name in names]
-    wanted += _evaluated([name for name in names if name.startswith('eval/')])
-    return [Panel(_title(name), _curve(name, runs)) for name in wanted]
+    evaluated = [name for name in names if name.startswith(f'{PREFIX}/')]
+    wanted += _select_evaluated(evaluated, headlines or {})
+    return [CurvePanel(_title(name), _draw_curve(name, runs)) for name in wanted]
 
 
-def _evaluated(names: Sequence[str]) -> list[str]:
-    """The values of evaluators to draw: the metrics that stand for a row, means first."""
-    chosen = [name for name in names if name.split('/')[-1] in HEADLINES] or list(names)
-    return sorted(chosen, key=lambda name: ('mean_' not in name.split('/')[-2], name))[:EVALUATED]
+def _select_evaluated(names: Sequence[str], headlines: Mapping[str, str]) -> list[str]:
+    """Returns the metrics eval/EVALUATOR/ROW/METRIC to draw: headlines, means first."""
+
+    def is_headline(name: str) -> bool:
+        _, *evaluator, _, metric = name.split('/')
+        # An evaluator that is not in the scores has no headline: all its metrics may be drawn.
+        return metric == headlines.get('/'.join(evaluator), metric)
+
+    chosen = [name for name in names if is_headline(name)]
+    order = sorted(chosen, key=lambda name: (MEAN not in name.split('/')[-2], name))
+    return order[:EVALUATED]
 
 
 def _title(name: str) -> str:
-    *where, metric = name.removeprefix('eval/').split('/')
-    if not name.startswith('eval/'):
+    *where, metric = name.removeprefix(f'{PREFIX}/').split('/')
+    if not name.startswith(f'{PREFIX}/'):
         metric = {'accuracy': 'in-batch accuracy'}.get(metric, metric)
     return ', '.join([metric.replace('_', ' '), *filter(None, ['/'.join(where)])])
 
 
-def _curve(name: str, runs: Sequence[Sequence[Line]]) -> str:
+def _draw_curve(name: str, runs: Sequence[Sequence[Line]]) -> str:
+    # The salt makes the ids inside the SVG the same in every drawing.
     with matplotlib.rc_context(SETTINGS | {'svg.hashsalt': name}):
         figure = Figure(figsize=(3.4, 2.1), layout='constrained')
         axes = figure.add_subplot()
@@ -85,22 +110,29 @@ def _curve(name: str, runs: Sequence[Sequence[Line]]) -> str:
                 continue
             lowest = min(lowest, *finite)
             axes.plot(
-                *zip(*points), color=COLOURS[number % 8], linestyle=STYLES[number % 4],
-                marker='.' if len(points) < 3 else '', linewidth=1.6,
-            )  # fmt: skip
+                *zip(*points),
+                color=COLOURS[number % 8],
+                linestyle=STYLES[number % 4],
+                marker='.' if len(points) < 3 else '',
+                linewidth=1.6,
+            )
         axes.set_xlabel('step')
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if lowest == 0:
             axes.set_ylim(bottom=0)
-        _bare(axes)
-        return _svg(figure, _title(name) + ' by step')
+        _remove_frame(axes)
+        return _to_svg(figure, _title(name) + ' by step')
 
 
-def language_map(found: Map, group_of: Mapping[str, int], label: str) -> str:
-    """The languages as labelled points, the colour and the shape that of their group."""
+def draw_language_map(found: LanguageMap, group_of: Mapping[str, int], label: str) -> str:
+    """Returns the languages as labelled points with the colour and shape of their group.
+
+    group_of: {language: number of its group}; others are only labelled. label: describes the
+    figure for screen readers.
+    """
     with matplotlib.rc_context(SETTINGS | {'svg.hashsalt': label}):
-        # Of 72 dots an inch, as SVG: labels are placed by the size of letters in points.
         many = len(found.languages) > MANY
+        # 72 dots per inch, as in SVG: labels are placed by the size of letters in points.
         figure = Figure(figsize=(8, 6.5) if many else (5, 4), dpi=72, layout='constrained')
         axes = figure.add_subplot()
         for group in sorted(set(group_of.values())):
@@ -113,45 +145,49 @@ def language_map(found: Map, group_of: Mapping[str, int], label: str) -> str:
             axes.set(**{f'{axis}label': f'{100 * share:.0f}% of the variance'})
         axes.set_aspect('equal', adjustable='datalim')
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
-        _bare(axes)
+        _remove_frame(axes)
+        # Layout is computed when drawing, and labels need the final positions of the points.
         figure.canvas.draw()
-        _label(axes, found, 6 if many else 8)
-        return _svg(figure, label)
+        _add_labels(axes, found, 6 if many else 8)
+        return _to_svg(figure, label)
 
 
-def _label(axes: Axes, found: Map, size: int) -> None:
-    """Names beside their points, where of eight places the fewest others stand."""
+def _add_labels(axes: Axes, found: LanguageMap, size: int) -> None:
+    """Writes each language beside its point, on the side where it covers the fewest others."""
     point_L2 = axes.transData.transform(found.xy_L2)
-    taken = [point_L2 - 4, point_L2 + 4]  # lower and upper corners of what stands there
-    high = size * 1.35
-    for (x, y), language in zip(point_L2, _short(found.languages)):
-        wide = 0.62 * size * len(language)
-        corners = np.array([
-            (x + dx * (wide / 2 + 5) - wide / 2, y + dy * (high / 2 + 3) - high / 2)
-            for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-        ])  # fmt: skip
-        upper = corners + (wide, high)
+    # The lower and the upper corners of all points and labels that stand so far.
+    taken = [point_L2 - 4, point_L2 + 4]
+    height = size * 1.35
+    for (x, y), language in zip(point_L2, _shorten_codes(found.languages)):
+        width = 0.62 * size * len(language)
+        lower_82 = np.array(
+            [
+                (x + dx * (width / 2 + 5) - width / 2, y + dy * (height / 2 + 3) - height / 2)
+                for dx, dy in LABEL_SIDES
+            ]
+        )
+        upper_82 = lower_82 + (width, height)
         low, up = taken
-        hit_8L = ((corners[:, None] < up) & (upper[:, None] > low)).all(-1)
+        hit_8L = ((lower_82[:, None] < up) & (upper_82[:, None] > low)).all(-1)
         best = hit_8L.sum(1).argmin()
-        taken = [np.vstack([low, corners[best]]), np.vstack([up, upper[best]])]
-        x, y = axes.transData.inverted().transform((corners[best] + upper[best]) / 2)
+        taken = [np.vstack([low, lower_82[best]]), np.vstack([up, upper_82[best]])]
+        x, y = axes.transData.inverted().transform((lower_82[best] + upper_82[best]) / 2)
         axes.text(x, y, language, fontsize=size, ha='center', va='center')
 
 
-def _short(languages: Sequence[str]) -> list[str]:
-    """Codes without their script, as long as that tells them apart: ace_Latn -> ace."""
+def _shorten_codes(languages: Sequence[str]) -> list[str]:
+    """Returns codes without their script if that still tells them apart: ace_Latn -> ace."""
     count = Counter(language.split('_')[0] for language in languages)
     return [x.split('_')[0] if count[x.split('_')[0]] == 1 else x for x in languages]
 
 
-def _bare(axes: Axes) -> None:
+def _remove_frame(axes: Axes) -> None:
     axes.grid(alpha=0.15)
     axes.spines[['top', 'right']].set_visible(False)
 
 
-def _svg(figure: Figure, label: str) -> str:
-    """An SVG element for inside a page: no fonts and ids of its own but those it refers to."""
+def _to_svg(figure: Figure, label: str) -> str:
+    """Returns an SVG element to embed: without fonts, and only with ids that are referred to."""
     stream = io.StringIO()
     figure.savefig(stream, format='svg', metadata={'Date': None}, transparent=True)
     svg = stream.getvalue()
@@ -159,6 +195,7 @@ def _svg(figure: Figure, label: str) -> str:
     svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', svg, flags=re.S)
     svg = re.sub(r'font-family: [^;"]*;?|<defs>\s*</defs>', '', svg)
     svg = re.sub(r'font: ([\d.]+px) [^;\"]*', r'font-size: \1', svg)
+    # Several figures stand on one page, so ids without a purpose could clash.
     used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda id: id[0] if id[1] in used else '', svg)
     svg = svg.replace(INK, 'currentColor')
@@ -174,16 +211,16 @@ def _svg(figure: Figure, label: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def thumbnail(png: bytes) -> str:
-    """A small picture as a data URI: WebP, or PNG where that is smaller."""
+def thumbnail_uri(png: bytes) -> str:
+    """Returns a small copy of an image as a data URI: WebP, or PNG if that is smaller."""
     with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert('RGBA' if 'transparency' in opened.info or 'A' in opened.mode
-                                 else 'RGB')  # fmt: skip
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    written = []
+        is_transparent = 'transparency' in opened.info or 'A' in opened.mode
+        image = opened.convert('RGBA' if is_transparent else 'RGB')
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    candidates = []
     for kind, settings in (('webp', {'quality': 80}), ('png', {'optimize': True})):
         stream = io.BytesIO()
-        picture.save(stream, kind, **settings)
-        written.append((len(stream.getvalue()), kind, stream.getvalue()))
-    _, kind, content = min(written)
+        image.save(stream, kind, **settings)
+        candidates.append((len(stream.getvalue()), kind, stream.getvalue()))
+    _, kind, content = min(candidates)
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'

@@ -1,53 +1,57 @@
-"""Where the mean text embedding of each language lies, in two dimensions.
+"""The places of languages in the plane, by the mean embedding of their texts.
 
 MURAL shows that its text embeddings cluster by family and by area (Jain et al. 2021,
-arXiv:2109.05125). How this is drawn is ours: the mean over languages is subtracted text by text,
-so that only what a language adds is left, and not what the texts are about.
+arXiv:2109.05125). This way of drawing it is ours: the mean over languages is subtracted text by
+text, so that what the texts are about is gone, and what a language adds is left.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-NEARLY = 0.9  # of the languages have a text of an item that counts; ours
-LEAST = 8  # items, or there is no map; ours
+NEARLY = 0.9  # share of the languages that must have a text of an image for it to count (ours)
+LEAST = 8  # images that a map needs (ours)
 
 
-class Map(NamedTuple):
-    """Languages in the plane: codes, xy_L2, how much of the variance each axis holds, in [0, 1],
-    and of how many items the means are."""
+class LanguageMap(NamedTuple):
+    """L languages in the plane.
+
+    xy_L2: their coordinates. share_2: the share of the variance on each axis, in [0, 1].
+    image_count: number of images whose texts the means are over.
+    """
 
     languages: list[str]
     xy_L2: np.ndarray
     share_2: np.ndarray
-    items: int
+    image_count: int
 
 
-def place(vector_LND: np.ndarray, languages: list[str]) -> Map | None:
-    """The languages by PCA of their mean embeddings; None where too few texts are parallel.
+def place_languages(vector_LND: np.ndarray, languages: list[str]) -> LanguageMap | None:
+    """Returns the languages by PCA of their mean embeddings; None if too few texts are parallel.
 
-    vector_LND: N items in L languages, NaN where an item has no text in one. An item counts where
-    nearly all languages have it, a language where it has half of the items that count.
+    vector_LND: texts of N images in L languages, NaN where an image has no text in a language. An
+    image counts if nearly all languages have a text of it, a language if it has texts of half of
+    the images that count.
     """
-    there_LN = np.isfinite(vector_LND).all(-1)
-    kept_L = there_LN.any(1)
-    counts_N = there_LN.sum(0) >= NEARLY * kept_L.sum()
-    kept_L = there_LN[:, counts_N].mean(1) >= 0.5 if counts_N.any() else kept_L & False
-    if counts_N.sum() < LEAST or kept_L.sum() < 3:
+    has_text_LN = np.isfinite(vector_LND).all(-1)
+    used_L = has_text_LN.any(1)
+    counts_N = has_text_LN.sum(0) >= NEARLY * used_L.sum()
+    used_L = has_text_LN[:, counts_N].mean(1) >= 0.5 if counts_N.any() else used_L & False
+    if counts_N.sum() < LEAST or used_L.sum() < 3:
         return None
-    vector_LND = vector_LND[kept_L][:, counts_N].astype(np.float64)
+    vector_LND = vector_LND[used_L][:, counts_N].astype(np.float64)
     apart_LND = vector_LND - np.nanmean(vector_LND, axis=0, keepdims=True)
     mean_LD = np.nanmean(apart_LND, axis=1)
-    xy_L2, share_2 = principal(mean_LD)
-    names = [language for language, kept in zip(languages, kept_L) if kept]
-    return Map(names, xy_L2, share_2, int(counts_N.sum()))
+    xy_L2, share_2 = principal_components(mean_LD)
+    names = [language for language, used in zip(languages, used_L) if used]
+    return LanguageMap(names, xy_L2, share_2, int(counts_N.sum()))
 
 
-def principal(point_LD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the first two principal components [L, 2], their shares of the variance [2]).
+def principal_components(point_LD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (the first two principal components [L, 2], their shares of the variance [2]).
 
-    By singular values of the centred points; the largest coordinate of an axis is positive, so
-    that pictures of the same model are the same.
+    Computed from the singular values of the centred points. The largest coordinate of each axis is
+    positive, so that drawings of the same model are equal.
     """
     left_LK, value_K, _ = np.linalg.svd(point_LD - point_LD.mean(0), full_matrices=False)
     xy_L2 = (left_LK * value_K)[:, :2]

@@ -1,61 +1,64 @@
-"""What evaluators found, as tables in the terminal."""
+"""Scores as tables in the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 
-from mural_jax.evaluation.scores import Evaluated
+from mural_jax.evaluation.evaluators.base import MEAN, Results
+from mural_jax.evaluation.scores import ALL, CheckpointScores, Groups
 
-HEADLINES = ('mean_recall', 'accuracy', 'top1', 'f1', 'spearman', 'match_auc')  # first found counts
-MANY = 40  # languages of which a table shows each
-
-
-def headline(row: Mapping[str, float]) -> str:
-    """The metric that stands for a row."""
-    return next((name for name in HEADLINES if name in row), next(iter(row), ''))
+MANY = 40  # Larger groups show their mean alone.
 
 
-def print_tables(results: Evaluated, groups: Mapping[str, Sequence[str]], console: Console) -> None:
-    """By language the metric that stands for each evaluator; all metrics of what has one row."""
-    by_language = {name: scored for name, scored in results.items() if set(scored) - {'all'}}
+def print_tables(
+    scores: CheckpointScores, evaluators: Iterable[str], groups: Groups, console: Console
+) -> None:
+    """Prints the scores of some evaluators.
+
+    Evaluators with languages share one table of headline metrics; an evaluator without languages
+    has its own table of all its metrics.
+    """
+    by_language: list[str] = []
+    alone: list[str] = []
+    for name in evaluators:
+        has_languages = set(scores.results[name]) - {ALL}
+        (by_language if has_languages else alone).append(name)
     if by_language:
-        console.print(_languages(by_language, groups))
-    for name, scored in results.items():
-        if name in by_language:
-            continue
+        console.print(_language_table(scores, by_language, groups))
+    for name in alone:
         table = Table(title=name)
         table.add_column('metric')
         table.add_column('value', justify='right')
-        for metric, value in scored['all'].items():
+        for metric, value in scores.results[name][ALL].items():
             table.add_row(metric, f'{value:.4g}')
         console.print(table)
 
 
-def _languages(results: Evaluated, groups: Mapping[str, Sequence[str]]) -> Table:
-    """A column for each evaluator, a block for each group, then what is in no group."""
+def _language_table(scores: CheckpointScores, names: list[str], groups: Groups) -> Table:
+    """Returns a column for each evaluator, a block for each group, then other languages."""
     table = Table()
     table.add_column('language')
-    metrics = {}
-    for name, scored in results.items():
-        metrics[name] = headline(next(iter(scored.values()), {}))
+    metrics = {name: scores.headline(name) for name in names}
+    results: dict[str, Results] = {name: scores.results[name] for name in names}
+    for name, metric in metrics.items():
         # On several lines, so that three evaluators fit into 80 columns.
-        words = name.replace('text_', 'text\n', 1) + f'\n{metrics[name].replace("_", " ")}'
-        table.add_column(words, justify='right')
+        title = name.replace('text_', 'text\n', 1) + f'\n{metric.replace("_", " ")}'
+        table.add_column(title, justify='right')
 
-    def add(language: str, style: str = '') -> None:
-        cells = [scored.get(language, {}).get(metrics[name]) for name, scored in results.items()]
-        words = ['' if cell is None else f'{cell:.1f}' for cell in cells]
-        if any(words):
-            table.add_row(language, *words, style=style)
+    def add_row(language: str, style: str = '') -> None:
+        values = [own.get(language, {}).get(metrics[name]) for name, own in results.items()]
+        cells = ['' if value is None else f'{value:.1f}' for value in values]
+        if any(cells):
+            table.add_row(language, *cells, style=style)
 
-    listed = {language for group in groups.values() for language in group}
-    rest = sorted({language for scored in results.values() for language in scored} - listed)
-    rest = [language for language in rest if not language.startswith('mean_')]
-    more = {'all': rest} if 'all' not in groups else {}
+    grouped = {language for group in groups.values() for language in group}
+    rest = sorted({language for own in results.values() for language in own} - grouped)
+    rest = [language for language in rest if not language.startswith(MEAN)]
+    more = {ALL: rest} if ALL not in groups else {}
     for group, members in {**groups, **more}.items():
         for language in members if len(members) <= MANY else ():
-            add(language)
-        add(f'mean_{group}', style='bold')
+            add_row(language)
+        add_row(f'{MEAN}{group}', style='bold')
         table.add_section()
     return table
