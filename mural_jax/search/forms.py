@@ -10,8 +10,9 @@ import pyarrow as pa
 class Form(NamedTuple):
     """The column type of a form, and the functions that write and read such a column.
 
-    column_type: D dimensions -> the type of the column. write: the embeddings of N rows -> a
-    column. read: a column and D -> the embeddings of its rows.
+    column_type: D dimensions -> the type of the column.
+    write: the embeddings of N rows -> a column.
+    read: a column and D -> the embeddings of its rows.
     """
 
     column_type: Callable[[int], pa.DataType]

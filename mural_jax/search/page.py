@@ -50,10 +50,10 @@ class QueryEncoder(Protocol):
 
 
 class SearchRequest(NamedTuple):
-    """The query, a text or an image uint8 [S, S, 3], and the number of images to find."""
+    """The query, a text or an image uint8 [S, S, 3], and the number of images to find, k."""
 
     query: Any
-    count: int
+    k: int
 
 
 class UploadLimits(NamedTuple):
@@ -80,28 +80,28 @@ class SearchService:
         """Compiles every program that a request can need, so that no request waits for it."""
         black_SSC = np.zeros((self._resize, self._resize, 3), np.uint8)
         for size in PASS_SIZES:
-            for count in (FEW_RESULTS, MAX_RESULTS):
-                self._search_texts([SearchRequest('warm', count)] * size)
-                self._search_images([SearchRequest(black_SSC, count)] * size)
+            for k in (FEW_RESULTS, MAX_RESULTS):
+                self._search_texts([SearchRequest('warm', k)] * size)
+                self._search_images([SearchRequest(black_SSC, k)] * size)
 
-    async def find_by_text(self, text: str, count: int) -> list[Hit]:
-        """The `count` images nearest to a text, best first; fewer if the index has fewer."""
-        return await self._texts(SearchRequest(text, count))
+    async def find_by_text(self, text: str, k: int) -> list[Hit]:
+        """The k images nearest to a text, best first; fewer if the index has fewer."""
+        return await self._texts(SearchRequest(text, k))
 
-    async def find_by_image(self, content: bytes, count: int) -> list[Hit]:
-        """The `count` images nearest to an encoded image, best first.
+    async def find_by_image(self, content: bytes, k: int) -> list[Hit]:
+        """The k images nearest to an encoded image, best first.
 
         Raises UserError if the bytes are not an image, or one of too many pixels.
         """
         loop = asyncio.get_running_loop()
         image_SSC = await loop.run_in_executor(self._decoders, self._decode, content)
-        return await self._images(SearchRequest(image_SSC, count))
+        return await self._images(SearchRequest(image_SSC, k))
 
-    async def find_by_row(self, number: int, count: int) -> list[Hit]:
-        """The `count` images nearest to an image of the index, best first."""
+    async def find_by_row(self, number: int, k: int) -> list[Hit]:
+        """The k images nearest to an image of the index, best first."""
         query_1D = self.index.image_ND[number : number + 1]
         loop = asyncio.get_running_loop()
-        requests = [SearchRequest(number, count)]
+        requests = [SearchRequest(number, k)]
         return (await loop.run_in_executor(self._worker, self._find, query_1D, requests))[0]
 
     def _decode(self, content: bytes) -> np.ndarray:
@@ -116,11 +116,11 @@ class SearchService:
         return self._find(self._model.encode_image(images, self.index.space), requests)
 
     def _find(self, query_QD: np.ndarray, requests: Sequence[SearchRequest]) -> list[list[Hit]]:
-        # Only two counts are compiled: finding many takes several times as long as finding few.
-        few = max(one.count for one in requests) <= FEW_RESULTS
+        # Two values of k are compiled, as finding many takes several times as long.
+        few = max(one.k for one in requests) <= FEW_RESULTS
         hits = self._finder(query_QD, FEW_RESULTS if few else MAX_RESULTS)
         # The queries may be padded, so there can be more rows of hits than requests.
-        return [row[: one.count] for row, one in zip(hits, requests)]
+        return [row[: one.k] for row, one in zip(hits, requests)]
 
 
 def build_app(service: SearchService, hosts: Sequence[str]) -> Starlette:
@@ -183,16 +183,16 @@ async def _answer_error(_: Request, error: Exception) -> Response:
 async def _answer_search(service: SearchService, request: Request) -> Response:
     """GET /search?q=WORDS&k=N or ?like=NUMBER, or POST /search?k=N with the bytes of an image."""
     began = time.perf_counter()
-    count = _parse_number(request.query_params.get('k', str(DEFAULT_RESULTS)), 1, MAX_RESULTS, 'k')
+    k = _parse_number(request.query_params.get('k', str(DEFAULT_RESULTS)), 1, MAX_RESULTS, 'k')
     query = request.query_params.get('q')
     if request.method == 'POST':
         content = await _read_body(request, service.limits.file_bytes)
-        hits = await service.find_by_image(content, count)
+        hits = await service.find_by_image(content, k)
     elif like := request.query_params.get('like'):
         row = _parse_number(like, 0, len(service.index.rows) - 1, 'like')
-        hits = await service.find_by_row(row, count)
+        hits = await service.find_by_row(row, k)
     else:
-        hits = await service.find_by_text(_parse_query(query), count)
+        hits = await service.find_by_text(_parse_query(query), k)
     results = [_describe_hit(service, hit) for hit in hits]
     seconds = time.perf_counter() - began
     return JSONResponse({'query': query, 'seconds': round(seconds, 4), 'results': results})

@@ -1,7 +1,7 @@
 """An index together with the model that embedded it, which embeds the queries."""
 
+import dataclasses
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from mural_jax.search.store import ImageIndex
 from mural_jax.types import UserError
 
 
-class Searcher(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Searcher:
     """Finds the images of an index that are nearest to a text or an image."""
 
     model: Model

@@ -35,11 +35,14 @@ EMBEDDED_BY = b'embedded_by'  # Key in a part's Parquet metadata.
 class IndexDescription:
     """What index.json says about an index.
 
-    space: the space of the embeddings. form: a key of FORMS. dim: dimensions of an embedding.
-    model: the folder of the model when the index was made. images: the folder, table or splits
-    that the images come from. thumbnail: pixels of the longer side of each stored image; 0 if no
-    images are stored, None if their original files are. faiss: the factory string of faiss.index,
-    '' if there is none.
+    space: space of the embeddings.
+    dim: dimensions of an embedding.
+    model: folder of the model when the index was made.
+    images: folder, table or splits that the images come from.
+    thumbnail: longer side of the stored images in pixels; 0 if none are stored, None if the
+      originals are.
+    form: form of the embeddings, a key of FORMS.
+    faiss: factory string of faiss.index, '' if there is none.
     """
 
     space: str
@@ -92,16 +95,18 @@ class IndexDescription:
 class ImageRow(NamedTuple):
     """What an index knows about one image beside its embedding.
 
-    id: unique in the index. embedded_by: the fingerprint of the model that embedded the image.
-    width, height: pixels of the original image. file_version: size and time of the file when it
-    was embedded, '' if the image was not a file. names: its text by language. split: the split of
-    a data set, '' if there is none.
+    id: path, table row or example id of the image.
+    embedded_by: fingerprint of the model that embedded the image.
+    width, height: pixels of the original image, 0 if unknown.
+    file_version: size and time of the file when it was embedded, '' for examples of a data set.
+    names: text of the image by language.
+    split: split of the data set, '' if the image is from none.
     """
 
     id: str
     embedded_by: str
-    width: int
-    height: int
+    width: int = 0
+    height: int = 0
     file_version: str = ''
     names: Mapping[str, str] = {}
     split: str = ''
@@ -122,9 +127,11 @@ def write_part(
 ) -> None:
     """Writes one Parquet file of N rows atomically.
 
-    embeddings: what the form stores; 'dense' takes float32 [N, D] of unit length. images: the
-    encoded image or thumbnail of each row, empty bytes if none is stored. All rows must be
-    embedded by one model.
+    All rows must be embedded by one model.
+
+    form: a key of FORMS.
+    embeddings: what the form stores; 'dense' takes float32 [N, D] of unit length.
+    images: encoded image or thumbnail of each row, empty bytes if none is stored.
     """
     (embedded_by,) = {row.embedded_by for row in rows}
     columns: dict[str, Any] = {
@@ -234,8 +241,8 @@ def write_index(
 class ImageIndex:
     """N images in memory: rows and embeddings. Stored images are read from disk one by one.
 
-    rows: one ImageRow per image. image_ND: the embeddings; in the form 'dense', float32 [N, D] of
-    unit length.
+    rows: one ImageRow per image.
+    image_ND: the embeddings; in the form 'dense', float32 [N, D] of unit length.
     """
 
     def __init__(self, folder: Path):

@@ -42,8 +42,9 @@ class ImageFile(NamedTuple):
 class ImageEncoder(NamedTuple):
     """The model of an update.
 
-    encode: N images uint8 [S, S, 3] of side `resize` -> their embeddings. fingerprint: tells the
-    model apart from others.
+    encode: N images uint8 [S, S, 3] -> their embeddings.
+    resize: pixels of the side S that `encode` takes.
+    fingerprint: tells the model apart from others.
     """
 
     encode: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -162,8 +163,8 @@ def update(
     """Makes an index hold exactly `files`; embeds only those that are new or have changed.
 
     Every part that was written lasts: after a kill, the next update goes on with the rest. Rows
-    that another model embedded are kept, and still name that model. report_progress: is called
-    with the number of images looked at. Raises UserError if two images have one id.
+    that another model embedded are kept, and still name that model. `report_progress` is called
+    with the number of images looked at so far. Raises UserError if two images have one id.
     """
     with _lock(folder):
         description.write(folder)
