@@ -103,7 +103,7 @@ def ingested(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
 
 def test_ingest_counts_broken_images(ingested: Ingested) -> None:
     assert '59 records' not in ingested.captions.split('dev')[0]
-    assert re.search('1 (picture|image) is (broken|not an image)', ingested.captions)
+    assert re.search('1 image is (broken|not readable)', ingested.captions)
 
 
 def test_prepare_counts_filtered_texts(ingested: Ingested) -> None:

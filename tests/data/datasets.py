@@ -16,8 +16,8 @@ from mural_jax.data.sources.pairs import PairTable
 from mural_jax.data.tokenizer import Tokenizer
 
 
-def picture(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A picture of a few coloured shapes on a ground that gets lighter, as photos have them."""
+def draw_image(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """An image of a few coloured shapes on a ground that gets lighter, like that of photos."""
     rng = np.random.default_rng(seed)
     corners_223 = rng.integers(0, 255, (2, 2, 3), dtype=np.uint8)
     made = Image.fromarray(corners_223).resize(size, Image.Resampling.BICUBIC)
@@ -31,7 +31,7 @@ def picture(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
     return made
 
 
-def encoded(image: Image.Image, form: str = 'PNG', **options: Any) -> bytes:
+def encode_image(image: Image.Image, form: str = 'PNG', **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
@@ -43,7 +43,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def caption_reader(
+def write_captions(
     folder: Path, pictures: Mapping[str, bytes], rows: Iterable[tuple[str, str, str]], **fields: Any
 ) -> CaptionTable:
     """`pictures` by name, `rows` of (picture's name, language, caption), written to a folder."""
@@ -56,25 +56,25 @@ def caption_reader(
     return CaptionTable(table=str(table), images=(str(folder / 'images'),), **fields)
 
 
-def captions(
+def ingest_captions(
     data_dir: Path,
     name: str,
     pictures: Mapping[str, bytes],
     rows: Iterable[tuple[str, str, str]],
     max_bad: float = 1.0,
 ) -> str:
-    reader = caption_reader(data_dir / 'made' / name, pictures, rows)
+    reader = write_captions(data_dir / 'made' / name, pictures, rows)
     return ingest(reader, name, data_dir, RecordLimits(), max_bad)
 
 
-def translations(data_dir: Path, name: str, rows: Iterable[Mapping[str, str]]) -> str:
+def ingest_translations(data_dir: Path, name: str, rows: Iterable[Mapping[str, str]]) -> str:
     """`rows` are texts by language."""
     table = write_rows(data_dir / 'made' / f'{name}.jsonl', rows)
     return ingest(PairTable(table=str(table)), name, data_dir, RecordLimits(), 1.0)
 
 
-class Letters(Tokenizer):
-    """A token a byte, so that a text can be read from its tokens."""
+class LetterTokenizer(Tokenizer):
+    """One token for each byte, so that a text can be read back from its tokens."""
 
     vocab_size = 257
 
@@ -85,6 +85,6 @@ class Letters(Tokenizer):
         return [[byte + 1 for byte in text.encode()[:max_length]] for text in texts]
 
 
-def read(text_BL: np.ndarray) -> list[str]:
-    """The texts of tokens that `Letters` made."""
+def read_letters(text_BL: np.ndarray) -> list[str]:
+    """The texts of tokens that `LetterTokenizer` made."""
     return [bytes((row[row > 0] - 1).astype(np.uint8)).decode() for row in text_BL]

@@ -1,1 +1,1 @@
-"""Reports about data: contents, histograms, leaks, speed."""
+"""Pages and tables about data: contents, batches, leaks from test sets, speed."""

@@ -1,4 +1,4 @@
-"""How fast streams are, where their time goes, and how far they are from what decoding allows."""
+"""Measures how fast streams are, where their time goes, and how near they are to bare decoding."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,17 +20,26 @@ from mural_jax.data.streams.base import Stream
 from mural_jax.data.tokenizer import Tokenizer
 
 ROUNDS = 3
-SAMPLE = 256  # examples that the stages and the limit are measured on
+SAMPLE = 256  # Examples on which the stages and the limit are measured.
 
 
 def bench_streams(
     streams: Mapping[str, Stream], data_dir: Path, tokenizer: Tokenizer, seed: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """Measures each stream for about `seconds` and prints tables; figures by stream.
+    """Measures each stream and prints tables.
 
-    Rates are examples a second: `stream`, and of pictures `limit`, bare decoding, cropping and
-    resizing of the same bytes in memory. Stages, each alone on the same examples, are
-    microseconds an example: on one thread, and in the stream's own parallelism.
+    Args:
+      streams: The streams of the config, by name.
+      data_dir: Folder of all data sets.
+      tokenizer: The tokenizer of the run.
+      seed: Seed of the streams.
+      seconds: About how long each stream is measured.
+
+    Returns:
+      Figures by stream. `stream` is its rate in examples per second. For images `limit` is the
+      rate of bare decoding, cropping and resizing of the same bytes in memory. `stages` has the
+      time of each stage alone, in microseconds per example: (on one thread, on as many threads as
+      the stream uses).
     """
     figures = {}
     for name, spec in streams.items():
@@ -50,7 +59,8 @@ def _measure_stream(stream: OpenStream, spec: Stream, seconds: float) -> dict[st
             sample.encoded, sample.side_B2, settings.size, settings.area, seconds
         )
     rates: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(ROUNDS):  # In turns, since machines are shared.
+    # In turns, so that other load on a shared machine affects both alike.
+    for _ in range(ROUNDS):
         for side, rate in sides.items():
             rates[side].append(rate())
     figures: dict[str, Any] = {side: median(values) for side, values in rates.items()}
@@ -64,7 +74,7 @@ def _measure_stream(stream: OpenStream, spec: Stream, seconds: float) -> dict[st
 
 
 class _Sample:
-    """Some examples of a stream, and what they cost stage by stage."""
+    """Some examples of a stream, on which each stage is measured alone."""
 
     def __init__(self, stream: OpenStream, spec: Stream):
         self._stream, self._spec = stream, spec
@@ -72,7 +82,8 @@ class _Sample:
         member_B, *others = stream.draw_examples(self._position_B)
         self._member_B, self._others = member_B, others
         self._arrays = [
-            tf.constant(array) for array in (*stream.read_records(member_B, self._position_B), *others)
+            tf.constant(array)
+            for array in (*stream.read_records(member_B, self._position_B), *others)
         ]
         self.encoded: list[bytes] = []
         self.pixels = 0.0
@@ -91,15 +102,15 @@ class _Sample:
         self.tokens = _count_tokens(texts)
 
     def stages(self, seconds: float) -> dict[str, tuple[float, float]]:
-        """Microseconds an example of each stage alone: on one thread, and side by side."""
-        made = {
+        """Microseconds per example of each stage alone: (on one thread, on PARALLEL threads)."""
+        repeated = {
             (name, threads): _repeat_stage(stage, threads)
             for name, stage in self._stages().items()
             for threads in (1, PARALLEL)
         }
-        costs: dict[tuple[str, int], list[float]] = {key: [] for key in made}
+        costs: dict[tuple[str, int], list[float]] = {key: [] for key in repeated}
         for _ in range(ROUNDS):
-            for key, stage in made.items():
+            for key, stage in repeated.items():
                 costs[key].append(
                     1e6 / (SAMPLE * _measure_call_rate(iter(stage), seconds / ROUNDS))
                 )
@@ -110,14 +121,18 @@ class _Sample:
     def _stages(self) -> dict[str, Callable[[], Any]]:
         stream, spec = self._stream, self._spec
         stages: dict[str, Callable[[], Any]] = {
-            'order and choice of texts': _wrap_python(lambda: stream.draw_examples(self._position_B)),
-            'reading records': _wrap_python(lambda: stream.read_records(self._member_B, self._position_B)),
+            'order and choice of texts': _wrap_python(
+                lambda: stream.draw_examples(self._position_B)
+            ),
+            'reading records': _wrap_python(
+                lambda: stream.read_records(self._member_B, self._position_B)
+            ),
         }
         if settings := spec.images:
             encoded_B, random_BU = tf.constant(self.encoded), self._arrays[-1]
             given = (settings, encoded_B, self.side_B2, random_BU)
             cut_BSSC = augmentation.cut_images(*given)
-            stages['decoding pictures whole'] = lambda: images.decode_only(encoded_B)
+            stages['decoding whole images'] = lambda: images.decode_only(encoded_B)
             stages['decoding and cutting'] = lambda: augmentation.cut_images(*given)
             if settings.augment != Augment():
                 stages['augmentation'] = lambda: augmentation.augment_images(
@@ -127,7 +142,7 @@ class _Sample:
 
 
 def _wrap_python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
-    """A stage in Python as an operation."""
+    """A stage in Python as an operation of TensorFlow."""
 
     def called() -> np.ndarray:
         call()
@@ -137,7 +152,7 @@ def _wrap_python(call: Callable[[], Any]) -> Callable[[], tf.Tensor]:
 
 
 def _repeat_stage(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
-    """The stage again and again: on one thread, or as many at a time as a stream's batches."""
+    """A data set that runs the stage again and again on a number of threads."""
     repeated = tf.data.Dataset.from_tensors(0).repeat()
     if threads > 1:
         return repeated.map(lambda _: stage(), num_parallel_calls=threads)
@@ -148,22 +163,22 @@ def _repeat_stage(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
 
 
 def _count_tokens(texts: list[tf.Tensor]) -> float:
-    """Tokens of an example, padding apart."""
+    """Average number of tokens in an example, without padding."""
     return float(sum(np.count_nonzero(text.numpy()) for text in texts)) / SAMPLE
 
 
 def measure_limit(
     encoded: list[bytes], side_B2: np.ndarray, size: int, area: float, seconds: float
 ) -> float:
-    """Pictures a second of bare decoding, cropping and resizing, from memory, side by side."""
+    """Images per second of bare decoding, cropping and resizing, from memory and in parallel."""
     random_B4 = tf.constant(np.random.default_rng(0).random((len(encoded), 4), np.float32))
     window_B4 = images.draw_windows(tf.constant(side_B2), area or 1.0, random_B4)
 
     def bare(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:
         return images.decode_part_plainly(encoded, window_4, size)
 
-    pictures = tf.data.Dataset.from_tensor_slices((tf.constant(encoded), window_B4)).repeat()
-    decoded = pictures.map(bare, num_parallel_calls=PARALLEL, deterministic=False)
+    inputs = tf.data.Dataset.from_tensor_slices((tf.constant(encoded), window_B4)).repeat()
+    decoded = inputs.map(bare, num_parallel_calls=PARALLEL, deterministic=False)
     return _count_examples(iter(decoded.batch(64).prefetch(PREFETCH)), seconds)
 
 
@@ -172,7 +187,8 @@ def _measure_stream_rate(stream: OpenStream, seconds: float) -> float:
 
 
 def _count_examples(batches: Iterator[Any], seconds: float) -> float:
-    """Examples a second, once what is prefetched has been taken."""
+    """Examples per second of batches."""
+    # The prefetched batches are ready and would be too fast.
     for _ in range(PREFETCH + 2):
         first = next(batches)
     size = len(first['ids'] if isinstance(first, dict) else first)
@@ -184,7 +200,7 @@ def _count_examples(batches: Iterator[Any], seconds: float) -> float:
 
 
 def _measure_call_rate(calls: Iterator[Any], seconds: float) -> float:
-    """Calls a second, after one that is not counted."""
+    """Calls per second, after a first call that does not count."""
     next(calls)
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds or not count:
@@ -196,18 +212,18 @@ def _measure_call_rate(calls: Iterator[Any], seconds: float) -> float:
 def _print_tables(name: str, figures: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column(name)
-    table.add_column('a second', justify='right')
+    table.add_column('per second', justify='right')
     table.add_row('examples', f'{figures["stream"]:,.0f}')
     table.add_row('tokens', f'{figures["tokens"]:,.0f}')
     if 'limit' in figures:
         table.add_row('megapixels decoded', f'{figures["megapixels"]:,.1f}')
-        table.add_row('bare decoding, cutting, resizing: examples', f'{figures["limit"]:,.0f}')
+        table.add_row('examples of bare decoding, cutting, resizing', f'{figures["limit"]:,.0f}')
         table.add_row('share of that limit', f'{figures["share of the limit"]:.2f}')
     stages = Table()
-    stages.add_column('µs an example, each stage alone')
-    for column in ('one thread', 'share', f'{PARALLEL} at a time'):
+    stages.add_column('µs per example, each stage alone')
+    for column in ('one thread', 'share', f'{PARALLEL} threads'):
         stages.add_column(column, justify='right')
-    # Decoding whole pictures is no part of a stream, only something to compare with.
+    # Streams never decode whole images; that stage is there only for comparison.
     parts = {stage: cost for stage, cost in figures['stages'].items() if 'whole' not in stage}
     total = sum(alone for alone, _ in parts.values())
     for stage, (alone, together) in figures['stages'].items():

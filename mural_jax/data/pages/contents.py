@@ -1,4 +1,4 @@
-"""What the sources of a stream hold and lose, by language and kind; counted in their indices."""
+"""Counts what the sources of a stream hold and drop, by language and kind, from their indices."""
 
 import dataclasses
 import json
@@ -14,19 +14,23 @@ from mural_jax.data.sets.filter_settings import Filters
 from mural_jax.data.sets.records import Records, open_split
 from mural_jax.data.streams.base import Stream, StreamSource
 
-EXAMPLES = 3  # places of bad records that are named for each reason
+EXAMPLES = 3  # Bad records that are listed for each reason.
 
 
 class ContentsRow(NamedTuple):
-    """A language of a data set: what there is of it and how often the stream draws it.
+    """The counts of one language in a source.
 
-    drawable: records that the stream can draw in the language. before, share: how often it does,
-    of all that the stream draws, without and with alpha and cap.
+    language: The language.
+    records: Number of records with a text in it.
+    texts: Number of its texts, by kind.
+    drawable: Number of records that the stream can draw in it.
+    before: Its share of the stream's examples without alpha and cap.
+    share: Its share of the stream's examples.
     """
 
     language: str
     records: int
-    texts: dict[str, int]  # by kind
+    texts: dict[str, int]
     drawable: int
     before: float
     share: float
@@ -37,10 +41,20 @@ class ContentsRow(NamedTuple):
 
 
 class SourceContents(NamedTuple):
-    """A source of a stream: what its split holds, the most frequent languages first."""
+    """The content of one source of a stream.
+
+    name: Name of the source.
+    dataset: Its data set and split.
+    weight: Its weight.
+    share: Its share of the stream's examples.
+    records: Number of its good records.
+    bad: Number of its bad records.
+    kinds: Kinds of its texts.
+    languages: Counts by language, the most frequent language first.
+    """
 
     name: str
-    of: str
+    dataset: str
     weight: float
     share: float
     records: int
@@ -50,7 +64,14 @@ class SourceContents(NamedTuple):
 
 
 class DroppedCounts(NamedTuple):
-    """What a source leaves out: by filters, (reason, what, count, share), and as bad records."""
+    """What one source leaves out.
+
+    name: Name of the source.
+    filters: Settings of its filters that differ from the default.
+    counts: Counts of the selection, see `filters.select_texts`; empty without filters.
+    dropped: (filter, 'texts' or 'images', count, share) of each filter that drops something.
+    bad: (reason, number of records, some of their places).
+    """
 
     name: str
     filters: dict[str, Any]
@@ -60,7 +81,7 @@ class DroppedCounts(NamedTuple):
 
 
 def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
-    """What each source of a stream holds, and what is drawn of it."""
+    """The content of each source of a stream."""
     total = pool.weights.sum()
     weights = sum(source.weight for source in spec.sources.values())
     found = []
@@ -92,7 +113,7 @@ def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
 
 
 def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
-    """What filters of each source dropped, and which of its records are bad."""
+    """What the filters of each source drop, and its bad records."""
     found = []
     for name, source in spec.sources.items():
         records = Records(source.dataset, source.split, data_dir)
@@ -102,6 +123,8 @@ def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
             filter_, colon, what = reason.rpartition(': ')
             if colon and count:
                 all_of = counts['texts'] if what == 'texts' else counts['records']
+                # Stored selections call images pictures.
+                what = 'images' if what == 'pictures' else what
                 dropped.append((filter_, what, count, count / max(all_of, 1)))
         filters = {
             field.name: getattr(source.filters, field.name)
@@ -113,7 +136,7 @@ def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
 
 
 def _count_languages(records: Records) -> list[tuple[str, int, dict[str, int]]]:
-    """(language, records, texts by kind) of what is not bad; of languages that there are."""
+    """(language, number of records, number of texts by kind) of the languages of good records."""
     index, found = records.index, []
     bad_R = np.asarray(index.bad_R)
     for number, language in enumerate(records.languages):
@@ -123,14 +146,14 @@ def _count_languages(records: Records) -> list[tuple[str, int, dict[str, int]]]:
         record_T = record_T[good_T]
         count_K = np.bincount(index.kind_T[rows][good_T], minlength=len(records.kinds))
         if len(record_T):
-            # Sorted by record within a language.
+            # The texts of a language are sorted by record.
             num_records = 1 + int(np.count_nonzero(np.diff(record_T)))
             found.append((language, num_records, dict(zip(records.kinds, count_K.tolist()))))
     return found
 
 
 def _collect_draws(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
-    """By language: the records of a source that can be drawn, and the weight of the language."""
+    """Language -> (number of records that the stream can draw, weight) of a source."""
     members: dict[str, list[np.ndarray]] = {}
     weights: dict[str, float] = {}
     for draw in pool.draws:
@@ -145,7 +168,7 @@ def _collect_draws(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
 
 
 def _read_filter_counts(records: Records, source: StreamSource, data_dir: Path) -> dict[str, int]:
-    """What `mural prepare` counted when it worked out the filters of a source."""
+    """The counts that `mural prepare` stored with the selection of a source."""
     path = selection.selection_path(
         data_dir, records, source.filters, lambda test: open_split(test, data_dir)
     )
@@ -153,7 +176,7 @@ def _read_filter_counts(records: Records, source: StreamSource, data_dir: Path) 
 
 
 def _list_bad_records(records: Records) -> list[tuple[str, int, list[str]]]:
-    """(reason, records, where some of them come from), the most frequent first."""
+    """(reason, number of records, some of their places), the most frequent reason first."""
     reasons: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
     for item in records.ensure_index():

@@ -1,4 +1,4 @@
-"""A page of what training data shares with test sets."""
+"""Writes a page with the images and texts that training data shares with test sets."""
 
 import base64
 import io
@@ -15,12 +15,21 @@ from PIL import Image
 from mural_jax.data.sets import checks, schema
 from mural_jax.data.sets.records import Records, open_split
 
-SHOWN = 60  # leaks of each kind and test set that the page shows
-SIDE = 128  # pixels of a picture on the page
+SHOWN = 60  # Leaked images, and leaked texts, of each test set on the page.
+SIDE = 128  # Largest side of an image on the page, in pixels.
 
 
 def write_page(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
-    """Writes the page of what filters found; `found` is {counts, leaks, of} by source."""
+    """Writes the page.
+
+    Args:
+      found: What `filters.ensure_selection` returned, by source.
+      data_dir: Folder of all data sets.
+      path: Path of the page.
+
+    Returns:
+      `path`.
+    """
     sections = [
         _describe_leaks(place, about, test, data_dir)
         for place, about in found.items()
@@ -40,24 +49,24 @@ def _describe_leaks(
 ) -> dict[str, Any]:
     leaks = [leak for leak in about['leaks'] if leak['test'] == test]
     train, tested = open_split(about['of'], data_dir), open_split(test, data_dir)
-    pictures = [leak for leak in leaks if leak['what'] == 'picture']
+    images = [leak for leak in leaks if leak['what'] == 'picture']
     texts = [leak for leak in leaks if leak['what'] == 'text']
     return {
         'place': place,
         'of': about['of'],
         'test': test,
         'num_test': len(tested),
-        'num_pictures': len({leak['index'] for leak in pictures}),
+        'num_images': len({leak['index'] for leak in images}),
         'num_texts': len(texts),
-        'num_tested': len({leak['in test'] for leak in pictures}),
-        'distances': sorted(Counter(leak['distance'] for leak in pictures).items()),
-        'pictures': [
+        'num_tested': len({leak['in test'] for leak in images}),
+        'distances': sorted(Counter(leak['distance'] for leak in images).items()),
+        'images': [
             {
                 'distance': leak['distance'],
                 'ours': _read_image(train, leak['index']),
                 'theirs': _read_image(tested, leak['in test']),
             }
-            for leak in sorted(pictures, key=lambda leak: -leak['distance'])[:SHOWN]
+            for leak in sorted(images, key=lambda leak: -leak['distance'])[:SHOWN]
         ],
         'texts': [_read_text(train, leak) for leak in texts[:SHOWN]],
     }
@@ -67,10 +76,10 @@ def _read_image(records: Records, index: int) -> dict[str, str]:
     parsed = schema.parse_examples(
         tf.constant(list(records.read(np.array([index])))), 'id', 'image'
     )
-    picture = Image.fromarray(checks.decode_image(parsed['image'].numpy()[0]))
-    picture.thumbnail((SIDE, SIDE))
+    image = Image.fromarray(checks.decode_image(parsed['image'].numpy()[0]))
+    image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
-    picture.save(stream, 'JPEG', quality=85)
+    image.save(stream, 'JPEG', quality=85)
     data = base64.b64encode(stream.getvalue()).decode()
     return {'id': parsed['id'].numpy()[0].decode(), 'data': data}
 

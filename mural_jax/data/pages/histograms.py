@@ -1,4 +1,4 @@
-"""Histograms as pictures for a page: sizes of pictures, lengths of texts."""
+"""Draws histograms for a page: sizes of images, lengths of texts."""
 
 import base64
 import io
@@ -12,31 +12,46 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mural_jax.data.sets.records import Records
 
-COUNTED = 1_000_000  # pictures, at most
+COUNTED = 1_000_000  # Largest number of images that are counted.
 BINS = 40
 FILL, MARK = '#2f6fb3', '#d9822b'
+# Ticks of the ratio of width to height.
 RATIOS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2, 3, 4)
 
 
 class Histogram(NamedTuple):
-    """A histogram: what it shows, the picture as a data URI, and what is said below it."""
+    """A histogram on a page.
+
+    title: What it shows.
+    image: The figure as a data URI.
+    caption: The sentence below it.
+    """
 
     title: str
-    picture: str
-    words: str
+    image: str
+    caption: str
 
 
 def draw_token_histogram(length_T: np.ndarray, max_length: int) -> Histogram:
-    """Lengths of texts, with a line at the longest that is not cut."""
+    """The histogram of the lengths of texts in tokens, with a line at `max_length`."""
     highest = max(np.percentile(length_T, 99.5), max_length) * 1.05 + 1
     edges = np.arange(0.5, highest + 1, max(1, round(highest / BINS)))
     cut = 100 * (length_T > max_length).mean()
-    words = f'{cut:.1f}% of {len(length_T):,} texts are longer than {max_length} tokens and cut'
-    return Histogram('tokens of a text', _draw_histogram(length_T, edges, max_length + 0.5), words)
+    caption = f'{cut:.1f}% of {len(length_T):,} texts are longer than {max_length} tokens and cut'
+    return Histogram(
+        'tokens of a text', _draw_histogram(length_T, edges, max_length + 0.5), caption
+    )
 
 
 def draw_image_histograms(sources: Sequence[Records], image_size: int) -> list[Histogram]:
-    """The shorter sides and the aspects of pictures; of large data, of some evenly spaced ones."""
+    """The histograms of the shorter sides and of the aspects of images; none without images.
+
+    Large data sets are sampled at even steps.
+
+    Args:
+      sources: The records with the images.
+      image_size: Side of the images that the model receives, which a line marks.
+    """
     parts = []
     for records in sources:
         index, step = records.index, 1 + len(records) * len(sources) // COUNTED
@@ -49,17 +64,17 @@ def draw_image_histograms(sources: Sequence[Records], image_size: int) -> list[H
     small = 100 * (short_R < image_size).mean()
     lowest, highest = min(short_R.min(), image_size), max(short_R.max(), image_size)
     sides = np.geomspace(lowest / 2, highest * 2, BINS)
-    turned = 100 * (np.abs(np.log(ratio_R)) > np.log(4 / 3)).mean()
+    elongated = 100 * (np.abs(np.log(ratio_R)) > np.log(4 / 3)).mean()
     return [
         Histogram(
             'shorter side, pixels',
             _draw_histogram(short_R, sides, image_size, log='sides'),
-            f'{small:.1f}% of {len(short_R):,} pictures are smaller than image_size={image_size}',
+            f'{small:.1f}% of {len(short_R):,} images are smaller than image_size={image_size}',
         ),
         Histogram(
             'width : height',
             _draw_histogram(np.clip(ratio_R, 0.2, 5), np.geomspace(0.2, 5, BINS), log='1'),
-            f'{turned:.1f}% are longer than 4 : 3',
+            f'{elongated:.1f}% are more elongated than 4 : 3',
         ),
     ]
 
@@ -83,7 +98,7 @@ def _draw_histogram(
 
 
 def _label_ticks(axes: Axes, edges: np.ndarray, *, ratios: bool) -> None:
-    """Ticks that people read: 1:2 and 3:2, or round numbers of pixels."""
+    """Sets ticks that are easy to read: ratios such as 3:2, or round numbers of pixels."""
     digits = (1, 2, 5) if edges[-1] > 20 * edges[0] else (1, 1.5, 2, 3, 5, 7)
     steps = RATIOS if ratios else [b * 10**e for e in range(5) for b in digits]
     inside = [step for step in steps if edges[0] <= step <= edges[-1]]
@@ -95,6 +110,6 @@ def _label_ticks(axes: Axes, edges: np.ndarray, *, ratios: bool) -> None:
 
 
 def _format_ratio(value: float) -> str:
-    """1.5 -> 3:2."""
+    """A ratio as text: 3:2 for 1.5."""
     low = next(low for low in (1, 2, 3, 4) if abs(value * low - round(value * low)) < 1e-6)
     return f'{round(value * low)}:{low}'

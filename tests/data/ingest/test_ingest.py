@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data.datasets import caption_reader, captions, encoded, picture, write_rows
+from data.datasets import draw_image, encode_image, ingest_captions, write_captions, write_rows
 
 from mural_jax.data.ingest.ingest import ingest
 from mural_jax.data.sets.checks import RecordLimits
@@ -12,7 +12,7 @@ from mural_jax.data.sets.records import Records, list_splits
 from mural_jax.data.sources.pairs import PairTable
 from mural_jax.types import UserError
 
-PICTURES = {f'{n}.png': encoded(picture(n)) for n in range(6)}
+PICTURES = {f'{n}.png': encode_image(draw_image(n)) for n in range(6)}
 ROWS = [(name, lang, f'{lang} {name}') for name in PICTURES for lang in ('en', 'de')][:-1]
 ROWS += [('0.png', 'en', 'another one'), ('5.png', 'sw', 'picha')]
 
@@ -31,12 +31,12 @@ def ids(data_dir: Path, name: str = 'captions/some') -> set[str]:
 
 
 def test_a_second_time_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> None:
-    reader = caption_reader(tmp_path / 'made', PICTURES, ROWS)
+    reader = write_captions(tmp_path / 'made', PICTURES, ROWS)
     name = ingest(reader, 'some', tmp_path, RecordLimits(), 0.0)
     assert name == 'captions/some'
     before = files(tmp_path / name)
     assert ingest(reader, 'some', tmp_path, RecordLimits(), 0.0) == name
-    other = caption_reader(tmp_path / 'made', PICTURES, ROWS, kind='alt')
+    other = write_captions(tmp_path / 'made', PICTURES, ROWS, kind='alt')
     for reader_, limits in ((other, RecordLimits()), (reader, RecordLimits(max_pixels=10))):
         with pytest.raises(UserError, match='was made with other options'):
             ingest(reader_, 'some', tmp_path, limits, 0.0)
@@ -45,7 +45,7 @@ def test_a_second_time_changes_nothing_and_other_options_are_refused(tmp_path: P
 
 @pytest.mark.parametrize('left', ['incomplete', 'no ingest.json', 'no index', 'no quarantine'])
 def test_what_a_killed_build_left_is_made_anew(tmp_path: Path, left: str) -> None:
-    captions(tmp_path, 'some', PICTURES, ROWS)
+    ingest_captions(tmp_path, 'some', PICTURES, ROWS)
     folder = tmp_path / 'captions' / 'some' / '1.0.0'
     if left == 'incomplete':
         half = folder.with_name('incomplete.AB12CD_1.0.0')
@@ -62,28 +62,28 @@ def test_what_a_killed_build_left_is_made_anew(tmp_path: Path, left: str) -> Non
             _ = Records('captions/some', 'train', tmp_path).index
     else:
         (folder / 'quarantine-train.jsonl').unlink()
-    captions(tmp_path, 'some', PICTURES, ROWS)
+    ingest_captions(tmp_path, 'some', PICTURES, ROWS)
     assert ids(tmp_path) == set(PICTURES)
     assert len(Records('captions/some', 'train', tmp_path).index.record_T) == len(ROWS)
 
 
 def test_only_some_languages_are_taken(tmp_path: Path) -> None:
     """What has no text in them is left out, and is not bad."""
-    reader = caption_reader(tmp_path / 'made', PICTURES, ROWS, languages=('de', 'sw'))
+    reader = write_captions(tmp_path / 'made', PICTURES, ROWS, languages=('de', 'sw'))
     ingest(reader, 'some', tmp_path, RecordLimits(), max_bad=0.0)
     records = Records('captions/some', 'train', tmp_path)
     assert records.languages == ['de', 'sw']
     texts = {one['id']: one['texts'] for one in records.examples(image=False)}
     assert texts['0.png'] == {'de': {'caption': ['de 0.png']}}
     assert texts['5.png'] == {'sw': {'caption': ['picha']}}
-    german = caption_reader(tmp_path / 'made', PICTURES, ROWS, languages=('de',))
+    german = write_captions(tmp_path / 'made', PICTURES, ROWS, languages=('de',))
     ingest(german, 'german', tmp_path, RecordLimits(), max_bad=0.0)
     assert ids(tmp_path, 'captions/german') == set(PICTURES) - {'5.png'}
     assert len(Records('captions/german', 'train', tmp_path)) == 5
 
 
 def test_examples_are_read_back_as_they_were(tmp_path: Path) -> None:
-    captions(tmp_path, 'some', PICTURES | {'6.png': b'bad'}, [*ROWS, ('6.png', 'en', 'bad')])
+    ingest_captions(tmp_path, 'some', PICTURES | {'6.png': b'bad'}, [*ROWS, ('6.png', 'en', 'bad')])
     records = Records('captions/some', 'train', tmp_path)
     assert len(records) == 7
     found = {one['id']: one for one in records.examples(image=True)}

@@ -7,6 +7,7 @@ import pytest
 
 from mural_jax.config.load import load_config
 from mural_jax.data.pages import bench
+from mural_jax.data.reading.stream import open_stream
 from mural_jax.data.tokenizer import Tokenizer
 from mural_jax.runs.prepare import vocabulary_path
 from mural_jax.runs.run import Run
@@ -35,8 +36,8 @@ def test_tokens_are_those_of_the_texts(data_dir: Path, measured: dict) -> None:
     run = Run.of(load_config('emoji:tiny', []))
     read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
     for name, spec in run.streams.items():
-        stream = spec.open(data_dir, read, run.seed)
-        texts = stream.texts(np.arange(bench.SAMPLE))
+        stream = open_stream(spec, data_dir, read, run.seed)
+        texts = stream.read_texts(np.arange(bench.SAMPLE))
         tokens = sum(len(ids) for side in texts for ids in read.encode(side, spec.max_length))
         per_example = measured[name]['tokens'] / measured[name]['stream']
         np.testing.assert_allclose(per_example, tokens / bench.SAMPLE)

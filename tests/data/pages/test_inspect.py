@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.datasets import caption_reader, encoded, picture
+from data.datasets import draw_image, encode_image, write_captions
 
 from mural_jax.config.load import load_config
 from mural_jax.data import tokenizer
 from mural_jax.data.ingest.ingest import ingest
 from mural_jax.data.pages import contents, histograms, inspect
+from mural_jax.data.reading.draws import Pool
+from mural_jax.data.reading.selection import ensure_filters
+from mural_jax.data.reading.stream import open_stream
 from mural_jax.data.sets.checks import RecordLimits
 from mural_jax.data.sets.filter_settings import Filters
 from mural_jax.data.sets.records import Records
@@ -41,7 +44,7 @@ def page(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_counts_are_those_of_the_records(data_dir: Path) -> None:
     _, _, streams = opened(data_dir)
     spec = streams['captions']
-    (held,) = contents.describe_sources(spec, spec.pool(data_dir))
+    (held,) = contents.describe_sources(spec, Pool(spec, data_dir))
     records = Records('emoji_cldr/pictures', 'train', data_dir)
     count: dict[str, int] = {}
     for example in records.examples(image=False):
@@ -55,7 +58,7 @@ def test_counts_are_those_of_the_records(data_dir: Path) -> None:
 def test_shares_are_those_of_the_draws(data_dir: Path) -> None:
     _, _, streams = opened(data_dir)
     for spec in streams.values():
-        pool = spec.pool(data_dir)
+        pool = Pool(spec, data_dir)
         rows = [row for held in contents.describe_sources(spec, pool) for row in held.languages]
         np.testing.assert_allclose(sum(row.share for row in rows), 1.0)
         np.testing.assert_allclose(sum(row.before for row in rows), 1.0)
@@ -73,7 +76,7 @@ def test_the_page_needs_no_network_and_shows_both_streams(page: str) -> None:
 def test_batches_are_those_of_training(data_dir: Path, page: str) -> None:
     run, read, streams = opened(data_dir)
     # The second of the config's streams, as `mural train` numbers them.
-    stream = streams['translations'].open(data_dir, read, run.seed * 1009 + 1)
+    stream = open_stream(streams['translations'], data_dir, read, run.seed * 1009 + 1)
     for batch in stream.batches(0, 2):
         for row in (0, 15):
             assert ' '.join(map(str, batch['ids'][row])) in page
@@ -82,11 +85,11 @@ def test_batches_are_those_of_training(data_dir: Path, page: str) -> None:
 
 def test_cut_texts_are_counted(data_dir: Path) -> None:
     lengths = np.array([3, 4, 5, 6])
-    assert histograms.draw_token_histogram(lengths, 4).words.startswith('50.0% of 4 texts')
+    assert histograms.draw_token_histogram(lengths, 4).caption.startswith('50.0% of 4 texts')
     records = Records('emoji_cldr/pictures', 'train', data_dir)
     side, ratio = histograms.draw_image_histograms([records], 65)
-    assert side.words.startswith('100.0% of')
-    assert ratio.words.startswith('0.0%')
+    assert side.caption.startswith('100.0% of')
+    assert ratio.caption.startswith('0.0%')
 
 
 @pytest.mark.parametrize(
@@ -125,20 +128,20 @@ def test_bytes_become_characters_again() -> None:
 
 
 def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
-    wide = {f'{number}.png': encoded(picture(number, (200, 72))) for number in range(3)}
-    pictures = wide | {'good.png': encoded(picture(9)), 'bad.png': b'no picture'}
+    wide = {f'{number}.png': encode_image(draw_image(number, (200, 72))) for number in range(3)}
+    pictures = wide | {'good.png': encode_image(draw_image(9)), 'bad.png': b'no picture'}
     rows = [(name, 'en', f'a caption of {name}') for name in pictures]
     name = ingest(
-        caption_reader(tmp_path, pictures, rows), 'made', tmp_path, RecordLimits(), max_bad=1.0
+        write_captions(tmp_path, pictures, rows), 'made', tmp_path, RecordLimits(), max_bad=1.0
     )
     filters = Filters(max_aspect=2.0)
     spec = Captions({'made': StreamSource(name, filters=filters)}, (), batch_size=1)
-    spec.filter(tmp_path)
+    ensure_filters(spec, tmp_path)
     (lost,) = contents.describe_drops(spec, tmp_path)
     assert lost.filters == {'max_aspect': 2.0}
-    assert lost.dropped == [('max_aspect', 'pictures', 3, 3 / 5)]
+    assert lost.dropped == [('max_aspect', 'images', 3, 3 / 5)]
     ((reason, count, places),) = lost.bad
-    assert (reason, count, len(places)) == ('picture is not an image', 1, 1)
-    (held,) = contents.describe_sources(spec, spec.pool(tmp_path))
+    assert (reason, count, len(places)) == ('image is not readable', 1, 1)
+    (held,) = contents.describe_sources(spec, Pool(spec, tmp_path))
     assert (held.records, held.bad) == (4, 1)
     assert [(row.records, row.drawable, row.share) for row in held.languages] == [(4, 1, 1.0)]

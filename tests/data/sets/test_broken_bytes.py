@@ -7,25 +7,26 @@ from typing import Any
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from data.datasets import encoded, picture
+from data.datasets import LetterTokenizer, draw_image, encode_image
 from data.fuzz import FUZZ_ROUNDS, mutated
 
+from mural_jax.data.reading.assemble import BatchAssembler
 from mural_jax.data.sets import checks, schema
 from mural_jax.data.sets.checks import BadRecord, RecordLimits
 from mural_jax.data.sources.reader import Example
 from mural_jax.data.streams.base import StreamSource
 from mural_jax.data.streams.captions import Captions
 
-PICTURE = picture(1, (61, 43))
+PICTURE = draw_image(1, (61, 43))
 PALETTE = PICTURE.quantize(64)
 FRAMES: dict[str, Any] = {'save_all': True, 'append_images': [PALETTE.rotate(90)] * 5}
 SEEDS = {
-    'jpeg': encoded(PICTURE, 'JPEG'),
-    'progressive': encoded(PICTURE, 'JPEG', progressive=True),
-    'png': encoded(PALETTE, 'PNG'),
-    'gif': encoded(PALETTE, 'GIF', **FRAMES),
-    'webp': encoded(PICTURE, 'WEBP'),
-    'bmp': encoded(PICTURE, 'BMP'),
+    'jpeg': encode_image(PICTURE, 'JPEG'),
+    'progressive': encode_image(PICTURE, 'JPEG', progressive=True),
+    'png': encode_image(PALETTE, 'PNG'),
+    'gif': encode_image(PALETTE, 'GIF', **FRAMES),
+    'webp': encode_image(PICTURE, 'WEBP'),
+    'bmp': encode_image(PICTURE, 'BMP'),
 }
 
 
@@ -53,14 +54,17 @@ def test_broken_records_never_surprise() -> None:
     stored = checks.make_record(example, RecordLimits(), has_image=True)
     serialized = features.serialize_example(features.encode_example(stored))
     spec = Captions({'x': StreamSource('captions/x')}, ('en',), 1, image_size=8)
-    given = [tf.constant([[1]], tf.int64)], tf.zeros([1, spec.num_random])
-    assert spec.fields([tf.constant([serialized])], *given)['text'].numpy() == [b'Hund']
+    assembler = BatchAssembler(spec, LetterTokenizer(), {}, num_joined=1, substitutes=None)
+    # The second text, the first label, and any random numbers.
+    drawn = [tf.constant([[1]], tf.int64), tf.constant([0]), tf.zeros([1, spec.num_random])]
+    made = assembler.make_strings([tf.constant([serialized]), *drawn])
+    assert made['text'].numpy() == [b'Hund']
     rng, failed = random.Random(7), 0
     for _ in range(FUZZ_ROUNDS):
         broken = tf.constant([mutated(serialized, rng)])
         try:
             schema.parse_examples(broken, *schema.FIELD_SPECS)
-            spec.fields([broken], *given)
+            assembler.make_strings([broken, *drawn])
         # The latter where the message holds bytes of the record.
         except (tf.errors.OpError, UnicodeDecodeError):
             failed += 1

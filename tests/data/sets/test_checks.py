@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from data.datasets import encoded, picture
+from data.datasets import draw_image, encode_image
 from PIL import Image, ImageFile
 
 from mural_jax.data.sets import checks
 from mural_jax.data.sets.checks import BadRecord, RecordLimits
 from mural_jax.data.sources.reader import Example
 
-PICTURE = picture(1, (61, 43))
+PICTURE = draw_image(1, (61, 43))
 PALETTE = PICTURE.quantize(64)
 ALPHA = PICTURE.copy()
 ALPHA.putalpha(Image.linear_gradient('L').resize(ALPHA.size))
@@ -57,7 +57,7 @@ def test_pictures_have_the_colours_that_pillow_sees(
     image: Image.Image, form: str, options: dict[str, Any], most: float
 ) -> None:
     """What is transparent shows the colours that are stored there, on no ground."""
-    data = encoded(image, form, **options)
+    data = encode_image(image, form, **options)
     found_HWC = checks.decode_image(data)
     assert found_HWC.dtype == np.uint8
     apart_HWC = abs(found_HWC - rgb(data))
@@ -67,12 +67,12 @@ def test_pictures_have_the_colours_that_pillow_sees(
 
 def test_sixteen_bits_are_cut_to_eight() -> None:
     expected_HW = np.asarray(PICTURE.convert('L'))
-    np.testing.assert_array_equal(checks.decode_image(encoded(WIDE))[..., 1], expected_HW)
+    np.testing.assert_array_equal(checks.decode_image(encode_image(WIDE))[..., 1], expected_HW)
 
 
 def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
     """EXIF is not heeded, neither here nor in streams: portraits of phones lie on their side."""
-    plain, turned = (encoded(PICTURE, 'JPEG', exif=exif) for exif in (Image.Exif(), TURNED))
+    plain, turned = (encode_image(PICTURE, 'JPEG', exif=exif) for exif in (Image.Exif(), TURNED))
     assert b'Exif' in turned
     np.testing.assert_array_equal(checks.decode_image(plain), checks.decode_image(turned))
 
@@ -81,19 +81,19 @@ def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
     ('data', 'reason'),
     [
         (b'', 'has no bytes'),
-        (b'<html>404</html>', 'is not an image'),
-        (b'\0' * 1000, 'is not an image'),
-        (encoded(PICTURE, 'JPEG')[:-300], 'is broken'),
-        (encoded(PICTURE, 'JPEG')[:30], 'is not an image'),
-        (encoded(PICTURE)[:-300], 'is broken'),
-        (encoded(PALETTE, 'GIF')[:30], 'is not an image|is broken'),
-        (encoded(PICTURE, 'WEBP')[:100], 'is not an image|is broken'),
-        (encoded(PICTURE, 'BMP')[:500], 'is broken'),
-        (encoded(PICTURE, 'TIFF'), 'is TIFF'),
+        (b'<html>404</html>', 'is not readable'),
+        (b'\0' * 1000, 'is not readable'),
+        (encode_image(PICTURE, 'JPEG')[:-300], 'is broken'),
+        (encode_image(PICTURE, 'JPEG')[:30], 'is not readable'),
+        (encode_image(PICTURE)[:-300], 'is broken'),
+        (encode_image(PALETTE, 'GIF')[:30], 'is not readable|is broken'),
+        (encode_image(PICTURE, 'WEBP')[:100], 'is not readable|is broken'),
+        (encode_image(PICTURE, 'BMP')[:500], 'is broken'),
+        (encode_image(PICTURE, 'TIFF'), 'is TIFF'),
         # TensorFlow would take the numbers of its colours for grey values.
-        (encoded(PALETTE, 'BMP'), 'is BMP with a palette'),
-        (encoded(ALPHA, 'WEBP', lossless=True), 'is broken'),  # TensorFlow reads no alpha there
-        (encoded(PICTURE, 'WEBP', **FRAMES), 'is broken'),
+        (encode_image(PALETTE, 'BMP'), 'is BMP with a palette'),
+        (encode_image(ALPHA, 'WEBP', lossless=True), 'is broken'),  # TensorFlow reads no alpha there
+        (encode_image(PICTURE, 'WEBP', **FRAMES), 'is broken'),
     ],
 )
 def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> None:
@@ -102,7 +102,7 @@ def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> Non
     stored = checks.make_record(
         Example('1', [('en', 'x', 'a')], data), RecordLimits(), has_image=True
     )
-    assert stored['bad'].startswith('picture ')
+    assert stored['bad'].startswith('image ')
     assert stored['image'] == data
     assert stored['width'] == stored['hash'] == 0
 
@@ -122,7 +122,7 @@ def gif_of_frames(*frames: Image.Image) -> bytes:
     """A GIF of 8 x 8 pixels with frames of any size."""
     data = b'GIF89a' + struct.pack('<HHBBB', 8, 8, 0xF0, 0, 0) + bytes(6)
     for frame in frames:
-        body = encoded(frame.convert('L'), 'GIF', optimize=False)
+        body = encode_image(frame.convert('L'), 'GIF', optimize=False)
         start = body.index(b',', 13 + 768)  # behind its colours
         data += b',' + struct.pack('<HHHHB', 0, 0, *frame.size, 0) + body[start + 10 : -1]
     return data + b';'
@@ -134,10 +134,10 @@ def bombs() -> dict[str, bytes]:
     return {
         'header': png_header(10_000, 10_000),
         'beyond what Pillow opens': png_header(60_000, 60_000),
-        'png': encoded(large),
-        'jpeg': encoded(large, 'JPEG'),
-        'webp': encoded(large.convert('RGB'), 'WEBP', lossless=True, method=0),
-        'gif': encoded(large, 'GIF'),
+        'png': encode_image(large),
+        'jpeg': encode_image(large, 'JPEG'),
+        'webp': encode_image(large.convert('RGB'), 'WEBP', lossless=True, method=0),
+        'gif': encode_image(large, 'GIF'),
         'a second frame': gif_of_frames(Image.new('L', (8, 8)), large),
         'many frames': gif_of_frames(*[Image.new('L', (1200, 1200))] * 70),
     }
@@ -147,11 +147,11 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from mural_jax.data.sets import checks
-checks.decode(Path(sys.argv[1]).read_bytes())
+checks.decode_image(Path(sys.argv[1]).read_bytes())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
     try:
-        checks.decode(Path(path).read_bytes())
+        checks.decode_image(Path(path).read_bytes())
     except checks.BadRecord as error:
         assert 'too many pixels' in str(error), (path, error)
     else:
@@ -163,7 +163,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_large_pictures_are_refused_before_a_pixel_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {'good': encoded(PICTURE), **bombs()}
+    files = {'good': encode_image(PICTURE), **bombs()}
     paths = [tmp_path / name for name in files]
     for path, data in zip(paths, files.values()):
         assert len(data) < 2_000_000
@@ -231,7 +231,7 @@ def test_a_megabyte_of_text_is_cut() -> None:
 
 def test_the_good_texts_of_a_record_stay() -> None:
     texts = [('en', 'x', ' '), ('de', 'x', 'ein\0Hund'), ('en', 'x', '\udce9')]
-    example = Example('1', texts, encoded(PICTURE), where='dir\udcff/a.jsonl, row 1')
+    example = Example('1', texts, encode_image(PICTURE), where='dir\udcff/a.jsonl, row 1')
     stored = checks.make_record(example, RecordLimits(), has_image=True)
     assert stored['bad'] == ''
     assert stored['texts'] == {'language': ['de'], 'kind': ['x'], 'text': ['ein Hund']}

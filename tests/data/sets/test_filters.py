@@ -7,9 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.datasets import Letters, captions, encoded, picture, read, translations
+from data.datasets import (
+    LetterTokenizer,
+    draw_image,
+    encode_image,
+    ingest_captions,
+    ingest_translations,
+    read_letters,
+)
 from PIL import Image, ImageEnhance
 
+from mural_jax.data.reading.selection import ensure_filters
+from mural_jax.data.reading.stream import open_stream
 from mural_jax.data.sets import schema
 from mural_jax.data.sets.filters import Filters, select_texts
 from mural_jax.data.sets.records import Records, open_split
@@ -19,12 +28,12 @@ from mural_jax.types import UserError
 
 # What makes each picture and its texts special.
 PICTURES = {
-    'plain.png': encoded(picture(1)),
-    'small.png': encoded(picture(2, (40, 30))),
-    'long.png': encoded(picture(3, (300, 60))),
-    'same.png': encoded(picture(1)),
-    'recoded.jpg': encoded(picture(1).resize((50, 40)), 'JPEG', quality=9),
-    'many.png': encoded(picture(4)),
+    'plain.png': encode_image(draw_image(1)),
+    'small.png': encode_image(draw_image(2, (40, 30))),
+    'long.png': encode_image(draw_image(3, (300, 60))),
+    'same.png': encode_image(draw_image(1)),
+    'recoded.jpg': encode_image(draw_image(1).resize((50, 40)), 'JPEG', quality=9),
+    'many.png': encode_image(draw_image(4)),
     'bad.png': b'none',
 }
 ROWS = [
@@ -44,7 +53,7 @@ ROWS = [
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('filtered')
-    captions(folder, 'small', PICTURES, ROWS)
+    ingest_captions(folder, 'small', PICTURES, ROWS)
     pair = {'en': 'a short text of ten', 'de': 'ein kurzer Text', 'fr': 'un texte court de dix'}
     rows = [
         {'en': 'dog', 'de': 'ein Hund, der lange bellt'},
@@ -55,7 +64,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pair | {'it': 'un ' + 'testo ' * 30},
         {'en': 'alone'},
     ]
-    translations(folder, 'rows', rows)
+    ingest_translations(folder, 'rows', rows)
     return folder
 
 
@@ -203,7 +212,7 @@ def test_filters_of_pictures_leave_rows_of_texts(data_dir: Path) -> None:
     assert not any(counts.values())
 
 
-TEST = {f'test{n}.png': encoded(picture(100 + n, (128, 96))) for n in range(12)}
+TEST = {f'test{n}.png': encode_image(draw_image(100 + n, (128, 96))) for n in range(12)}
 # Accents, so that Unicode has two forms of them.
 TEST_TEXTS = [f'Un garçon numéro {n} joue à la plage' for n in range(12)]
 
@@ -212,20 +221,20 @@ def leaks() -> dict[str, bytes]:
     """Test pictures as they come back in crawled data."""
     found = {}
     for n in range(12):
-        made = picture(100 + n, (128, 96))
+        made = draw_image(100 + n, (128, 96))
         changes = [
             made.resize((64, 48), Image.Resampling.LANCZOS),
             made.resize((300, 225)),
             ImageEnhance.Brightness(made).enhance(1.06),
             made,
         ]
-        found[f'leak{n}.jpg'] = encoded(changes[n % 4], 'JPEG', quality=55)
+        found[f'leak{n}.jpg'] = encode_image(changes[n % 4], 'JPEG', quality=55)
     return found
 
 
 def test_planted_leaks_are_all_found_and_nothing_else(tmp_path: Path) -> None:
-    captions(tmp_path, 'test', TEST, zip(TEST, ['fr'] * 12, TEST_TEXTS))
-    innocent = {f'own{n}.png': encoded(picture(500 + n, (128, 96))) for n in range(150)}
+    ingest_captions(tmp_path, 'test', TEST, zip(TEST, ['fr'] * 12, TEST_TEXTS))
+    innocent = {f'own{n}.png': encode_image(draw_image(500 + n, (128, 96))) for n in range(150)}
     rows = [(name, 'fr', f'Une image {n} à elle') for n, name in enumerate(innocent)]
     rows += [(name, 'fr', f'trouvée {n}') for n, name in enumerate(leaks())]
     forms = [
@@ -236,31 +245,31 @@ def test_planted_leaks_are_all_found_and_nothing_else(tmp_path: Path) -> None:
     ]
     stolen = [forms[n % 4](text) for n, text in enumerate(TEST_TEXTS)]
     rows += [(f'own{n}.png', 'fr', text) for n, text in enumerate(stolen)]
-    captions(tmp_path, 'crawled', innocent | leaks(), rows)
+    ingest_captions(tmp_path, 'crawled', innocent | leaks(), rows)
     filters = Filters(exclude=('captions/test:train',))
     name = 'captions/test:train'
     source = StreamSource('captions/crawled', filters=filters)
     spec = Captions({'crawled': source}, ('fr',), 10, image_size=16)
     with pytest.raises(UserError, match='mural prepare'):
-        spec.open(tmp_path, Letters(), 1)
-    about = spec.filter(tmp_path)['crawled']
+        open_stream(spec, tmp_path, LetterTokenizer(), 1)
+    about = ensure_filters(spec, tmp_path)['crawled']
     assert about['counts'][f'exclude {name}: pictures'] == len(leaks())
     assert about['counts'][f'exclude {name}: texts'] == len(TEST_TEXTS)
     assert about['counts']['texts kept'] == 150
     assert {leak['what'] for leak in about['leaks']} == {'picture', 'text'}
     assert len({leak['in test'] for leak in about['leaks'] if leak['what'] == 'picture'}) == 12
     # One epoch of the stream: every innocent picture once, with its own text.
-    batches = list(spec.open(tmp_path, Letters(), 1).batches(0, 15))
-    drawn = Counter(text for batch in batches for text in read(batch['text']))
+    batches = list(open_stream(spec, tmp_path, LetterTokenizer(), 1).batches(0, 15))
+    drawn = Counter(text for batch in batches for text in read_letters(batch['text']))
     assert drawn == Counter(f'Une image {n} à elle' for n in range(150))
 
 
 def test_a_rebuilt_data_set_has_its_filters_worked_out_anew(tmp_path: Path) -> None:
     """Also where only its words are others."""
     spec = Captions({'s': StreamSource('captions/s', filters=Filters(min_words=2))}, ('en',), 1)
-    one = {'a.png': encoded(picture(1))}
-    captions(tmp_path, 's', one, [('a.png', 'en', 'a dog')])
-    assert spec.filter(tmp_path)['s']['counts']['texts kept'] == 1
+    one = {'a.png': encode_image(draw_image(1))}
+    ingest_captions(tmp_path, 's', one, [('a.png', 'en', 'a dog')])
+    assert ensure_filters(spec, tmp_path)['s']['counts']['texts kept'] == 1
     shutil.rmtree(tmp_path / 'captions' / 's')
-    captions(tmp_path, 's', one, [('a.png', 'en', 'dog')])
-    assert spec.filter(tmp_path)['s']['counts']['texts kept'] == 0
+    ingest_captions(tmp_path, 's', one, [('a.png', 'en', 'dog')])
+    assert ensure_filters(spec, tmp_path)['s']['counts']['texts kept'] == 0

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 from conftest import REAL_DATA as SHARED
-from data.datasets import encoded, picture
+from data.datasets import draw_image, encode_image
 from PIL import Image, ImageEnhance
 
 from mural_jax.data.sets import hashes as near
@@ -21,7 +21,7 @@ def bits(left: int, right: int) -> int:
 
 
 def again(image: Image.Image, quality: int) -> Image.Image:
-    return Image.open(io.BytesIO(encoded(image, 'JPEG', quality=quality)))
+    return Image.open(io.BytesIO(encode_image(image, 'JPEG', quality=quality)))
 
 
 def changed(image: Image.Image) -> dict[str, Image.Image]:
@@ -48,7 +48,7 @@ def photos(count: int) -> list[Image.Image]:
 
 @pytest.mark.parametrize('kind', ['made', 'photos'])
 def test_a_changed_picture_is_near_and_others_are_far(kind: str) -> None:
-    pictures = [picture(seed, (112, 112)) for seed in range(40)] if kind == 'made' else photos(200)
+    pictures = [draw_image(seed, (112, 112)) for seed in range(40)] if kind == 'made' else photos(200)
     hashes = [hashed(image) for image in pictures]
     for image, hash_ in zip(pictures[:40], hashes):
         for change, other in changed(image).items():

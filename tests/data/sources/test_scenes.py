@@ -96,4 +96,4 @@ def test_they_are_ingested_with_their_regions(tmp_path: Path) -> None:
         assert classes.numpy().tolist() == regions.classes
     done = mural(*words, '--name=other', '--most=10')
     assert done.returncode == 2
-    assert 'a cell for each object' in done.stderr
+    assert 'a cell of its own' in done.stderr
