@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.inference.images import load_squares
 from mural_jax.inference.description import ModelDescription
+from mural_jax.inference.images import load_squares
 from mural_jax.models.functional import Params
 from mural_jax.runs.run import Run
 from mural_jax.types import UserError

@@ -1,22 +1,25 @@
-"""Folders for transformers and open_clip, read by these: CLIP, SigLIP, a ViT with BERT."""
+"""Exports for transformers and open_clip: CLIP, SigLIP, and a ViT with a BERT."""
 
+import functools
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exports.trained_runs import assert_same, bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
-from pretrained.reference import torch  # noqa: F401, puts operators where torchvision looks
+from exports.trained_runs import assert_same_files, bert_config, clip, clip_bert, siglip  # noqa: F401, fixtures
+from pretrained.reference import torch  # noqa: F401, defines operators that torchvision lacks
 
-from mural_jax.cli import export
-from mural_jax.config.build import plain
+from mural_jax.config.build import lists_to_tuples
 from mural_jax.config.load import load_config
 from mural_jax.evaluation.external import libraries
 from mural_jax.exports import counterparts
 from mural_jax.exports.counterparts import CLIP, CLIP_BERT, SIGLIP
-from mural_jax.exports.trained import Subject, about
-from mural_jax.pretrained.files import read
+from mural_jax.exports.parity import MIN_COSINE, Agreement
+from mural_jax.exports.trained import TrainedModel, describe_model
+from mural_jax.exports.writer import export_checkpoint
+from mural_jax.pretrained.files import read_arrays
 from mural_jax.runs.restore import restore
 from mural_jax.runs.run import Run
 from mural_jax.types import UserError
@@ -25,74 +28,106 @@ for _name in ('transformers', 'open_clip'):
     if find_spec(_name) is None:
         pytest.skip("pip install 'mural-jax[parity]'", allow_module_level=True)
 
+# Texts that are not among the examples of the check, and of other lengths.
+TEXTS = ['paka', 'ein sehr langer Text ' * 10, '🐕 犬', '']
+
+
+# (fixture of the run, format, dtype) -> (folder, results of the check).
+Export = Callable[[str, str, str], tuple[Path, list[Agreement]]]
+
+
+@pytest.fixture(scope='module')
+def export_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Exports a run, or returns the folder if an earlier test exported the same."""
+
+    @functools.cache
+    def export(run: str, kind: str, dtype: str) -> tuple[Path, list[Agreement]]:
+        out = tmp_path_factory.mktemp(run) / 'out'
+        workdir = request.getfixturevalue(run)
+        return out, export_checkpoint(workdir, None, kind, out, dtype, None)[1]
+
+    return export
+
 
 @pytest.mark.parametrize(
-    ('which', 'kind', 'dtype'),
+    ('run', 'kind', 'dtype'),
     [
-        ('clip', 'transformers', 'float32'), ('siglip', 'transformers', 'float32'),
-        ('clip_bert', 'transformers', 'float32'), ('clip', 'open_clip', 'float32'),
+        ('clip', 'transformers', 'float32'),
+        ('siglip', 'transformers', 'float32'),
+        ('clip_bert', 'transformers', 'float32'),
+        ('clip', 'open_clip', 'float32'),
         ('clip', 'open_clip', 'bfloat16'),
     ],
-)  # fmt: skip
-def test_they_give_the_same_vectors(
-    which: str, kind: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path,
-    capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
-    workdir, out = request.getfixturevalue(which), tmp_path / 'out'
-    assert export.export(workdir, None, kind, out, dtype, None) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if 'cosine' in line]
-    least = 0.9999 if dtype == 'float32' else 0.999
-    assert all(float(line.split('at least ')[1].split(',')[0]) > least for line in said)
-    assert len(said) == 2
-    # Texts that are not among the examples, and of another length.
-    texts = ['paka', 'ein sehr langer Text ' * 10, '🐕 犬', '']
+)
+def test_exported_model_gives_the_same_vectors(
+    run: str, kind: str, dtype: str, export_once: Export, request: pytest.FixtureRequest
+) -> None:
+    out, agreements = export_once(run, kind, dtype)
+    assert [agreement.tower for agreement in agreements] == ['image', 'text']
+    assert all(agreement.lowest > MIN_COSINE[dtype] for agreement in agreements)
     name = f'transformers:{out}' if kind == 'transformers' else f'open_clip:local-dir:{out}'
-    found_ND = libraries.load(name).texts('', texts)
-    wanted_ND = restore(workdir).embedder.texts('image_text', texts)
-    assert (found_ND * wanted_ND).sum(1).min() > least
-    weights = read(next(out.glob('*.safetensors')))
+    text_ND = libraries.load_model(name).embed_texts('', TEXTS)
+    expected_ND = restore(request.getfixturevalue(run)).embedder.embed_texts('image_text', TEXTS)
+    assert (text_ND * expected_ND).sum(1).min() > MIN_COSINE[dtype]
+    weights = read_arrays(next(out.glob('*.safetensors')))
     assert all(np.isfinite(array).all() for array in weights.values())
-    if which == 'clip' and dtype == 'float32':
-        again = tmp_path / 'again' / 'out'
-        assert export.export(workdir, None, kind, again, dtype, None) == 0
-        assert_same(out, again)
 
 
-def test_temperature_and_bias_leave_too(siglip: Path, tmp_path: Path) -> None:  # noqa: F811
-    out = tmp_path / 'out'
-    assert export.export(siglip, None, 'transformers', out, 'float32', None) == 0
-    weights = read(out / 'model.safetensors')
+def test_second_export_has_the_same_bytes(
+    export_once: Export,
+    clip: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    first, _ = export_once('clip', 'transformers', 'float32')
+    export_checkpoint(clip, None, 'transformers', tmp_path / 'out', 'float32', None)
+    assert_same_files(first, tmp_path / 'out')
+
+
+def test_temperature_and_bias_are_exported(export_once: Export, siglip: Path) -> None:  # noqa: F811
+    weights = read_arrays(export_once('siglip', 'transformers', 'float32')[0] / 'model.safetensors')
     _, params, _ = restore(siglip).embedder.model
-    log = np.asarray(params['log_temperature']['image_text'])
-    np.testing.assert_allclose(weights['logit_scale'], -log, rtol=1e-6)
-    bias = np.asarray(params['bias']['image_text'])
-    np.testing.assert_allclose(weights['logit_bias'], bias, rtol=1e-6)
-    assert json.loads((out / 'config.json').read_text())['architectures'] == ['SiglipModel']
+    space = params['spaces']['image_text']
+    log_temperature = np.asarray(space['log_temperature'])
+    np.testing.assert_allclose(weights['logit_scale'], -log_temperature, rtol=1e-6)
+    np.testing.assert_allclose(weights['logit_bias'], np.asarray(space['bias']), rtol=1e-6)
 
 
-def subject(config: str) -> Subject:
-    """A model that is described and has no weights."""
-    run = Run.of(plain(load_config(config, [])))
-    return Subject(about(run, 100, None), {}, {}, None, None, '', 0, {}, {})  # type: ignore[arg-type]
+def test_siglip_is_exported_as_siglip(export_once: Export) -> None:
+    out, _ = export_once('siglip', 'transformers', 'float32')
+    config = json.loads((out / 'config.json').read_text())
+    assert config['architectures'] == ['SiglipModel']
 
 
-def test_shapes_are_told_apart(bert_config: str) -> None:  # noqa: F811
-    shapes = (CLIP, SIGLIP, CLIP_BERT)
-    assert counterparts.chosen(subject('clip:tiny'), shapes, 'x') is CLIP
-    assert counterparts.chosen(subject('siglip:tiny'), shapes, 'x') is SIGLIP
-    assert counterparts.chosen(subject(bert_config), shapes, 'x') is CLIP_BERT
+def describe_config(config: str) -> TrainedModel:
+    """Returns a model of a config that has a description and no weights."""
+    run = Run.of(lists_to_tuples(load_config(config, [])))
+    return TrainedModel(describe_model(run, 100, None), {}, {}, None, None, '', 0, {}, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(('config', 'architecture'), [('clip:tiny', CLIP), ('siglip:tiny', SIGLIP)])
+def test_architecture_is_recognised(config: str, architecture: counterparts.Architecture) -> None:
+    architectures = (CLIP, SIGLIP, CLIP_BERT)
+    source = describe_config(config)
+    assert counterparts.match_architecture(source, architectures, 'x') is architecture
+
+
+def test_clip_with_bert_is_recognised(bert_config: str) -> None:  # noqa: F811
+    source = describe_config(bert_config)
+    assert counterparts.match_architecture(source, (CLIP, SIGLIP, CLIP_BERT), 'x') is CLIP_BERT
 
 
 @pytest.mark.parametrize(
-    ('config', 'kind', 'said'),
+    ('config', 'kind', 'message'),
     [
         ('emoji:tiny', 'transformers', "towers.image.pool is 'mean', not 'class'"),
         ('mural:tiny', 'transformers', 'towers.image is a efficientnet, not a vit'),
         ('siglip:tiny', 'open_clip', "towers.image.pool is 'map', not 'class'"),
-        ('emoji:decomposed,tiny', 'transformers', 'one transformer for pictures and texts'),
+        ('emoji:decomposed,tiny', 'transformers', 'one transformer for images and texts'),
     ],
 )
-def test_what_has_no_counterpart_is_told(config: str, kind: str, said: str) -> None:
-    shapes = (CLIP,) if kind == 'open_clip' else (CLIP, SIGLIP, CLIP_BERT)
-    with pytest.raises(UserError, match=said):
-        counterparts.chosen(subject(config), shapes, kind)
+def test_model_without_a_counterpart_is_refused_with_what_differs(
+    config: str, kind: str, message: str
+) -> None:
+    architectures = (CLIP,) if kind == 'open_clip' else (CLIP, SIGLIP, CLIP_BERT)
+    with pytest.raises(UserError, match=message):
+        counterparts.match_architecture(describe_config(config), architectures, kind)

@@ -1,4 +1,4 @@
-"""Runs that are exported: one of each shape that other libraries know."""
+"""Runs to export, one of each architecture that other libraries know, and one exported folder."""
 
 from pathlib import Path
 
@@ -6,15 +6,18 @@ import pytest
 from conftest import mural, once
 
 
-def trained(config: str, data_dir: Path, factory: pytest.TempPathFactory) -> Path:
-    """A run of a config, trained and evaluated once."""
+def train_and_evaluate(config: str, data_dir: Path, factory: pytest.TempPathFactory) -> Path:
+    """Returns the workdir of a run of a config. Several processes of the tests share it."""
     name = Path(config).stem.replace(':', '-')
 
     def make(folder: Path) -> None:
-        run = f'--workdir={folder / "run"}'
-        given = f'--config={config}'
-        for verb in (['prepare', given], ['train', given, run], ['evaluate', run]):
-            done = mural(*verb, f'--data_dir={data_dir}')
+        workdir_flag, config_flag = f'--workdir={folder / "run"}', f'--config={config}'
+        for command in (
+            ['prepare', config_flag],
+            ['train', config_flag, workdir_flag],
+            ['evaluate', workdir_flag],
+        ):
+            done = mural(*command, f'--data_dir={data_dir}')
             assert done.returncode == 0, done.stderr
 
     return once(factory, f'exported-{name}', make) / 'run'
@@ -22,26 +25,17 @@ def trained(config: str, data_dir: Path, factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope='session')
 def clip(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A class token, a causal transformer."""
-    return trained('clip:tiny', data_dir, tmp_path_factory)
+    """A ViT with a class token and a causal transformer."""
+    return train_and_evaluate('clip:tiny', data_dir, tmp_path_factory)
 
 
 @pytest.fixture(scope='session')
 def siglip(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pooling by a query, padding that is read, a bias."""
-    return trained('siglip:tiny', data_dir, tmp_path_factory)
+    """A ViT with attention pooling, a transformer that attends to padding, and a bias."""
+    return train_and_evaluate('siglip:tiny', data_dir, tmp_path_factory)
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """Two folders hold the same files with the same bytes."""
-    files = [sorted(path.relative_to(x) for path in x.rglob('*')) for x in (one, other)]
-    assert files[0] == files[1]
-    for name in files[0]:
-        if (one / name).is_file():
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-BERT = """
+CLIP_BERT_CONFIG = """
 from mural_jax.configs import clip
 
 def get_config(arg=''):
@@ -56,12 +50,34 @@ def get_config(arg=''):
 
 @pytest.fixture(scope='session')
 def bert_config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a config with CLIP's ViT and a BERT."""
     path = tmp_path_factory.mktemp('config') / 'clip_bert.py'
-    path.write_text(BERT)
+    path.write_text(CLIP_BERT_CONFIG)
     return str(path)
 
 
 @pytest.fixture(scope='session')
 def clip_bert(bert_config: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's pictures and BERT's texts."""
-    return trained(bert_config, data_dir, tmp_path_factory)
+    """CLIP's ViT and a BERT."""
+    return train_and_evaluate(bert_config, data_dir, tmp_path_factory)
+
+
+@pytest.fixture(scope='session')
+def model_folder(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `emoji:tiny`, exported as safetensors; tests do not change it."""
+
+    def make(folder: Path) -> None:
+        out = folder / 'model'
+        done = mural('export', f'--workdir={workdir}', '--format=safetensors', f'--out={out}')
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, 'exported-safetensors', make) / 'model'
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    """Fails unless two folders hold the same files with the same bytes."""
+    files = [sorted(path.relative_to(root) for path in root.rglob('*')) for root in (one, other)]
+    assert files[0] == files[1]
+    for name in files[0]:
+        if (one / name).is_file():
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name

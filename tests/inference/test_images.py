@@ -1,4 +1,4 @@
-"""Pictures by Pillow are those that the streams make with TensorFlow; what is none is refused."""
+"""Images read by Pillow: the same as those of the streams; unreadable ones are refused."""
 
 import io
 import struct
@@ -11,11 +11,14 @@ import tensorflow as tf
 from PIL import Image
 
 from mural_jax.data.fields import images
-from mural_jax.inference.images import MAX_PIXELS, load_squares
+from mural_jax.inference.images import MAX_PIXELS, ImageInput, load_squares, load_upright
 from mural_jax.types import UserError
 
+ORIENTATION = 0x0112  # the EXIF tag
 
-def encoded(mode: str, width: int, height: int, kind: str = 'PNG') -> bytes:
+
+def encode_noise(mode: str, width: int, height: int, kind: str = 'PNG') -> bytes:
+    """Returns a file with random pixels."""
     rng = np.random.default_rng(width)
     noise = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
     stream = io.BytesIO()
@@ -23,38 +26,56 @@ def encoded(mode: str, width: int, height: int, kind: str = 'PNG') -> bytes:
     return stream.getvalue()
 
 
+# Larger and smaller than the square, grey, with a palette, in several formats.
+FILES = {
+    'same size': encode_noise('RGB', 32, 32),
+    'larger': encode_noise('RGB', 90, 41),
+    'smaller': encode_noise('RGB', 11, 17),
+    'grey': encode_noise('L', 50, 50),
+    'palette': encode_noise('P', 70, 30),
+    'BMP': encode_noise('RGB', 45, 33, 'BMP'),
+    'JPEG': encode_noise('RGB', 64, 48, 'JPEG'),
+    'grey JPEG': encode_noise('L', 32, 32, 'JPEG'),
+    'CMYK JPEG': encode_noise('CMYK', 40, 40, 'JPEG'),
+}
+
+
 @pytest.mark.parametrize(('size', 'resize'), [(32, 32), (24, 32), (64, 64)])
-def test_they_are_those_of_the_streams(size: int, resize: int) -> None:
-    """Larger and smaller ones, grey ones, palettes; within the rounding of a filter."""
-    pictures = [
-        encoded('RGB', 32, 32),
-        encoded('RGB', 90, 41),
-        encoded('RGB', 11, 17),
-        encoded('L', 50, 50),
-        encoded('P', 70, 30),
-        encoded('RGB', 45, 33, 'BMP'),
-        encoded('RGB', 64, 48, 'JPEG'),
-        encoded('L', 32, 32, 'JPEG'),
-        encoded('CMYK', 40, 40, 'JPEG'),
-    ]
-    wanted = images.crop_middle(images.decode_images(tf.constant(pictures), resize), size).numpy()
-    found = load_squares(pictures, size, resize)
-    assert np.abs(found.astype(int) - wanted).max() <= 1
-    np.testing.assert_array_equal(found[0], wanted[0]) if resize == 32 else None
+def test_images_agree_with_the_streams_up_to_rounding(size: int, resize: int) -> None:
+    encoded = list(FILES.values())
+    decoded = images.decode_images(tf.constant(encoded), resize)
+    expected = images.crop_middle(decoded, size).numpy()
+    squares = load_squares(encoded, size, resize)
+    assert np.abs(squares.astype(int) - expected).max() <= 1
 
 
-def test_it_takes_what_a_picture_can_be(tmp_path: Path) -> None:
-    data = encoded('RGB', 20, 20)
+@pytest.mark.parametrize('size', [32, 24])
+def test_image_that_needs_no_resizing_keeps_its_pixels(size: int) -> None:
+    encoded = [FILES['same size']]
+    decoded = images.decode_images(tf.constant(encoded), 32)
+    expected = images.crop_middle(decoded, size).numpy()
+    np.testing.assert_array_equal(load_squares(encoded, size, 32), expected)
+
+
+def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
+    data = encode_noise('RGB', 20, 20)
     path = tmp_path / 'a.png'
     path.write_bytes(data)
-    opened = Image.open(path)
-    each = load_squares([data, path, str(path), opened, np.asarray(opened)], 16, 16)
-    for one in each[1:]:
-        np.testing.assert_array_equal(one, each[0])
+    image = Image.open(path)
+    squares = load_squares([data, path, str(path), image, np.asarray(image)], 16, 16)
+    for square in squares[1:]:
+        np.testing.assert_array_equal(square, squares[0])
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that says it is as wide as a street."""
+def test_upright_image_is_turned_by_its_orientation() -> None:
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6  # A quarter turn clockwise shows it upright.
+    Image.new('RGB', (30, 20)).save(stream, 'JPEG', exif=exif)
+    assert load_upright(stream.getvalue()).size == (20, 30)
+
+
+def encode_bomb() -> bytes:
+    """Returns a PNG of a few bytes whose header says 10,000 x 10,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -65,19 +86,19 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ('picture', 'said'),
+    ('image', 'message'),
     [
-        (b'', 'no picture of a kind'),
-        (b'no picture at all', 'no picture of a kind'),
-        (encoded('RGB', 30, 30)[:200], 'cannot be read as a picture'),
-        (bomb(), f'more than {MAX_PIXELS:,}'),
+        (b'', 'no image in a known format'),
+        (b'not an image at all', 'no image in a known format'),
+        (encode_noise('RGB', 30, 30)[:200], 'cannot be read as an image'),
+        (encode_bomb(), f'more than {MAX_PIXELS:,}'),
         ('nowhere.png', 'nowhere.png'),
         (np.zeros((4, 4), np.uint8), 'give uint8'),
         (np.zeros((4, 4, 3), np.float32), 'give uint8'),
     ],
-    ids=['empty', 'text', 'cut', 'bomb', 'missing', 'flat', 'floats'],
+    ids=['empty', 'text', 'truncated', 'bomb', 'missing', 'two dimensions', 'floats'],
 )
-def test_what_is_none_is_refused_by_its_number(picture: object, said: str) -> None:
-    with pytest.raises(UserError, match=said) as error:
-        load_squares([encoded('RGB', 8, 8), picture], 8, 8)  # type: ignore[list-item]
-    assert str(error.value).startswith('Picture 1: ')
+def test_unreadable_image_is_refused_with_its_number(image: ImageInput, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_squares([encode_noise('RGB', 8, 8), image], 8, 8)
+    assert str(error.value).startswith('Image 1: ')

@@ -1,4 +1,4 @@
-"""Image towers against timm and transformers, number for number, gradients too."""
+"""Outputs and gradients of image towers, compared with timm and transformers."""
 
 from pathlib import Path
 
@@ -6,7 +6,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from pretrained.reference import agree, brought_over, pictures, run, same_gradients, scramble
+from pretrained.reference import (
+    assert_agree,
+    assert_gradients_agree,
+    encode,
+    make_images,
+    randomize,
+    transfer_weights,
+)
 
 from mural_jax.models import functional
 from mural_jax.models.convnets import EfficientNet, ResNet
@@ -17,121 +24,123 @@ from mural_jax.models.vision import ViT
 timm = pytest.importorskip('timm')
 transformers = pytest.importorskip('transformers')
 
-THEIRS = {
+SETTINGS = {  # by name of timm
     'efficientnet_b0': dict(padding='symmetric', norm_eps=1e-5),
     'tf_efficientnet_b0.ns_jft_in1k': {},
     'tf_efficientnet_b5.ns_jft_in1k': {},
 }
 
 
-B0 = list(THEIRS)[:2]
+B0 = list(SETTINGS)[:2]
 
 
-def efficientnet(name: str, **more) -> EfficientNet:
+def build_efficientnet(name: str, **more) -> EfficientNet:
     size = EFFICIENTNET[name.split('_')[-1 if name.startswith('eff') else 2][:2].upper()]
-    return EfficientNet(rngs=nnx.Rngs(0), pixels='half', **size, **THEIRS[name], **more)
+    return EfficientNet(rngs=nnx.Rngs(0), pixels='half', **size, **SETTINGS[name], **more)
 
 
-# B5 differs from B0 in its sizes alone.
+# B5 differs from B0 in its sizes alone, so one mode is enough for it.
 @pytest.mark.parametrize(
-    'name, training', [*((x, False) for x in THEIRS), *((x, True) for x in B0)]
+    'name, training', [*((x, False) for x in SETTINGS), *((x, True) for x in B0)]
 )
-def test_efficientnet(name: str, training: bool, tmp_path: Path) -> None:
-    theirs = scramble(timm.create_model(name))
+def test_efficientnet_agrees_with_timm(name: str, training: bool, tmp_path: Path) -> None:
+    theirs = randomize(timm.create_model(name))
     theirs.train(training)
-    split, report = brought_over(efficientnet(name, drop_path=0.0), theirs, 'image', tmp_path)
+    ours = build_efficientnet(name, drop_path=0.0)
+    split, report = transfer_weights(ours, theirs, 'image', tmp_path)
     assert set(report.unplaced) - set(theirs.state_dict()) == set()
     assert all('num_batches' in n or 'classifier' in n for n in report.unplaced)
-    image, theirs_image = pictures(64, 4)
-    encoding = run(split, image, training)
+    image, theirs_image = make_images(64, 4)
+    encoding = encode(split, image, training)
     features = theirs.forward_features(theirs_image)
-    agree(encoding.pooled_BD, features.mean((2, 3)))
-    agree(encoding.tokens_BLD, features.flatten(2).mT)
+    assert_agree(encoding.pooled_BD, features.mean((2, 3)))
+    assert_agree(encoding.tokens_BLD, features.flatten(2).mT)
 
 
-def test_efficientnet_pools_without_the_last_convolution(tmp_path: Path) -> None:
+def test_efficientnet_without_head_pools_the_last_blocks(tmp_path: Path) -> None:
     name = 'efficientnet_b0'
-    theirs = scramble(timm.create_model(name))
-    split, report = brought_over(efficientnet(name, head=False), theirs, 'image', tmp_path)
+    theirs = randomize(timm.create_model(name))
+    ours = build_efficientnet(name, head=False)
+    split, report = transfer_weights(ours, theirs, 'image', tmp_path)
     assert 'conv_head.weight' in report.unplaced
-    image, theirs_image = pictures(64)
+    image, theirs_image = make_images(64)
     x = theirs.blocks(theirs.bn1(theirs.conv_stem(theirs_image)))
-    agree(run(split, image).pooled_BD, x.mean((2, 3)))
+    assert_agree(encode(split, image).pooled_BD, x.mean((2, 3)))
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_resnet(training: bool, tmp_path: Path) -> None:
-    theirs = scramble(timm.create_model('resnet50'))
+def test_resnet_agrees_with_timm(training: bool, tmp_path: Path) -> None:
+    theirs = randomize(timm.create_model('resnet50'))
     theirs.train(training)
-    split, _ = brought_over(ResNet(rngs=nnx.Rngs(0), pixels='half'), theirs, 'image', tmp_path)
-    image, theirs_image = pictures(64, 4)
-    encoding = run(split, image, training)
-    agree(encoding.tokens_BLD, theirs.forward_features(theirs_image).flatten(2).mT)
+    split, _ = transfer_weights(ResNet(rngs=nnx.Rngs(0), pixels='half'), theirs, 'image', tmp_path)
+    image, theirs_image = make_images(64, 4)
+    encoding = encode(split, image, training)
+    assert_agree(encoding.tokens_BLD, theirs.forward_features(theirs_image).flatten(2).mT)
 
 
 B16 = Layers(**VIT['B'], activation='gelu')
 
 
-def vit(image_size: int = 224, **more) -> ViT:
+def build_vit(image_size: int = 224, **more) -> ViT:
     settings = dict(layers=B16, image_size=image_size, pool='class') | more
     return ViT(rngs=nnx.Rngs(0), **settings)
 
 
-def test_timm_vit(tmp_path: Path) -> None:
-    theirs = scramble(timm.create_model('vit_base_patch16_224'))
-    split, report = brought_over(vit(), theirs, 'image', tmp_path)
+def test_vit_agrees_with_timm(tmp_path: Path) -> None:
+    theirs = randomize(timm.create_model('vit_base_patch16_224'))
+    split, report = transfer_weights(build_vit(), theirs, 'image', tmp_path)
     assert set(report.unplaced) == {'head.weight', 'head.bias'}
-    image, theirs_image = pictures(224, 2)
-    encoding = run(split, image)
+    image, theirs_image = make_images(224, 2)
+    encoding = encode(split, image)
     features = theirs.forward_features(theirs_image)
-    agree(encoding.tokens_BLD, features)
-    agree(encoding.pooled_BD, features[:, 0])
+    assert_agree(encoding.tokens_BLD, features)
+    assert_agree(encoding.pooled_BD, features[:, 0])
 
 
-def test_hugging_face_vit(tmp_path: Path) -> None:
+def test_vit_agrees_with_hugging_face(tmp_path: Path) -> None:
     config = transformers.ViTConfig(num_hidden_layers=2, layer_norm_eps=1e-6)
-    theirs = scramble(transformers.ViTModel(config))
+    theirs = randomize(transformers.ViTModel(config))
     layers = Layers(768, 2, 12, activation='gelu')
-    split, report = brought_over(vit(layers=layers), theirs, 'image', tmp_path)
+    split, report = transfer_weights(build_vit(layers=layers), theirs, 'image', tmp_path)
     assert set(report.unplaced) == {'pooler.dense.weight', 'pooler.dense.bias'}
-    image, theirs_image = pictures(224, 2)
-    agree(run(split, image).tokens_BLD, theirs(theirs_image).last_hidden_state)
+    image, theirs_image = make_images(224, 2)
+    assert_agree(encode(split, image).tokens_BLD, theirs(theirs_image).last_hidden_state)
 
 
 def test_positions_are_interpolated_as_timm_does(tmp_path: Path) -> None:
     settings = dict(embed_dim=64, depth=2, num_heads=4)
-    theirs = scramble(timm.create_model('vit_tiny_patch16_224', **settings))
+    theirs = randomize(timm.create_model('vit_tiny_patch16_224', **settings))
     layers = Layers(64, 2, 4, activation='gelu')
-    split, report = brought_over(vit(288, layers=layers), theirs, 'image', tmp_path)
+    split, report = transfer_weights(build_vit(288, layers=layers), theirs, 'image', tmp_path)
     assert any('14x14 to 18x18' in notice for notice in report.notices)
     theirs.set_input_size((288, 288))
-    image, theirs_image = pictures(288, 2)
-    agree(run(split, image).tokens_BLD, theirs.forward_features(theirs_image))
+    image, theirs_image = make_images(288, 2)
+    assert_agree(encode(split, image).tokens_BLD, theirs.forward_features(theirs_image))
 
 
-def test_gradients_of_vit(tmp_path: Path) -> None:
-    theirs = scramble(timm.create_model('vit_base_patch16_224', depth=4))
-    tower = vit(layers=Layers(768, 4, 12, activation='gelu'))
-    split, _ = brought_over(tower, theirs, 'image', tmp_path)
-    image, theirs_image = pictures(224, 2)
-    gradient = _gradient(split, image, training=False)
+def test_gradient_of_vit_agrees_with_timm(tmp_path: Path) -> None:
+    theirs = randomize(timm.create_model('vit_base_patch16_224', depth=4))
+    tower = build_vit(layers=Layers(768, 4, 12, activation='gelu'))
+    split, _ = transfer_weights(tower, theirs, 'image', tmp_path)
+    image, theirs_image = make_images(224, 2)
+    gradient = compute_gradient(split, image, training=False)
     (theirs.forward_features(theirs_image)[:, 0] ** 2).mean().backward()
-    same_gradients(gradient, theirs, tower, 'image', tmp_path)
+    assert_gradients_agree(gradient, theirs, tower, 'image', tmp_path)
 
 
-def test_gradients_of_efficientnet(tmp_path: Path) -> None:
-    """In training: at rest the statistics of batch norms are numbers like any others."""
-    theirs = scramble(timm.create_model('efficientnet_b0'))
+def test_gradient_of_efficientnet_agrees_with_timm(tmp_path: Path) -> None:
+    """In training mode, where gradients pass through the statistics of batch norms."""
+    theirs = randomize(timm.create_model('efficientnet_b0'))
     theirs.train()
-    tower = efficientnet('efficientnet_b0', drop_path=0.0)
-    split, _ = brought_over(tower, theirs, 'image', tmp_path)
-    image, theirs_image = pictures(64, 4)
-    gradient = _gradient(split, image, training=True)
+    tower = build_efficientnet('efficientnet_b0', drop_path=0.0)
+    split, _ = transfer_weights(tower, theirs, 'image', tmp_path)
+    image, theirs_image = make_images(64, 4)
+    gradient = compute_gradient(split, image, training=True)
     (theirs.forward_features(theirs_image).mean((2, 3)) ** 2).mean().backward()
-    same_gradients(gradient, theirs, tower, 'image', tmp_path)
+    assert_gradients_agree(gradient, theirs, tower, 'image', tmp_path)
 
 
-def _gradient(split: tuple, image: np.ndarray, training: bool) -> dict:
+def compute_gradient(split: tuple, image: np.ndarray, training: bool) -> dict:
     @jax.jit
     def gradient(params: dict) -> dict:
         def loss(params: dict) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Text towers against transformers and PyTorch, number for number, gradients too."""
+"""Outputs and gradients of text towers, compared with transformers and PyTorch."""
 
 from pathlib import Path
 
@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from pretrained.reference import agree, brought_over, run, same_gradients, scramble, torch
+from pretrained.reference import (
+    assert_agree,
+    assert_gradients_agree,
+    encode,
+    randomize,
+    torch,
+    transfer_weights,
+)
 
 from mural_jax.models import functional
 from mural_jax.models.layers import Layers
@@ -20,40 +27,43 @@ transformers = pytest.importorskip('transformers')
 VOCABULARY = 500
 
 
-def texts(pad_id: int = 0, length: int = 20) -> np.ndarray:
-    """int32 [4, L] with 20, 13, 1 and 7 real tokens."""
+def make_texts(pad_id: int = 0, length: int = 20) -> np.ndarray:
+    """Returns int32 [4, L] with 20, 13, 1 and 7 real tokens."""
     text_BL = np.random.default_rng(1).integers(3, VOCABULARY, (4, length)).astype(np.int32)
     for row, real in zip(text_BL, (length, 13, 1, 7)):
         row[real:] = pad_id
     return text_BL
 
 
-def bert(pool: str = 'first', **more) -> tuple[Bert, torch.nn.Module]:
+def build_bert(pool: str = 'first', **more) -> tuple[Bert, torch.nn.Module]:
     ours = Bert(
-        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, layers=Layers(**BERT['base'] | more),
-        max_length=512, pool=pool,
-    )  # fmt: skip
+        rngs=nnx.Rngs(0),
+        vocab_size=VOCABULARY,
+        layers=Layers(**BERT['base'] | more),
+        max_length=512,
+        pool=pool,
+    )
     depth = ours.stack.layers.depth
     config = transformers.BertConfig(vocab_size=VOCABULARY, num_hidden_layers=depth)
-    return ours, scramble(transformers.BertModel(config))
+    return ours, randomize(transformers.BertModel(config))
 
 
-def test_bert(tmp_path: Path) -> None:
-    ours, theirs = bert('pooler')
-    split, report = brought_over(ours, theirs, 'text', tmp_path)
+def test_bert_agrees_with_hugging_face(tmp_path: Path) -> None:
+    ours, theirs = build_bert('pooler')
+    split, report = transfer_weights(ours, theirs, 'text', tmp_path)
     assert report.unplaced == []
-    text_BL = texts()
-    encoding = run(split, text_BL)
-    right = theirs(torch.tensor(text_BL), attention_mask=torch.tensor(text_BL != 0))
+    text_BL = make_texts()
+    encoding = encode(split, text_BL)
+    expected = theirs(torch.tensor(text_BL), attention_mask=torch.tensor(text_BL != 0))
     real = text_BL != 0
-    agree(encoding.tokens_BLD[real], right.last_hidden_state[torch.tensor(real)])
-    agree(encoding.pooled_BD, right.pooler_output)
+    assert_agree(encoding.tokens_BLD[real], expected.last_hidden_state[torch.tensor(real)])
+    assert_agree(encoding.pooled_BD, expected.pooler_output)
 
 
-def test_gradients_of_bert(tmp_path: Path) -> None:
-    ours, theirs = bert(depth=4)
-    split, _ = brought_over(ours, theirs, 'text', tmp_path)
-    text_BL = texts()
+def test_gradient_of_bert_agrees_with_hugging_face(tmp_path: Path) -> None:
+    ours, theirs = build_bert(depth=4)
+    split, _ = transfer_weights(ours, theirs, 'text', tmp_path)
+    text_BL = make_texts()
 
     def loss(params: dict) -> jax.Array:
         return (functional.merge(split[0], params, split[2])(text_BL).pooled_BD ** 2).mean()
@@ -62,32 +72,41 @@ def test_gradients_of_bert(tmp_path: Path) -> None:
     mask = torch.tensor(text_BL != 0)
     out = theirs(torch.tensor(text_BL), attention_mask=mask).last_hidden_state[:, 0]
     (out**2).mean().backward()
-    same_gradients(gradient, theirs, ours, 'text', tmp_path)
+    assert_gradients_agree(gradient, theirs, ours, 'text', tmp_path)
 
 
-def test_xlm_r(tmp_path: Path) -> None:
-    """Positions count from behind the padding's id, 1."""
+def test_xlm_r_agrees_with_hugging_face(tmp_path: Path) -> None:
+    """XLM-R numbers positions from behind the id of padding, 1."""
     ours = Bert(
-        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, layers=Layers(**XLM_R['base'] | {'depth': 6}),
-        max_length=512, num_segments=1, position_offset=2, pad_id=1,
-    )  # fmt: skip
+        rngs=nnx.Rngs(0),
+        vocab_size=VOCABULARY,
+        layers=Layers(**XLM_R['base'] | {'depth': 6}),
+        max_length=512,
+        num_segments=1,
+        position_offset=2,
+        pad_id=1,
+    )
     config = transformers.XLMRobertaConfig(
-        vocab_size=VOCABULARY, num_hidden_layers=6, max_position_embeddings=514, pad_token_id=1,
-        type_vocab_size=1, layer_norm_eps=1e-5,
-    )  # fmt: skip
-    theirs = scramble(transformers.XLMRobertaModel(config))
-    split, report = brought_over(ours, theirs, 'text', tmp_path)
+        vocab_size=VOCABULARY,
+        num_hidden_layers=6,
+        max_position_embeddings=514,
+        pad_token_id=1,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    theirs = randomize(transformers.XLMRobertaModel(config))
+    split, report = transfer_weights(ours, theirs, 'text', tmp_path)
     assert set(report.unplaced) == {'pooler.dense.weight', 'pooler.dense.bias'}
-    text_BL = texts(pad_id=1)
+    text_BL = make_texts(pad_id=1)
     mask = torch.tensor(text_BL != 1)
-    right = theirs(torch.tensor(text_BL), attention_mask=mask).last_hidden_state
-    encoding = run(split, text_BL)
-    agree(encoding.tokens_BLD[text_BL != 1], right[mask])
-    agree(encoding.pooled_BD, right[:, 0])
+    expected = theirs(torch.tensor(text_BL), attention_mask=mask).last_hidden_state
+    encoding = encode(split, text_BL)
+    assert_agree(encoding.tokens_BLD[text_BL != 1], expected[mask])
+    assert_agree(encoding.pooled_BD, expected[:, 0])
 
 
-class Reference(torch.nn.Module):
-    """Embeddings and a recurrent network of PyTorch's, over packed sequences."""
+class RecurrentReference(torch.nn.Module):
+    """An embedding and a recurrent network of PyTorch, over packed sequences."""
 
     def __init__(self, kind: type, **settings):
         super().__init__()
@@ -111,25 +130,30 @@ class Reference(torch.nn.Module):
 @pytest.mark.parametrize('bidirectional', [False, True])
 @pytest.mark.parametrize('depth', [1, 2])
 @pytest.mark.parametrize(('ours', 'theirs'), [(Lstm, torch.nn.LSTM), (Gru, torch.nn.GRU)])
-def test_recurrent(
+def test_recurrent_tower_agrees_with_pytorch(
     ours: type, theirs: type, depth: int, bidirectional: bool, tmp_path: Path
 ) -> None:
-    reference = Reference(theirs, num_layers=depth, bidirectional=bidirectional).eval()
+    reference = RecurrentReference(theirs, num_layers=depth, bidirectional=bidirectional).eval()
     tower = ours(
-        rngs=nnx.Rngs(0), vocab_size=VOCABULARY, embedding=24, hidden=32, depth=depth,
+        rngs=nnx.Rngs(0),
+        vocab_size=VOCABULARY,
+        embedding=24,
+        hidden=32,
+        depth=depth,
         bidirectional=bidirectional,
-    )  # fmt: skip
-    split, report = brought_over(tower, reference, 'text', tmp_path)
+    )
+    split, report = transfer_weights(tower, reference, 'text', tmp_path)
     assert report.unplaced == []
-    text_BL = texts()
-    encoding = run(split, text_BL)
+    text_BL = make_texts()
+    encoding = encode(split, text_BL)
     states, last = reference(text_BL)
-    agree(encoding.tokens_BLD, states)
-    agree(encoding.pooled_BD, last)
-    longer = run(split, np.pad(text_BL, ((0, 0), (0, 5))))
+    assert_agree(encoding.tokens_BLD, states)
+    assert_agree(encoding.pooled_BD, last)
+    # Padding changes nothing.
+    longer = encode(split, np.pad(text_BL, ((0, 0), (0, 5))))
     np.testing.assert_allclose(longer.pooled_BD, encoding.pooled_BD, atol=1e-6)
 
 
-def test_an_empty_text_is_zero() -> None:
+def test_empty_text_encodes_to_zero() -> None:
     tower = Lstm(rngs=nnx.Rngs(0), vocab_size=9, embedding=4, hidden=4, bidirectional=True)
     np.testing.assert_array_equal(tower(jnp.zeros((1, 3), jnp.int32)).pooled_BD, 0)

@@ -1,25 +1,20 @@
-"""Placing weights: every array accounted for, what does not fit refused, nothing unpickled."""
+"""Placement of published weights: every array is accounted for, misfits are refused."""
 
-import json
-import pickle
-from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.flax
 from flax import nnx
-from safetensors.numpy import save_file
 
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder
-from mural_jax.models.heads import Identity, Linear
+from mural_jax.models.dual_encoder import DualEncoder, build_spaces
 from mural_jax.models.layers import Layers
+from mural_jax.models.spaces import Space
 from mural_jax.models.text import Bert, Transformer
 from mural_jax.models.vision import ViT
-from mural_jax.pretrained.files import read
-from mural_jax.pretrained.place import place
+from mural_jax.pretrained.files import read_arrays
+from mural_jax.pretrained.place import PlacementReport, place_arrays
 from mural_jax.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -27,11 +22,12 @@ WIDTH, HEADS, HIDDEN, DEPTH, VOCABULARY, EMBEDDING = 8, 2, 32, 2, 20, 8
 LAYERS = Layers(width=WIDTH, depth=DEPTH, num_heads=HEADS)
 
 
-def random(*shape: int) -> np.ndarray:
+def draw(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
 
 
-def flat(model: nnx.Module, root: str = '') -> dict:
+def flatten_model(model: nnx.Module, root: str = '') -> dict:
+    """Returns the arrays of a model by path, with the path `root` in front."""
     trees = functional.split(model)[1:]
     return {
         root + jax.tree_util.keystr(path, simple=True, separator='/'): value
@@ -40,48 +36,59 @@ def flat(model: nnx.Module, root: str = '') -> dict:
     }
 
 
-def bert(**more) -> dict:
+def build_bert(**more) -> dict:
+    """Returns the arrays of our BERT as the text tower of a model."""
     settings = dict(vocab_size=VOCABULARY, layers=LAYERS, max_length=6) | more
-    return flat(Bert(rngs=nnx.Rngs(0), **settings), 'towers/text/')
+    return flatten_model(Bert(rngs=nnx.Rngs(0), **settings), 'towers/text/')
 
 
-def bert_file(prefix: str = 'bert.', depth: int = DEPTH) -> dict[str, np.ndarray]:
-    """As Hugging Face writes a BertForMaskedLM, norms by their old names."""
+def draw_bert_file(prefix: str = 'bert.', depth: int = DEPTH) -> dict[str, np.ndarray]:
+    """Returns random arrays as Hugging Face writes a BertForMaskedLM, norms by their old names."""
     arrays = {
-        'embeddings.word_embeddings.weight': random(VOCABULARY, WIDTH),
-        'embeddings.position_embeddings.weight': random(12, WIDTH),
-        'embeddings.token_type_embeddings.weight': random(2, WIDTH),
-        'embeddings.LayerNorm.gamma': random(WIDTH),
-        'embeddings.LayerNorm.beta': random(WIDTH),
-        'pooler.dense.weight': random(WIDTH, WIDTH),
-        'pooler.dense.bias': random(WIDTH),
+        'embeddings.word_embeddings.weight': draw(VOCABULARY, WIDTH),
+        'embeddings.position_embeddings.weight': draw(12, WIDTH),
+        'embeddings.token_type_embeddings.weight': draw(2, WIDTH),
+        'embeddings.LayerNorm.gamma': draw(WIDTH),
+        'embeddings.LayerNorm.beta': draw(WIDTH),
+        'pooler.dense.weight': draw(WIDTH, WIDTH),
+        'pooler.dense.bias': draw(WIDTH),
     }
     for layer in range(depth):
         at = f'encoder.layer.{layer}.'
         for name, outputs, inputs in (
-            ('attention.self.query', WIDTH, WIDTH), ('attention.self.key', WIDTH, WIDTH),
-            ('attention.self.value', WIDTH, WIDTH), ('attention.output.dense', WIDTH, WIDTH),
-            ('intermediate.dense', HIDDEN, WIDTH), ('output.dense', WIDTH, HIDDEN),
-        ):  # fmt: skip
-            arrays[f'{at}{name}.weight'] = random(outputs, inputs)
-            arrays[f'{at}{name}.bias'] = random(outputs)
+            ('attention.self.query', WIDTH, WIDTH),
+            ('attention.self.key', WIDTH, WIDTH),
+            ('attention.self.value', WIDTH, WIDTH),
+            ('attention.output.dense', WIDTH, WIDTH),
+            ('intermediate.dense', HIDDEN, WIDTH),
+            ('output.dense', WIDTH, HIDDEN),
+        ):
+            arrays[f'{at}{name}.weight'] = draw(outputs, inputs)
+            arrays[f'{at}{name}.bias'] = draw(outputs)
         for name in ('attention.output.LayerNorm', 'output.LayerNorm'):
-            arrays[f'{at}{name}.weight'] = random(WIDTH)
-            arrays[f'{at}{name}.bias'] = random(WIDTH)
+            arrays[f'{at}{name}.weight'] = draw(WIDTH)
+            arrays[f'{at}{name}.bias'] = draw(WIDTH)
     arrays = {prefix + name: value for name, value in arrays.items()}
-    return arrays | {'cls.predictions.bias': random(VOCABULARY)}
+    return arrays | {'cls.predictions.bias': draw(VOCABULARY)}
 
 
 @pytest.mark.parametrize('prefix', ['', 'bert.', 'roberta.'])
-def test_every_array_is_placed_or_named(prefix: str) -> None:
-    source, ours = bert_file(prefix), bert()
-    filled, report = place(source, ours, 'text', 'x.npz')
+def test_every_array_is_placed_or_reported(prefix: str) -> None:
+    source, ours = draw_bert_file(prefix), build_bert()
+    filled, report = place_arrays(source, ours, 'text', 'x.npz')
     assert filled.keys() == ours.keys()
     assert set(report.unplaced) == {
-        f'{prefix}pooler.dense.weight', f'{prefix}pooler.dense.bias', 'cls.predictions.bias'
-    }  # fmt: skip
+        f'{prefix}pooler.dense.weight',
+        f'{prefix}pooler.dense.bias',
+        'cls.predictions.bias',
+    }
     assert report.placed + len(report.unplaced) == len(source)
-    assert 'first 6 of 12 positions' in ' '.join(report.lines())
+
+
+@pytest.mark.parametrize('prefix', ['', 'bert.', 'roberta.'])
+def test_arrays_are_placed_through_prefixes_and_old_names(prefix: str) -> None:
+    source = draw_bert_file(prefix)
+    filled, _ = place_arrays(source, build_bert(), 'text', 'x.npz')
     key = source[f'{prefix}encoder.layer.1.attention.self.key.weight']
     np.testing.assert_array_equal(
         filled['towers/text/stack/blocks/attention/qkv/kernel'][1, :, 1], key.T
@@ -89,6 +96,11 @@ def test_every_array_is_placed_or_named(prefix: str) -> None:
     np.testing.assert_array_equal(
         filled['towers/text/embedding_norm/scale'], source[f'{prefix}embeddings.LayerNorm.gamma']
     )
+
+
+def test_text_positions_are_cut_with_a_notice() -> None:
+    _, report = place_arrays(draw_bert_file(), build_bert(), 'text', 'x.npz')
+    assert 'first 6 of 12 positions' in ' '.join(report.lines())
 
 
 @pytest.mark.parametrize(
@@ -101,68 +113,88 @@ def test_every_array_is_placed_or_named(prefix: str) -> None:
         (dict(num_segments=1), [r'\(2, 8\)', r'\(1, 8\)']),
     ],
 )
-def test_what_does_not_fit_is_refused_with_both_shapes(ours: dict, words: list[str]) -> None:
+def test_misfit_is_refused_with_both_shapes(ours: dict, words: list[str]) -> None:
     for word in words:
         with pytest.raises(UserError, match=word):
-            place(bert_file(), bert(**ours), 'text', 'x.npz')
+            place_arrays(draw_bert_file(), build_bert(**ours), 'text', 'x.npz')
 
 
-def test_equal_sizes_in_another_shape_are_refused() -> None:
-    """20 x 8 is as many numbers as 8 x 20, and something else."""
-    source = bert_file('')
-    source['embeddings.word_embeddings.weight'] = random(WIDTH, VOCABULARY)
+def test_array_of_equal_size_and_another_shape_is_refused() -> None:
+    """An array of 20 x 8 has as many numbers as one of 8 x 20."""
+    source = draw_bert_file('')
+    source['embeddings.word_embeddings.weight'] = draw(WIDTH, VOCABULARY)
     with pytest.raises(UserError, match='word_embeddings'):
-        place(source, bert(), 'text', 'x.npz')
+        place_arrays(source, build_bert(), 'text', 'x.npz')
 
 
-def test_another_architecture_is_refused() -> None:
-    vit = flat(ViT(rngs=nnx.Rngs(0), layers=LAYERS, image_size=8, patches=(4,)), 'towers/text/')
+def test_file_of_another_architecture_is_refused() -> None:
+    vit = ViT(rngs=nnx.Rngs(0), layers=LAYERS, image_size=8, patches=(4,))
     with pytest.raises(UserError, match='another architecture'):
-        place(bert_file(), vit, 'text', 'x.npz')
-    lacking = {name: value for name, value in bert_file().items() if 'output.dense' not in name}
+        place_arrays(draw_bert_file(), flatten_model(vit, 'towers/text/'), 'text', 'x.npz')
+
+
+def test_file_that_lacks_arrays_is_refused() -> None:
+    source = {name: x for name, x in draw_bert_file().items() if 'output.dense' not in name}
     with pytest.raises(UserError, match='has nothing for'):
-        place(lacking, bert(), 'text', 'x.npz')
+        place_arrays(source, build_bert(), 'text', 'x.npz')
+
+
+def test_file_of_one_tower_is_refused_as_a_whole_model() -> None:
     with pytest.raises(UserError, match='one tower'):
-        place(bert_file(), bert(), 'model', 'x.npz')
-    with pytest.raises(UserError, match='no layout that is known'):
-        place({'weights': random(2)}, bert(), 'text', 'x.npz')
+        place_arrays(draw_bert_file(), build_bert(), 'model', 'x.npz')
 
 
-def dual_encoder(pool: str = 'map', tasks: tuple[str, ...] = ('image_text', 'text_text')) -> dict:
+def test_file_of_unknown_layout_is_refused() -> None:
+    with pytest.raises(UserError, match='no known layout'):
+        place_arrays({'weights': draw(2)}, build_bert(), 'text', 'x.npz')
+
+
+def build_dual_encoder() -> dict:
+    """Returns the arrays of our SigLIP, for images of 9 patches, with a space for translations."""
+    head = {'kind': 'linear', 'bias': True}
+    heads = {'image': {'kind': 'identity'}, 'text': head}
+    spaces = {
+        'image_text': Space(
+            sides=('image', 'text'), embedding=EMBEDDING, heads=heads, temperature=0.1, bias=-10.0
+        ),
+        'text_text': Space(
+            sides=('text',), embedding=EMBEDDING, heads={'text': head}, temperature=0.1
+        ),
+    }
     rngs = nnx.Rngs(0)
-    sizes: dict = dict(width=WIDTH, embedding=EMBEDDING, rngs=rngs)
-    model = DualEncoder(
-        towers={
-            'image': ViT(rngs=rngs, layers=LAYERS, image_size=12, patches=(4,), pool=pool),
-            'text': Transformer(
-                rngs=rngs, vocab_size=VOCABULARY, layers=LAYERS, max_length=6, pool='last'
-            ),
-        },
-        heads={
-            task: {'text': Linear(**sizes, bias=True)}
-            | ({'image': Identity(**sizes)} if task == 'image_text' else {})
-            for task in tasks
-        },
-        temperature=dict.fromkeys(tasks, 0.1), bias={'image_text': -10.0},
-    )  # fmt: skip
-    return flat(model)
+    image = ViT(rngs=rngs, layers=LAYERS, image_size=12, patches=(4,), pool='map')
+    text = Transformer(rngs=rngs, vocab_size=VOCABULARY, layers=LAYERS, max_length=6, pool='last')
+    widths = {'image': WIDTH, 'text': WIDTH}
+    return flatten_model(
+        DualEncoder(
+            towers={'image': image, 'text': text}, spaces=build_spaces(spaces, widths, rngs)
+        )
+    )
 
 
-def big_vision(scanned: bool) -> dict[str, np.ndarray]:
-    """As big_vision writes SigLIP: flax kernels, heads apart; the picture 16 patches."""
+def draw_big_vision_file(scanned: bool) -> dict[str, np.ndarray]:
+    """Returns random arrays as big_vision writes SigLIP, for an image of 16 patches.
+
+    Kernels are those of flax, with a dimension for the heads of attention.
+    """
     arrays = {
-        'img/embedding/kernel': random(4, 4, 3, WIDTH), 'img/embedding/bias': random(WIDTH),
-        'img/pos_embedding': random(1, 16, WIDTH), 'img/MAPHead_0/probe': random(1, 1, WIDTH),
-        'txt/Embed_0/embedding': random(VOCABULARY, WIDTH),
-        'txt/pos_embedding': random(1, 6, WIDTH), 'txt/head/kernel': random(WIDTH, EMBEDDING),
-        'txt/head/bias': random(EMBEDDING), 't': np.float32([np.log(10.0)]), 'b': random(1),
-    }  # fmt: skip
+        'img/embedding/kernel': draw(4, 4, 3, WIDTH),
+        'img/embedding/bias': draw(WIDTH),
+        'img/pos_embedding': draw(1, 16, WIDTH),
+        'img/MAPHead_0/probe': draw(1, 1, WIDTH),
+        'txt/Embed_0/embedding': draw(VOCABULARY, WIDTH),
+        'txt/pos_embedding': draw(1, 6, WIDTH),
+        'txt/head/kernel': draw(WIDTH, EMBEDDING),
+        'txt/head/bias': draw(EMBEDDING),
+        't': np.float32([np.log(10.0)]),
+        'b': draw(1),
+    }
 
     def dense(at: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
-        arrays[f'{at}/kernel'], arrays[f'{at}/bias'] = random(*inputs, *outputs), random(*outputs)
+        arrays[f'{at}/kernel'], arrays[f'{at}/bias'] = draw(*inputs, *outputs), draw(*outputs)
 
     def norm(at: str) -> None:
-        arrays[f'{at}/scale'], arrays[f'{at}/bias'] = random(WIDTH), random(WIDTH)
+        arrays[f'{at}/scale'], arrays[f'{at}/bias'] = draw(WIDTH), draw(WIDTH)
 
     def attention(at: str) -> None:
         for name in ('query', 'key', 'value'):
@@ -185,106 +217,101 @@ def big_vision(scanned: bool) -> dict[str, np.ndarray]:
     return arrays
 
 
-@pytest.mark.parametrize('scanned', [False, True])
-def test_big_vision(scanned: bool, tmp_path: Path) -> None:
-    source = big_vision(scanned)
-    np.savez(tmp_path / 'siglip.npz', **{f'params/{k}': v for k, v in source.items()})
-    ours = dual_encoder()
-    read_back = read(tmp_path / 'siglip.npz')
-    filled, report = place(read_back, ours, 'model', 'siglip.npz', paired=['image_text'])
-    assert report.unplaced == []
-    assert report.placed == len(source)
-    # All but the temperature of the task without pictures.
-    assert ours.keys() - filled.keys() == {'log_temperature/text_text'}
-    np.testing.assert_allclose(filled['log_temperature/image_text'], -np.log(10.0), rtol=1e-6)
-    for task in ('image_text', 'text_text'):
-        np.testing.assert_array_equal(
-            filled[f'heads/{task}/text/kernel'], source['txt/head/kernel']
-        )
-    at = 'img/Transformer/encoderblock'
-    value = source[f'{at}/MultiHeadDotProductAttention_0/value/kernel'][1] if scanned else (
-        source[f'{at}_1/MultiHeadDotProductAttention_0/value/kernel'])  # fmt: skip
-    np.testing.assert_array_equal(
-        filled['towers/image/stack/blocks/attention/qkv/kernel'][1, :, 2], value.reshape(WIDTH, -1)
+class BigVision(NamedTuple):
+    """A file of big_vision, and what it fills of our model."""
+
+    source: dict[str, np.ndarray]
+    scanned: bool
+    ours: dict
+    filled: dict
+    report: PlacementReport
+
+
+@pytest.fixture(scope='module', params=[False, True], ids=['unrolled', 'scanned'])
+def big_vision(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> BigVision:
+    source, ours = draw_big_vision_file(request.param), build_dual_encoder()
+    path = tmp_path_factory.mktemp('big_vision') / 'siglip.npz'
+    np.savez(path, **{f'params/{name}': array for name, array in source.items()})
+    filled, report = place_arrays(
+        read_arrays(path), ours, 'model', 'siglip.npz', paired=['image_text']
     )
-    assert '4x4 to 3x3' in ' '.join(report.lines())
-    patch = filled['towers/image/patches/0/linear/kernel'].reshape(4, 4, 3, WIDTH)
-    np.testing.assert_array_equal(patch, source['img/embedding/kernel'])
+    return BigVision(source, request.param, ours, filled, report)
 
 
-def test_one_tower_of_a_whole_model() -> None:
-    ours = dual_encoder()
-    filled, report = place(big_vision(False), ours, 'image', 'siglip.npz')
+def test_big_vision_places_every_array(big_vision: BigVision) -> None:
+    assert big_vision.report.unplaced == []
+    assert big_vision.report.placed == len(big_vision.source)
+
+
+def test_temperature_goes_to_spaces_of_images_and_texts_alone(big_vision: BigVision) -> None:
+    unfilled = big_vision.ours.keys() - big_vision.filled.keys()
+    assert unfilled == {'spaces/text_text/log_temperature'}
+    # They learn log(1 / temperature), of a temperature of 0.1.
+    log_temperature = big_vision.filled['spaces/image_text/log_temperature']
+    np.testing.assert_allclose(log_temperature, -np.log(10.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize('space', ['image_text', 'text_text'])
+def test_head_of_a_model_goes_to_every_space(space: str, big_vision: BigVision) -> None:
+    np.testing.assert_array_equal(
+        big_vision.filled[f'spaces/{space}/heads/text/kernel'], big_vision.source['txt/head/kernel']
+    )
+
+
+def test_value_projection_lies_beside_query_and_key(big_vision: BigVision) -> None:
+    layers = 'img/Transformer/encoderblock'
+    name = 'MultiHeadDotProductAttention_0/value/kernel'
+    value = (
+        big_vision.source[f'{layers}/{name}'][1]
+        if big_vision.scanned
+        else big_vision.source[f'{layers}_1/{name}']
+    )
+    np.testing.assert_array_equal(
+        big_vision.filled['towers/image/stack/blocks/attention/qkv/kernel'][1, :, 2],
+        value.reshape(WIDTH, -1),
+    )
+
+
+def test_image_positions_are_interpolated_with_a_notice(big_vision: BigVision) -> None:
+    assert '4x4 to 3x3' in ' '.join(big_vision.report.lines())
+
+
+def test_patch_kernel_keeps_its_order(big_vision: BigVision) -> None:
+    kernel = big_vision.filled['towers/image/patches/0/linear/kernel']
+    np.testing.assert_array_equal(
+        kernel.reshape(4, 4, 3, WIDTH), big_vision.source['img/embedding/kernel']
+    )
+
+
+def test_tower_of_a_whole_model_is_placed_alone() -> None:
+    ours = build_dual_encoder()
+    filled, report = place_arrays(draw_big_vision_file(scanned=False), ours, 'image', 'siglip.npz')
     assert all(path.startswith('towers/image/') for path in filled)
     assert 'txt/Embed_0/embedding' in report.unplaced
 
 
-def test_a_class_token_without_a_position_gets_zero() -> None:
-    """big_vision adds positions before the class token."""
-    source = {k.removeprefix('img/'): v for k, v in big_vision(False).items() if 'img/' in k}
-    source = {k: v for k, v in source.items() if 'MAPHead' not in k} | {'cls': random(1, 1, WIDTH)}
+def test_class_token_without_a_position_gets_zero() -> None:
+    """big_vision adds the positions before it puts the class token in front."""
+    source = {
+        name.removeprefix('img/'): array
+        for name, array in draw_big_vision_file(scanned=False).items()
+        if name.startswith('img/') and 'MAPHead' not in name
+    }
+    source['cls'] = draw(1, 1, WIDTH)
     tower = ViT(rngs=nnx.Rngs(0), layers=LAYERS, image_size=16, patches=(4,), pool='class')
-    filled, _ = place(source, flat(tower, 'towers/image/'), 'image', 'x.npz')
+    filled, _ = place_arrays(source, flatten_model(tower, 'towers/image/'), 'image', 'x.npz')
     position = filled['towers/image/position_LD']
     np.testing.assert_array_equal(position[0], 0)
     np.testing.assert_array_equal(position[1:], source['pos_embedding'][0])
 
 
 def test_text_positions_grow_by_interpolation() -> None:
-    source, ours = bert_file(), bert(max_length=24)
-    filled, report = place(source, ours, 'text', 'x.npz')
+    source, ours = draw_bert_file(), build_bert(max_length=24)
+    filled, report = place_arrays(source, ours, 'text', 'x.npz')
     assert '12 positions interpolated to 24' in ' '.join(report.lines())
-    right = source['bert.embeddings.position_embeddings.weight']
+    expected = source['bert.embeddings.position_embeddings.weight']
     found = filled['towers/text/position_LD']
-    np.testing.assert_allclose(found[0], right[0], rtol=1e-6)
-    np.testing.assert_allclose(found[1], 0.75 * right[0] + 0.25 * right[1], rtol=1e-5)
-
-
-@pytest.mark.parametrize('suffix', ['.bin', '.pt', '.pth', '.ckpt'])
-def test_a_pickle_is_refused_with_the_way_out(suffix: str, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / 'exploded',))
-
-    path = tmp_path / f'pytorch_model{suffix}'
-    path.write_bytes(pickle.dumps(Bomb()))
-    for given in (path, tmp_path):
-        with pytest.raises(UserError, match='weights_only=True'):
-            read(given)
-    np.savez(tmp_path / 'objects.npz', x=np.array([Bomb()], dtype=object))
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'objects.npz')
-    assert not (tmp_path / 'exploded').exists()
-
-
-def test_files_and_folders(tmp_path: Path) -> None:
-    whole = {'a': random(2, 3), 'b': random(4)}
-    save_file({'a': whole['a']}, tmp_path / 'model-1.safetensors')
-    save_file({'b': whole['b']}, tmp_path / 'model-2.safetensors')
-    with pytest.raises(UserError, match='several models'):
-        read(tmp_path)
-    index = {'weight_map': {'a': 'model-1.safetensors', 'b': 'model-2.safetensors'}}
-    (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(index))
-    found = read(tmp_path)
-    assert found.keys() == whole.keys()
-    np.testing.assert_array_equal(found['b'], whole['b'])
-    for wrong, word in ((tmp_path / 'none.npz', 'is no file'), (tmp_path / 'a.txt', 'is no file')):
-        with pytest.raises(UserError, match=word):
-            read(wrong)
-    (tmp_path / 'broken.safetensors').write_bytes(b'0' * 40)
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'broken.safetensors')
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='no weights'):
-        read(tmp_path / 'empty')
-
-
-@pytest.mark.parametrize('dtype', [ml_dtypes.bfloat16, np.float16])
-def test_half_precision_becomes_float32(dtype: type, tmp_path: Path) -> None:
-    array = random(3, 3).astype(dtype)
-    safetensors.flax.save_file({'a': jax.numpy.asarray(array)}, tmp_path / 'x.safetensors')
-    np.savez(tmp_path / 'x.npz', a=array)
-    for name in ('x.safetensors', 'x.npz'):
-        found = read(tmp_path / name)['a']
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, array.astype(np.float32))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-5)
