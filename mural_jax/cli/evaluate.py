@@ -1,6 +1,7 @@
 """mural evaluate: scores checkpoints, models of other libraries, or embeddings from files."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +170,15 @@ def _evaluate_checkpoint(
 
     workdir = arguments.workdir
     restored = restore(workdir, step)
-    made = restored.run
+    config_run = restored.run
     if config:
         replaced = {key: config[key] for key in ('evaluators', 'languages') if key in config}
-        made = Run.of(lists_to_tuples(read_config(workdir)) | replaced)
-    evaluators = _select_evaluators(made.evaluators, arguments.only)
+        config_run = Run.of(lists_to_tuples(read_config(workdir)) | replaced)
+    evaluators = _select_evaluators(config_run.evaluators, arguments.only)
     path = workdir / 'eval' / f'{restored.step}.json'
     scored, galleries = scores.score(
         evaluators,
-        made.languages,
+        config_run.languages,
         restored_split_data(restored, arguments.data_dir),
         path,
         print,
@@ -186,10 +187,10 @@ def _evaluate_checkpoint(
     if galleries and not config:  # `mural search` searches the images of the run itself.
         write_run_index(workdir, restored, galleries)
     print(f'step {restored.step}: {path}')
-    tables.print_tables(scored, evaluators, made.languages, Console())
+    tables.print_tables(scored, evaluators, config_run.languages, Console())
 
 
-def _select_evaluators(evaluators: dict[str, Any], only: list[str]) -> dict[str, Any]:
+def _select_evaluators(evaluators: Mapping[str, Any], only: list[str]) -> dict[str, Any]:
     """The evaluators named in `only`, or all if it is empty. Raises UserError for unknown names."""
     from mural_jax.config.build import nearest
 

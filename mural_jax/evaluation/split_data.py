@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mural_jax.similarity.base import Similarity
+from mural_jax.similarity.measures import COSINE
 from mural_jax.types import Array, Batch, UserError
 
 BATCH_SIZE = 64  # examples in a batch with hidden parts (ours)
@@ -99,6 +101,7 @@ class SplitData:
     streams: the run's streams by name; evaluators use their settings, not their data.
     regions: how an image is cut into regions; None for a model that takes whole images.
     tags: the kind of text that accompanies an image as tags, '' for none.
+    similarities: how the spaces of the model compare their sides, by name.
     """
 
     embedder: Any
@@ -110,6 +113,20 @@ class SplitData:
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regions: Any = None
     tags: str = ''
+    similarities: Mapping[str, Similarity] = dataclasses.field(default_factory=dict)
+
+    def similarity(self, space: str) -> Similarity:
+        """Returns how a space compares its sides; models of other libraries compare by cosine."""
+        return self.similarities.get(space, COSINE)
+
+    def require_dense(self, space: str) -> None:
+        """Raises UserError if the examples of a space are not one vector each."""
+        if self.similarity(space).form != 'dense':
+            raise UserError(
+                f'This score needs one vector for each example, and the space {space!r} has '
+                f'{self.similarity(space).form}. Name another space of the evaluator, or score '
+                'retrieval, which compares examples of every form.'
+            )
 
     def read_examples(self, dataset: str, split: str, text: str, *, images: bool) -> SplitExamples:
         """Returns the good examples of a split, with their images if `images` is true.

@@ -13,7 +13,7 @@ from mural_jax.models.dual_encoder import DualEncoder
 from mural_jax.models.one_stream import OneStream
 from mural_jax.models.spaces import Spaces
 
-MODELS = {'dual_encoder': DualEncoder, 'one_stream': OneStream}
+MODELS: dict[str, Any] = {'dual_encoder': DualEncoder, 'one_stream': OneStream}
 BUILDERS: dict[str, Callable] = {kind: model.from_config for kind, model in MODELS.items()}
 NO_COMPANIONS: Mapping[str, Companion] = MappingProxyType({})
 

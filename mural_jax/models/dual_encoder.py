@@ -23,7 +23,7 @@ class DualEncoder(nnx.Module):
     def __init__(self, *, towers: dict[str, nnx.Module], spaces: dict[str, SpaceModel]):
         self.towers = nnx.Dict(towers)
         self.spaces = nnx.Dict(spaces)
-        self.companions = nnx.Dict({})
+        self.companions: nnx.Dict = nnx.Dict({})
 
     @classmethod
     def from_config(

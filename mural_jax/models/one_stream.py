@@ -112,7 +112,8 @@ class OneStream(DualEncoder):
     def words(self, encoding: Encoding, place_BM: Array) -> Array:
         """Scores of all words at places of the sequence, int32 [B, M] -> float32 [B, M, V]."""
         x_BMD = self.word(_take_tokens(encoding, place_BM))
-        token_VD = self.towers['fusion'].token_VD[...][:-1]
+        fusion: Any = self.towers['fusion']
+        token_VD = fusion.token_VD[...][:-1]
         return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
 
     def region_classes(self, encoding: Encoding, place_BM: Array, count: int) -> Array:

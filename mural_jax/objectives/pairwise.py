@@ -7,7 +7,6 @@ gradient by a score, the same objective runs tile by tile around a ring of devic
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
@@ -63,7 +62,6 @@ class PairObjective:
     scalars: ClassVar[tuple[str, ...]] = ()
     needs_own_scores: ClassVar[bool] = False
     merges: ClassVar[Any]
-    label_pairs: ClassVar[Callable[[PairSide, PairSide], Array]] = staticmethod(label_own_pairs)
 
     def __post_init__(self) -> None:
         if self.by not in WAYS:
@@ -75,6 +73,10 @@ class PairObjective:
     def takes_hard_negatives(self) -> bool:
         """Hard negatives are further columns of the whole score matrix."""
         return self.by == 'gathered'
+
+    def label_pairs(self, query: PairSide, result: PairSide) -> Array:
+        """See `TallyObjective`: own pairs are positive, pairs that share an id are ignored."""
+        return label_own_pairs(query, result)
 
     def tally(self, tile: PairTile, dim: int, scalars: Scalars) -> Any:
         """See `TallyObjective`."""
@@ -138,7 +140,7 @@ class PairObjective:
             similarity.score(hard.query, result), _label_real(hard.real_query_B)[:, None]
         )
         more = self.tally(more_results, 1, scalars), self.tally(more_queries, 0, scalars)
-        return tuple(merge_tallies(self.merges, *pair) for pair in zip(tallies, more))  # type: ignore[return-value]
+        return tuple(merge_tallies(self.merges, *pair) for pair in zip(tallies, more))
 
 
 def merge_tallies(merges: Any, a: Any, b: Any) -> Any:

@@ -88,4 +88,5 @@ def split_data_of(
         run.streams,
         run.regions,
         run.tags,
+        {name: space.build_similarity() for name, space in run.spaces.items()},
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mural_jax.search.store import FAISS, ImageIndex
-from mural_jax.similarity.nearest import Nearest
+from mural_jax.similarity.nearest import NearestFinder
 from mural_jax.types import UserError
 
 # Candidates of each way of finding whose vectors are compared; 0: no candidates are chosen (ours).
@@ -44,7 +44,7 @@ class Finder:
             'faiss': self._search_faiss,
         }[how]
         if how == 'exact':
-            self._nearest = Nearest(image_ND)
+            self._nearest = NearestFinder(image_ND)
         elif how == 'binary':
             self._sign_NU = _pack_signs(image_ND)
         else:

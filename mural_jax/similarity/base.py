@@ -1,7 +1,8 @@
 """The contract of a similarity: how the two sides of a space are compared."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -30,8 +31,11 @@ class Similarity(Protocol):
     scoring, or '' where scoring everything is cheap.
     """
 
-    form: ClassVar[str]
-    candidates: ClassVar[str]
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def candidates(self) -> str: ...
 
     def represent(self, encoding: Encoding, head: Head) -> Tree:
         """The representation of encoded examples, float32 where it is differentiated."""
@@ -51,3 +55,30 @@ class Similarity(Protocol):
     def rounding(self, left: Tree, right: Tree) -> float:
         """A bound of |score - score_pairs| over all pairs of two sets of NumPy representations."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Swapped:
+    """A similarity whose queries are on the right side of its space."""
+
+    similarity: Similarity
+
+    @property
+    def form(self) -> str:
+        return self.similarity.form
+
+    @property
+    def candidates(self) -> str:
+        return self.similarity.candidates
+
+    def represent(self, encoding: Encoding, head: Head) -> Tree:
+        return self.similarity.represent(encoding, head)
+
+    def score(self, left: Tree, right: Tree) -> Array:
+        return self.similarity.score(right, left).T
+
+    def score_pairs(self, left: Tree, right: Tree) -> np.ndarray:
+        return self.similarity.score_pairs(right, left)
+
+    def rounding(self, left: Tree, right: Tree) -> float:
+        return self.similarity.rounding(right, left)

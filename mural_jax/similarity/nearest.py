@@ -1,95 +1,120 @@
-"""The nearest of many vectors, exact, in little memory."""
+"""The nearest of many items, exact, in bounded memory."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mural_jax.types import Array, UserError
+from mural_jax.similarity.base import Similarity
+from mural_jax.similarity.measures import COSINE
+from mural_jax.types import Array, Tree, UserError
 
-QUERIES, ITEMS = 1024, 1 << 16  # of one block of scores, 256 MiB; ours
-TILE = 128  # items of which the best one stands for all at first; ours
+# Size of a block of scores: 256 MiB (ours).
+QUERIES, ITEMS = 1024, 1 << 16
+TILE = 128  # items whose best score stands for all of them in the first selection (ours)
 
 
 def find_nearest(
-    query_QD: np.ndarray, item_ND: np.ndarray, k: int
+    query: Tree, items: Tree, k: int, similarity: Similarity = COSINE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `Nearest` finds, of items that are asked for once."""
-    return Nearest(item_ND)(query_QD, k)
+    """The result of `NearestFinder`, for items that are searched once."""
+    return NearestFinder(items, similarity)(query, k)
 
 
-class Nearest:
-    """Finds the nearest of N items, which lie on the device in blocks."""
+class NearestFinder:
+    """Finds the nearest of N items, which stay on the device in blocks.
 
-    def __init__(self, item_ND: np.ndarray):
-        self.size, self.dim = item_ND.shape
+    items: Representations, a tree of NumPy arrays [N, ...]; they are the right side of the
+    similarity, queries are the left one.
+    """
+
+    def __init__(self, items: Tree, similarity: Similarity = COSINE):
+        self.similarity = similarity
+        self.size = _count(items)
+        self.dim = jax.tree.leaves(items)[0].shape[-1]
         width = min(ITEMS, -(-self.size // TILE) * TILE)
-        self._blocks = [
-            (start, *_padded(item_ND[start : start + width], width))
-            for start in range(0, self.size, width)
-        ]
+        self._blocks = []
+        for start in range(0, self.size, width):
+            block = _take(items, start, width)
+            self._blocks.append((start, _pad(block, width), _count(block)))
 
-    def __call__(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, query: Tree, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(scores, best first, float32 [Q, k]; numbers of the items, int64 [Q, k]).
 
-        The score is the dot product; of equal ones the first item comes first. Raises UserError
-        where k is more than the items there are, or the two are not of one space.
+        Of equal scores the first item comes first. Raises UserError if k is larger than the number
+        of items, or queries and items are not of one space.
         """
         if not 0 < k <= self.size:
             raise UserError(
                 f'k={k} nearest of {self.size} items cannot be found: give 1 to {self.size}.'
             )
-        if query_QD.shape[1:] != (self.dim,):
+        count, dim = _count(query), jax.tree.leaves(query)[0].shape[-1]
+        if dim != self.dim:
             raise UserError(
-                f'Queries have {query_QD.shape[1]} dimensions and items {self.dim}: they are not '
-                'of one space.'
+                f'Queries have {dim} dimensions and items {self.dim}: they are not of one space.'
             )
-        rows = min(QUERIES, len(query_QD))
-        scores, places = [], []
-        for begin in range(0, len(query_QD), rows):
-            query_BD, _ = _padded(query_QD[begin : begin + rows], rows)
-            best_BK, place_BK = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
-            for start, item_MD, real in self._blocks:
-                best_BK, place_BK = _block(k, query_BD, item_MD, real, start, best_BK, place_BK)
-            scores.append(best_BK)
-            places.append(place_BK)
+        rows = min(QUERIES, count)
+        scores, numbers = [], []
+        for start in range(0, count, rows):
+            block = _pad(_take(query, start, rows), rows)
+            score_BK, number_BK = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
+            for first, items, real in self._blocks:
+                score_BK, number_BK = _merge_block(
+                    k, self.similarity, block, items, real, first, score_BK, number_BK
+                )
+            scores.append(score_BK)
+            numbers.append(number_BK)
+        # Copied to the host only now: until here the device never waits.
         return (
-            np.concatenate([np.asarray(x) for x in scores])[: len(query_QD)],
-            np.concatenate([np.asarray(x) for x in places])[: len(query_QD)].astype(np.int64),
+            np.concatenate([np.asarray(x) for x in scores])[:count],
+            np.concatenate([np.asarray(x) for x in numbers])[:count].astype(np.int64),
         )
 
 
-def _padded(rows: np.ndarray, size: int) -> tuple[Array, int]:
-    """(the rows and zeros up to `size`, on the device; how many are real)."""
-    filled = np.zeros((size, rows.shape[1]), np.float32)
-    filled[: len(rows)] = rows
-    return jnp.asarray(filled), len(rows)
+def _count(tree: Tree) -> int:
+    return len(jax.tree.leaves(tree)[0])
 
 
-@partial(jax.jit, static_argnums=0)
-def _block(
+def _take(tree: Tree, start: int, count: int) -> Tree:
+    return jax.tree.map(lambda x: x[start : start + count], tree)
+
+
+def _pad(tree: Tree, size: int) -> Tree:
+    """The rows and zeros up to `size`, on the device; float32 where they are numbers."""
+
+    def pad(rows: np.ndarray) -> Any:
+        kind = np.float32 if np.issubdtype(rows.dtype, np.floating) else rows.dtype
+        padded = np.zeros((size, *rows.shape[1:]), kind)
+        padded[: len(rows)] = rows
+        return jnp.asarray(padded)
+
+    return jax.tree.map(pad, tree)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _merge_block(
     k: int,
-    query_BD: Array,
-    item_MD: Array,
+    similarity: Similarity,
+    query: Tree,
+    items: Tree,
     real: Array,
-    start: Array,
-    best_BK: Array,
-    place_BK: Array,
+    first: Array,
+    score_BK: Array,
+    number_BK: Array,
 ) -> tuple[Array, Array]:
-    """The best so far and those of a block of items, of which `real` are no padding.
-
-    The k best items are in the k tiles with the best peaks: only these are sorted.
-    """
-    score_BM = jnp.matmul(query_BD, item_MD.T, precision='highest')
-    score_BM = jnp.where(jnp.arange(len(item_MD))[None] < real, score_BM, -jnp.inf)
-    tile_BTM = score_BM.reshape(len(query_BD), -1, TILE)
-    kept = min(k, tile_BTM.shape[1])
-    _, tile_BK = jax.lax.top_k(tile_BTM.max(2), kept)
-    tile_BK = jnp.sort(tile_BK, axis=1)  # so that of equal scores the first item wins
-    score_BKM = jnp.take_along_axis(tile_BTM, tile_BK[:, :, None], axis=1)
-    number_BKM = start + tile_BK[:, :, None] * TILE + jnp.arange(TILE)[None, None]
-    all_scores = jnp.concatenate([best_BK, score_BKM.reshape(len(query_BD), -1)], axis=1)
-    all_places = jnp.concatenate([place_BK, number_BKM.reshape(len(query_BD), -1)], axis=1)
-    best_BK, chosen_BK = jax.lax.top_k(all_scores, k)
-    return best_BK, jnp.take_along_axis(all_places, chosen_BK, axis=1)
+    """The k best of the best so far and of a block of items, of which `real` are no padding."""
+    score_BM = similarity.score(query, items)
+    size, width = score_BM.shape
+    score_BM = jnp.where(jnp.arange(width)[None] < real, score_BM, -jnp.inf)
+    # The k best items lie in the k tiles with the highest peaks, so only these tiles are sorted.
+    tile_BTM = score_BM.reshape(size, -1, TILE)
+    _, tile_BK = jax.lax.top_k(tile_BTM.max(2), min(k, tile_BTM.shape[1]))
+    tile_BK = jnp.sort(tile_BK, axis=1)  # So that of equal scores the first item wins.
+    candidate_BKM = jnp.take_along_axis(tile_BTM, tile_BK[:, :, None], axis=1)
+    place_BKM = first + tile_BK[:, :, None] * TILE + jnp.arange(TILE)[None, None]
+    all_scores = jnp.concatenate([score_BK, candidate_BKM.reshape(size, -1)], axis=1)
+    all_numbers = jnp.concatenate([number_BK, place_BKM.reshape(size, -1)], axis=1)
+    score_BK, chosen_BK = jax.lax.top_k(all_scores, k)
+    return score_BK, jnp.take_along_axis(all_numbers, chosen_BK, axis=1)

@@ -33,8 +33,8 @@ class Matching(Grouped):
         ids_NGI = self.to_groups(batch['ids'])
         same_NGG = jax.vmap(shares_id)(ids_NGI, ids_NGI)
         key_5B = jax.vmap(lambda key: jax.random.split(key, 5), out_axes=1)(given.key_B)
-        image_B, has_image_B = self._draw_others(key_5B[0], logit_NGG, same_NGG)
-        text_B, has_text_B = self._draw_others(
+        image_B, has_image_B = self.draw_others(key_5B[0], logit_NGG, same_NGG)
+        text_B, has_text_B = self.draw_others(
             key_5B[1], logit_NGG.swapaxes(1, 2), same_NGG.swapaxes(1, 2)
         )
         # (texts, images, which of these pairs count, whether they belong together)
@@ -50,7 +50,7 @@ class Matching(Grouped):
             predicted.append(prediction.yes_or_no(score_B, target_B))
         return jax.tree.map(lambda *parts: sum(parts), *predicted)
 
-    def _draw_others(self, key_B: Array, logit_NGG: Array, same_NGG: Array) -> tuple[Array, Array]:
+    def draw_others(self, key_B: Array, logit_NGG: Array, same_NGG: Array) -> tuple[Array, Array]:
         """(place in the batch of another example of the group, whether there is one), [B] each."""
         open_BG = ~same_NGG.reshape(-1, self.among)
         logit_BG = jnp.where(open_BG, logit_NGG.reshape(-1, self.among), -jnp.inf)

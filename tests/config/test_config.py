@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mural_jax.config.build import differences, make, nearest
+from mural_jax.config.build import list_differences, make, nearest
 from mural_jax.config.load import find_config_file, load_config
 from mural_jax.models import functional
 from mural_jax.runs.run import Run
@@ -14,41 +14,65 @@ from mural_jax.types import UserError
 ARGUMENTS = ['mural', 'align', 'shuffled', 'tiny', 'align,tiny']
 
 ONE_STREAM = [
-    'unicoder_vl:base', 'unicoder_vl:scenes', 'unicoder_vl:base,retrieval',
-    'unicoder_vl:scenes,retrieval', 'vldeformer:base', 'vldeformer:scenes',
-    'vldeformer:base,plain', 'mural:decomposed', 'emoji:decomposed',
-]  # fmt: skip
+    'unicoder_vl:base',
+    'unicoder_vl:scenes',
+    'unicoder_vl:base,retrieval',
+    'unicoder_vl:scenes,retrieval',
+    'vldeformer:base',
+    'vldeformer:scenes',
+    'vldeformer:base,plain',
+    'mural:decomposed',
+    'emoji:decomposed',
+]
 
 
 @pytest.mark.parametrize('arg', ARGUMENTS)
 def test_every_config_builds(arg: str) -> None:
     run = Run.of(load_config(f'emoji:{arg}', []))
-    streams = run.build_streams()
-    assert set(run.build_tasks()) <= {'image_text', 'text_text'}
-    assert {task.stream for task in run.build_tasks().values()} <= set(streams)
+    streams = run.streams
+    assert set(run.tasks) <= {'image_text', 'text_text'}
+    assert {task.stream for task in run.tasks.values()} <= set(streams)
     _, params, statistics = run.build_model(1000, abstract=True)
-    assert set(params['heads']) == set(run.build_tasks())
+    assert set(params['spaces']) == set(run.tasks)
     assert statistics
 
 
 # Each config file with all its sizes.
 PAPERS = [
-    'mural:base', 'mural:large', 'mural:tiny', 'mural:base,xlm_r', 'mural:large,xlm_r',
-    'align:base', 'align:l2', 'align:tiny', 'align:base,finetune', 'align:l2,finetune',
-    'clip:b32', 'clip:b16', 'clip:l14', 'clip:tiny', 'clip:b32,published', 'clip:b16,lit',
-    'siglip:b16', 'siglip:tiny', 'siglip:b16,published', 'siglip:b16,lit',
-    'flickr8k:mural', 'flickr8k:align', 'flickr8k:tiny', 'flickr8k:align,tiny',
-]  # fmt: skip
+    'mural:base',
+    'mural:large',
+    'mural:tiny',
+    'mural:base,xlm_r',
+    'mural:large,xlm_r',
+    'align:base',
+    'align:l2',
+    'align:tiny',
+    'align:base,finetune',
+    'align:l2,finetune',
+    'clip:b32',
+    'clip:b16',
+    'clip:l14',
+    'clip:tiny',
+    'clip:b32,published',
+    'clip:b16,lit',
+    'siglip:b16',
+    'siglip:tiny',
+    'siglip:b16,published',
+    'siglip:b16,lit',
+    'flickr8k:mural',
+    'flickr8k:align',
+    'flickr8k:tiny',
+    'flickr8k:align,tiny',
+]
 
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_every_paper_builds_at_every_size(name: str) -> None:
     """Towers, heads and their outputs, optimizer and streams, from shapes alone."""
     run = Run.of(load_config(name, []))
-    run.build_streams()
     graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
     trainer = run.build_trainer(graphdef, params)
-    jax.eval_shape(trainer.fixed.optimizer.init, params)
+    jax.eval_shape(trainer.spec.optimizer.init, params)
     image = jax.ShapeDtypeStruct((2, run.image_size, run.image_size, 3), jnp.uint8)
     text = jax.ShapeDtypeStruct((2, run.text_length), jnp.int32)
 
@@ -56,15 +80,15 @@ def test_every_paper_builds_at_every_size(name: str) -> None:
         model = functional.merge(graphdef, params, statistics)
         inputs = {'image': image, 'text': text}
         return [
-            model.project(name, tower, model.encode(tower, inputs[tower])).pooled_BD
-            for name, task in trainer.tasks.items()
-            for tower in task.towers
+            (name, model.represent(name, side, model.encode(side, inputs[side])))
+            for name, space in run.spaces.items()
+            for side in space.sides
         ]
 
-    for vectors in jax.eval_shape(encode, params, statistics, image, text):
-        assert vectors.shape == (2, run.model['embedding'])
+    for name, vectors in jax.eval_shape(encode, params, statistics, image, text):
+        assert vectors.shape == (2, run.spaces[name].embedding)
         assert vectors.dtype == jnp.float32
-    assert trainer.fixed.locked == ({'image'} if 'lit' in name else set())
+    assert trainer.spec.locked == ({'image'} if 'lit' in name else set())
 
 
 @pytest.mark.parametrize('name', ONE_STREAM)
@@ -74,10 +98,9 @@ def test_every_config_of_one_stream_builds(name: str) -> None:
     for stream in loaded['streams'].values():
         stream['batch_size'] = 8
     run = Run.of(loaded)
-    run.build_streams()
     _, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
     trainer = run.build_trainer(*run.build_model(run.tokenizer.vocab_size, abstract=True)[:2])
-    state = trainer.abstract(params, statistics)
+    state = trainer.abstract_state(params, statistics)
     trainer.lower(state, run.batch_shapes())
 
 
@@ -90,11 +113,11 @@ def test_no_config_file_is_left_out() -> None:
 def test_what_the_papers_say() -> None:
     """Constants that a slip would spoil silently."""
     mural, align, l2, clip, siglip = (
-        load_config(name, []) for name in
-        ('mural:large', 'align:base', 'align:l2', 'clip:l14', 'siglip:b16')
-    )  # fmt: skip
-    assert mural['model']['embedding'] == align['model']['embedding'] == 640
-    assert l2['model']['embedding'] == 1376
+        load_config(name, [])
+        for name in ('mural:large', 'align:base', 'align:l2', 'clip:l14', 'siglip:b16')
+    )
+    image_text = [config['spaces']['image_text'] for config in (mural, align, l2, siglip)]
+    assert [space['embedding'] for space in image_text] == [640, 640, 1376, 768]
     assert mural['tasks']['text_text']['objective']['margin'] == 0.3
     assert align['optimizer']['kind'] == 'lamb'
     assert align['optimizer']['weight_decay'][0][1] == 1e-5
@@ -104,24 +127,20 @@ def test_what_the_papers_say() -> None:
     assert tuned['streams']['captions']['batch_size'] == 2048
     np.testing.assert_allclose(Run.of(tuned).optimizer.schedule(3000)(1500), 5e-6, rtol=1e-5)
     assert clip['optimizer']['b2'] == 0.98
-    assert (
-        siglip['tasks']['image_text']['temperature'],
-        siglip['tasks']['image_text']['bias'],
-    ) == (
-        0.1,
-        -10.0,
-    )
+    assert (image_text[3]['temperature'], image_text[3]['bias']) == (0.1, -10.0)
 
 
 def test_arms_differ_in_what_they_are_named_for() -> None:
     mural, align, shuffled = (load_config(f'emoji:{arg}', []) for arg in ARGUMENTS[:3])
-    assert all('text_text' in line for line in differences(mural, align))
-    assert differences(mural, shuffled) == ['streams.translations.shuffle_pairs: False != True']
+    assert all('text_text' in line for line in list_differences(mural, align))
+    assert list_differences(mural, shuffled) == ['streams.translations.shuffle_pairs: False != True']
 
 
 def test_overrides_reach_their_field() -> None:
-    loaded = load_config('configs/emoji.py:tiny', ['--config.tasks.text_text.weight=0.5',
-                                                   '--config.schedule.num_steps=7'])  # fmt: skip
+    loaded = load_config(
+        'configs/emoji.py:tiny',
+        ['--config.tasks.text_text.weight=0.5', '--config.schedule.num_steps=7'],
+    )
     assert loaded['tasks']['text_text']['weight'] == 0.5
     assert loaded['schedule']['num_steps'] == 7
 
@@ -156,10 +175,14 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('schedule.checkpoint_minutes', -1.0, 'not be negative'),
         ('streams.captions.max_length', 77, 'more than what the tower'),
         ('schedul', {}, "'schedule'"),
-        ('tasks.image_text.bias', -10.0, 'sigmoid'),
+        ('spaces.image_text.bias', -10.0, 'never learned'),
+        ('spaces.image_text.temperature', None, 'learns a temperature'),
+        ('spaces.image_text.similarity', {'kind': 'cosin'}, "'cosine'"),
+        ('spaces.other', {'sides': ('text',), 'embedding': 8}, 'No task trains'),
+        ('spaces.image_text.sides', ('text', 'image'), 'in the same order'),
         ('model.towers.image.layers.num_heads', 3, 'must divide'),
         ('model.towers.image.layers.widht', 3, "'width'"),
-        ('model.heads', {'imag': {'kind': 'linear'}}, "'image'"),
+        ('spaces.image_text.heads', {'imag': {'kind': 'linear'}}, "'image'"),
         ('model.dtype', 'float16', 'bfloat16'),
         ('model.attention', 'cudnn', 'NVIDIA'),
         ('init_from', {'imag': 'x.npz'}, "'image'"),

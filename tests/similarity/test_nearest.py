@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+from similarity.test_measures import make_tokens
 
 from mural_jax.similarity import nearest
+from mural_jax.similarity.late_interaction import LateInteraction
 from mural_jax.similarity.nearest import find_nearest
 from mural_jax.types import UserError
 
 
 @pytest.mark.parametrize(('queries', 'items', 'k'), [(5, 3, 3), (40, 1000, 10), (130, 700, 200)])
-def test_they_are_those_of_a_sort(
+def test_nearest_equal_sort_of_all_scores(
     queries: int, items: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest, 'QUERIES', 64)
@@ -25,14 +27,23 @@ def test_they_are_those_of_a_sort(
     np.testing.assert_array_equal(score_QK, np.take_along_axis(score_QN, order_QN, axis=1))
 
 
-def test_negative_scores_are_not_behind_padding() -> None:
+def test_negative_scores_come_before_padding() -> None:
     score_QK, place_QK = find_nearest(np.ones((1, 2), np.float32), -np.ones((3, 2), np.float32), 3)
     assert place_QK.tolist() == [[0, 1, 2]] and (score_QK == -2).all()
 
 
-def test_what_cannot_be_found_is_refused() -> None:
+def test_impossible_k_and_width_are_refused() -> None:
     ones = np.ones((2, 3), np.float32)
     with pytest.raises(UserError, match='k=3 nearest of 2 items'):
         find_nearest(ones, ones, 3)
     with pytest.raises(UserError, match='3 dimensions and items 2'):
         find_nearest(ones, ones[:, :2], 1)
+
+
+def test_nearest_by_late_interaction_equal_sort() -> None:
+    """Items of another form, which only their similarity knows how to compare."""
+    similarity = LateInteraction('symmetric')
+    query, items = make_tokens(0, 5, 3), make_tokens(1, 40, 4)
+    _, number_QK = find_nearest(query, items, 3, similarity)
+    order_QN = np.argsort(-np.asarray(similarity.score(query, items)), axis=1, kind='stable')
+    np.testing.assert_array_equal(number_QK, order_QN[:, :3])

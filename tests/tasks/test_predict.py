@@ -1,9 +1,12 @@
-"""Pretraining by what was hidden: the step, however it is cut, learns from all three tasks."""
+"""Pretraining on hidden parts: the step, however it is split, learns from all three tasks."""
+
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from training.batches import VOCABULARY, close
+from tasks.pair_batches import make_batch
+from training.batches import VOCABULARY_SIZE, assert_close
 
 from mural_jax.config.load import load_config
 from mural_jax.runs.run import Run
@@ -16,91 +19,102 @@ TASKS = ('match', 'regions', 'words')
 
 def start(*overrides: str, name: str = 'unicoder_vl:tiny') -> tuple[Trainer, State, dict]:
     run = Run.of(load_config(name, list(overrides)))
-    built = run.build_trainer(*run.build_model(VOCABULARY)[:2])
-    _, params, statistics = run.build_model(VOCABULARY)
-    return built, built.place(params, statistics), {'pairs': batch(run)}
+    graphdef, params, statistics = run.build_model(VOCABULARY_SIZE)
+    trainer = run.build_trainer(graphdef, params)
+    return trainer, trainer.initial_state(params, statistics), {'pairs': make_batch(run)}
 
 
-def batch(run: Run, stream: str = 'pairs') -> dict[str, np.ndarray]:
-    """Pairs of two, three or four regions; every second one does not belong together."""
-    rng = np.random.default_rng(0)
-    shapes = run.batch_shapes()[stream]
-    made = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != 'index'}
-    size, length = shapes['text'].shape
-    made['text'] = rng.integers(4, VOCABULARY, (size, length)).astype(np.int32)
-    made['text'][:, 12:] = 0
-    made['regions'] = rng.uniform(0, 1, shapes['regions'].shape).astype(np.float32)
-    made['regions'][..., -5:] = [0.1, 0.1, 0.4, 0.4, 0.09]
-    for row in range(size):
-        made['regions'][row, 2 + row % 3 :] = 0
-    made['ids'] = rng.integers(0, 2**31 - 1, shapes['ids'].shape).astype(np.int32)
-    if 'match' not in made:
-        for field in ('regions', 'text') if 'regions_negative' in made else ():
-            made[f'{field}_negative'] = np.roll(made[field], 1, axis=0)
-            made[f'{field}_negative'][:3] = made[field][:3]  # None of these.
-        return made
-    matched = np.arange(size) % 2
-    made['match'] = matched.astype(np.int32)
-    for name, top in (('word', VOCABULARY), ('region', 100)):
-        places = rng.integers(0, 2, shapes[f'{name}_place'].shape)
-        made[f'{name}_place'] = places.astype(np.int32)
-        target = rng.integers(0, top, places.shape)
-        made[f'{name}_target'] = np.where(matched[:, None], target, -1).astype(np.int32)
-    return made
+def find_moved(before: Any, after: Any) -> Any:
+    """Which arrays of a tree changed."""
+    return jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(after))
 
 
-def test_every_parameter_learns_and_the_losses_fall() -> None:
-    built, state, batches = start('--config.optimizer.learning_rate=0.01')
-    before, first = jax.device_get(state.params), None
+@pytest.fixture(scope='module')
+def pretrained() -> tuple[dict, dict, Any]:
+    """(first logs, last logs, which parameters moved) of 25 steps."""
+    trainer, state, batches = start('--config.optimizer.learning_rate=0.01')
+    before, logs = jax.device_get(state.params), []
     for _ in range(25):
-        state, logs = built.step(state, batches)
-        first = first or jax.device_get(logs)
-    for name in TASKS:
-        assert logs[f'{name}/loss'] < first[f'{name}/loss']
-        assert 0 <= first[f'{name}/accuracy'] <= 1
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
-    still = [jax.tree_util.keystr(path) for path, value in jax.tree.leaves_with_path(moved)
-             if not value]  # fmt: skip
+        state, log = trainer.step(state, batches)
+        logs.append(jax.device_get(log))
+    return logs[0], logs[-1], find_moved(before, state.params)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_loss_of_every_task_falls(name: str, pretrained: tuple) -> None:
+    first, last, _ = pretrained
+    assert last[f'{name}/loss'] < first[f'{name}/loss']
+    assert 0 <= first[f'{name}/accuracy'] <= 1
+
+
+def test_every_parameter_learns(pretrained: tuple) -> None:
+    moved = pretrained[2]
+    still = [jax.tree_util.keystr(path) for path, x in jax.tree.leaves_with_path(moved) if not x]
     assert not still
 
 
-CUTS = {
-    'parts': ['--config.microbatches=2'],
+SPLITS = {
+    'microbatches': ['--config.microbatches=2'],
     'fsdp': ['--config.mesh.fsdp=2', '--config.mesh.data=4'],
 }
 
 
 @pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny'])
-@pytest.mark.parametrize('more', CUTS.values(), ids=CUTS)
-def test_it_is_the_same_however_it_is_cut(more: list[str], name: str) -> None:
-    """Dropout on, hard negatives; means are over places, of which examples have none or more."""
+@pytest.mark.parametrize('overrides', SPLITS.values(), ids=SPLITS)
+def test_step_is_the_same_however_it_is_split(overrides: list[str], name: str) -> None:
+    """With dropout and hard negatives; means are over places, which examples have few or many of."""
     plain = start('--config.mesh.data=1', '--config.mesh.fsdp=8', name=name)
-    cut = start(*more, name=name)
+    split = start(*overrides, name=name)
     (one, logs), (other, others) = (
-        run.step(state, batches) for run, state, batches in (plain, cut)
+        trainer.step(state, batches) for trainer, state, batches in (plain, split)
     )
-    close(logs, others, rtol=2e-4, atol=1e-6)
-    close(one.optimizer, other.optimizer, rtol=1e-3, atol=1e-6)
+    assert_close(logs, others, rtol=2e-4, atol=1e-6)
+    assert_close(one.optimizer, other.optimizer, rtol=1e-3, atol=1e-6)
 
 
-def test_the_decomposed_stage_learns_and_the_heads_for_what_is_hidden_rest() -> None:
-    built, state, batches = start(name='vldeformer:tiny')
+@pytest.fixture(scope='module')
+def decomposed() -> tuple[dict, Any]:
+    """(logs, which parameters moved) after two steps of the second stage."""
+    trainer, state, batches = start(name='vldeformer:tiny')
     before = jax.device_get(state.params)
     for _ in range(2):
-        state, logs = built.step(state, batches)
+        state, logs = trainer.step(state, batches)
+    return jax.device_get(logs), find_moved(before, state.params)
+
+
+def test_decomposed_transformer_learns_at_fixed_temperature(decomposed: tuple) -> None:
+    logs, moved = decomposed
     assert np.isfinite(logs['loss'])
     np.testing.assert_allclose(logs['image_text/temperature'], 0.005, rtol=1e-5)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
-    assert all(jax.tree.leaves(moved.pop('towers')))
+    assert all(jax.tree.leaves(moved['towers']))
+
+
+def test_heads_for_hidden_parts_rest_while_decomposing(decomposed: tuple) -> None:
+    moved = {name: part for name, part in decomposed[1].items() if name != 'towers'}
     assert not any(jax.tree.leaves(moved))
 
 
-def test_hard_negatives_need_all_scores_at_once() -> None:
+def test_hard_negatives_by_ring_are_refused() -> None:
     with pytest.raises(UserError, match='hard negatives'):
         Run.of(load_config('vldeformer:tiny', ['--config.tasks.image_text.objective.by=ring']))
 
 
-def test_predicting_needs_one_stream() -> None:
+def test_prediction_without_joint_encoder_is_refused() -> None:
+    config = load_config('emoji:tiny', [])
+    config['tasks']['words'] = {'kind': 'prediction', 'stream': 'captions', 'predict': 'words'}
     with pytest.raises(UserError, match='one_stream'):
-        Run.of(load_config('emoji:tiny', []) | {'tasks': {'w': {
-            'kind': 'prediction', 'stream': 'captions', 'predict': 'words'}}})  # fmt: skip
+        Run.of(config)
+
+
+@pytest.mark.parametrize(
+    ('name', 'override', 'message'),
+    [
+        ('unicoder_vl:tiny', 'tasks.words.predict=letters', "'letters'.*regions"),
+        ('unicoder_vl:photos', 'model.num_classes=9', 'must be config.model.num'),
+        ('unicoder_vl:photos', 'streams.pairs.regions.codebook=0', 'have none'),
+        ('unicoder_vl:tiny,tags', 'streams.pairs.tags=', "'tags'"),
+    ],
+)
+def test_prediction_that_does_not_fit_is_refused(name: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Run.of(load_config(name, [f'--config.{override}']))

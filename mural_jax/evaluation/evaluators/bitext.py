@@ -90,6 +90,7 @@ class BitextAccuracy(SplitEvaluator):
         return {'spaces': self.space}
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         examples = data.read_examples(self.dataset, self.split, self.text, images=False)
         texts = examples.first_texts
         wanted = choose_paired_languages(self, self.pivots, languages, examples)
@@ -195,6 +196,7 @@ class BitextMining(SplitEvaluator):
         return {'spaces': self.space}
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         examples = data.read_examples(self.dataset, self.split, self.text, images=False)
         texts = examples.first_texts
         wanted = choose_paired_languages(self, (self.pivot,), languages, examples)

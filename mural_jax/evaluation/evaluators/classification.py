@@ -59,6 +59,7 @@ class ZeroShotClassification(SplitEvaluator):
         return {'spaces': self.space}
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         examples = data.read_examples(self.dataset, self.split, self.text, images=True)
         place_N = select_labelled(examples, self.where)
         names = self._read_names(examples, place_N)

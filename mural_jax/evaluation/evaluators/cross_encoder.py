@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from mural_jax.evaluation.evaluators.base import (
@@ -18,8 +17,9 @@ from mural_jax.evaluation.evaluators.base import (
 )
 from mural_jax.evaluation.evaluators.retrieval import describe_gallery
 from mural_jax.evaluation.metrics.bootstrap import QuerySamples
+from mural_jax.evaluation.metrics.ranking import take_rows
 from mural_jax.evaluation.metrics.recall import PROTOCOL, RANKS, recall_of_scores
-from mural_jax.evaluation.split_data import JointEmbedder, SplitData, SplitExamples
+from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
 
 BEHIND = 1e6  # subtracted from cosines, so that they rank below every matching score (ours)
@@ -83,7 +83,7 @@ class CrossEncoder(SplitEvaluator):
         if self.rerank.k:
             other = data.open_run(self.rerank.workdir) if self.rerank.workdir else data
             # The other run may take images of another size, so it decodes its own.
-            first_stage = other.embedder, decode_all(self._read(other))
+            first_stage = other, decode_all(self._read(other))
         visual = decode_all(examples)
         samples, costs = {}, {}
         for language in choose_languages(self, languages, examples):
@@ -105,18 +105,18 @@ class CrossEncoder(SplitEvaluator):
         texts: list[str],
         visual: Any,
         places: list[int],
-        first_stage: tuple[JointEmbedder, Any] | None,
+        first_stage: tuple[SplitData, Any] | None,
     ) -> tuple[list[QuerySamples], dict[str, float]]:
         """Returns (recalls of a language, number and seconds of passes).
 
-        first_stage: (dual encoder, its images of the whole split), None to score all pairs.
+        first_stage: (the dual encoder, its images of the whole split), None to score all pairs.
         """
         started = time.perf_counter()
         score_NN = np.full((len(places), len(places)), -np.inf, np.float32)
         pair_P2 = np.indices(score_NN.shape).reshape(2, -1).T
         if first_stage:
-            embedder, seen = first_stage
-            score_NN, pair_P2 = self._find_candidates(embedder, texts, take_rows(seen, places))
+            other, seen = first_stage
+            score_NN, pair_P2 = self._find_candidates(other, texts, take_rows(seen, places))
         encoded = time.perf_counter()
         own_visual = take_rows(visual, places)
         score_NN[tuple(pair_P2.T)] = data.embedder.match_scores(texts, own_visual, pair_P2)
@@ -128,16 +128,17 @@ class CrossEncoder(SplitEvaluator):
         }
 
     def _find_candidates(
-        self, embedder: JointEmbedder, texts: list[str], visual: Any
+        self, data: SplitData, texts: list[str], visual: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (scores of all pairs below every matching score, int [P, 2] pairs to score).
 
         A pair is scored again if either side is among the k nearest of the other.
         """
         space = self.rerank.space
-        text_ND = embedder.embed_texts(space, texts)
-        image_ND = embedder.embed_decoded(space, visual)
-        score_NN = text_ND @ image_ND.T
+        embedded = data.embedder.embed_texts(space, texts)
+        images = data.embedder.embed_decoded(space, visual)
+        # Images are the left side of the space, texts are the rows here.
+        score_NN = np.array(data.similarity(space).score(images, embedded)).T
         near_NN = np.zeros(score_NN.shape, bool)
         k = min(self.rerank.k, len(texts))
         # Rows are texts, then (transposed views of the same memory) images.
@@ -162,8 +163,3 @@ class CrossEncoder(SplitEvaluator):
 def decode_all(examples: SplitExamples) -> Any:
     """Returns all images of a split as the model takes them."""
     return examples.decode(0, len(examples.pngs))
-
-
-def take_rows(visual: Any, rows: Any) -> Any:
-    """Returns some of many images, which are an array or (tags, regions)."""
-    return jax.tree.map(lambda array: array[rows], visual)

@@ -16,7 +16,7 @@ from mural_jax.evaluation.metrics.bootstrap import QuerySamples, mean_metrics
 from mural_jax.evaluation.metrics.ranking import (
     BLOCK_SCORES,
     Ranks,
-    check_embeddings,
+    check_representations,
     rank_score_matrix,
 )
 from mural_jax.evaluation.split_data import SplitData
@@ -76,7 +76,7 @@ class Probe(SplitEvaluator):
     def _embed_both(self, data: SplitData) -> tuple[LabelledFeatures, LabelledFeatures]:
         """Returns (training, test) features. Raises UserError if training lacks classes."""
         train, test = (self._embed(data, split) for split in (self.train_split, self.split))
-        check_embeddings(test.vector_ND, train.vector_ND)
+        check_representations(test.vector_ND, train.vector_ND)
         missing = np.setdiff1d(test.label_N, train.label_N)
         if len(missing):
             raise UserError(
@@ -106,6 +106,7 @@ class LinearProbe(Probe):
     """
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         # First, so that a missing scikit-learn is reported before an hour of embedding.
         regression = _import_regression()
         train, test = self._embed_both(data)
@@ -157,6 +158,7 @@ class KnnProbe(Probe):
             )
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         train, test = self._embed_both(data)
         if self.k > len(train.label_N):
             raise UserError(

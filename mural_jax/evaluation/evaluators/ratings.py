@@ -76,6 +76,7 @@ class RatedSimilarity(SplitEvaluator):
         return {'spaces': self.space}
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        data.require_dense(self.space)
         if not self.ratings:
             return self._score_examples(data, languages)
         has_images = IMAGE in self.sides

@@ -15,6 +15,7 @@ from mural_jax.evaluation.evaluators.base import (
     retrieval_metrics,
     select_with_text,
 )
+from mural_jax.evaluation.metrics.ranking import take_rows
 from mural_jax.evaluation.metrics.recall import PROTOCOL, RANKS, recall_both_ways
 from mural_jax.evaluation.split_data import SplitData, SplitExamples
 from mural_jax.types import UserError
@@ -57,20 +58,26 @@ class ImageTextRetrieval(SplitEvaluator):
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
         examples = data.read_examples(self.dataset, self.split, self.text, images=True)
         # Once for all languages: images cost the most.
-        image_ND = data.embedder.embed_images(self.space, examples)
+        images = data.embedder.embed_images(self.space, examples)
+        similarity = data.similarity(self.space)
         samples = {}
         for language in choose_languages(self, languages, examples, max(RANKS)):
             places, texts = self._select_gallery(examples, language)
             owner_M = np.repeat(np.arange(len(places)), [len(own) for own in texts])
             flat = [self.prompt.replace('{}', text) for own in texts for text in own]
-            text_MD = data.embedder.embed_texts(self.space, flat)
+            embedded = data.embedder.embed_texts(self.space, flat)
             require_gallery_size(self.fold or len(places), self, language)
-            both = recall_both_ways(image_ND[places], text_MD, owner_M, 'image', 'text', self.fold)
+            own = take_rows(images, places)
+            both = recall_both_ways(own, embedded, owner_M, 'image', 'text', self.fold, similarity)
             # Numbered by their place in the split, so that the bootstrap draws the same images in
             # all languages.
             samples[language] = [one.map_items(places) for one in both]
-        gallery = EmbeddedGallery(examples, image_ND, self.dataset, self.split, self.space)
-        return Evaluation(retrieval_metrics(samples), len(examples.ids), gallery, samples)
+        # An index of a run holds one vector an image.
+        dense = similarity.form == 'dense'
+        gallery = EmbeddedGallery(examples, images, self.dataset, self.split, self.space)
+        return Evaluation(
+            retrieval_metrics(samples), len(examples.ids), gallery if dense else None, samples
+        )
 
     def _select_gallery(
         self, examples: SplitExamples, language: str
@@ -134,7 +141,14 @@ class TranslationRetrieval(SplitEvaluator):
                 for side in (language, self.pivot)
             )
             require_gallery_size(len(places), self, language)
-            both = recall_both_ways(text_ND, pivot_ND, np.arange(len(places)), 'text', 'pivot')
+            both = recall_both_ways(
+                text_ND,
+                pivot_ND,
+                np.arange(len(places)),
+                'text',
+                'pivot',
+                similarity=data.similarity(self.space),
+            )
             samples[language] = [one.map_items(places) for one in both]
         return Evaluation(retrieval_metrics(samples), len(examples.ids), None, samples)
 

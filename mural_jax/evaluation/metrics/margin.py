@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mural_jax.evaluation.metrics.ranking import BLOCK_SCORES, TIE, Ranks, check_embeddings
+from mural_jax.evaluation.metrics.ranking import BLOCK_SCORES, TIE, Ranks, check_representations
 from mural_jax.similarity.nearest import find_nearest
 from mural_jax.types import UserError
 
@@ -54,7 +54,7 @@ def find_neighbours(query_QD: np.ndarray, item_ND: np.ndarray, k: int) -> Neighb
 
     They are found in float32 and scored again in float64.
     """
-    check_embeddings(query_QD, item_ND)
+    check_representations(query_QD, item_ND)
     _, place_QK = find_nearest(query_QD, item_ND, min(k, len(item_ND)))
     score_QK = np.empty(place_QK.shape)
     size = max(1, BLOCK_SCORES // (place_QK.shape[1] * query_QD.shape[1]))

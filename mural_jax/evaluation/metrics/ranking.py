@@ -7,14 +7,16 @@ of float64 scores.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mural_jax.types import Array, UserError
+from mural_jax.similarity.base import Similarity
+from mural_jax.similarity.measures import COSINE
+from mural_jax.types import Array, Tree, UserError
 
 BLOCK_SCORES = 1 << 25  # scores of a block of queries, 128 MiB (ours)
 MAX_NEAR = 16  # near items that are scored again one by one; with more, the whole row is (ours)
@@ -59,22 +61,28 @@ class Ranks(NamedTuple):
         return self.above_Q + (self.tied_Q + 1) / (self.right_Q + 1)
 
 
-def rank_queries(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
+def rank_queries(
+    query: Tree, items: Tree, right: Sequence[np.ndarray], similarity: Similarity = COSINE
+) -> Ranks:
     """Returns the rank of the best right item of each query among N items.
 
-    right: for each query the numbers of its right items, at least one, int [>= 1]. All processes
-    must call this with the same arguments; each ranks its share of the queries.
+    query, items: representations, trees of NumPy arrays [Q, ...] and [N, ...]; queries are the left
+    side of the similarity. right: for each query the numbers of its right items, at least one,
+    int [>= 1]. All processes must call this with the same arguments; each ranks its share of the
+    queries.
     """
-    check_embeddings(query_QD, item_ND)
+    check_representations(query, items)
     if jax.process_count() == 1:
-        return _rank_locally(query_QD, item_ND, right)
-    share = -(-len(query_QD) // jax.process_count())
+        return _rank_locally(similarity, query, items, right)
+    count = count_rows(query)
+    share = -(-count // jax.process_count())
     own = np.arange(share) + share * jax.process_index()
     # The last process fills its share with copies of the last query; they are cut off below.
-    own = np.minimum(own, len(query_QD) - 1)
-    ranks = np.stack(_rank_locally(query_QD[own], item_ND, [right[i] for i in own]))
+    own = np.minimum(own, count - 1)
+    own_right = [right[i] for i in own]
+    ranks = np.stack(_rank_locally(similarity, take_rows(query, own), items, own_right))
     gathered = multihost_utils.process_allgather(ranks)
-    joined = np.concatenate([*np.asarray(gathered)], axis=1)[:, : len(query_QD)]
+    joined = np.concatenate([*np.asarray(gathered)], axis=1)[:, :count]
     return Ranks(*joined)
 
 
@@ -86,21 +94,33 @@ def rank_score_matrix(score_QN: np.ndarray, right: Sequence[np.ndarray]) -> Rank
     return Ranks((score_QN > best_Q[:, None]).sum(1), tied_QN.sum(1), right_Q)
 
 
-def check_embeddings(query_QD: np.ndarray, item_ND: np.ndarray) -> None:
-    """Raises UserError if two sets of embeddings cannot be compared."""
-    for name, array in (('queries', query_QD), ('items', item_ND)):
-        if array.ndim != 2 or not len(array):
-            raise UserError(
-                f'Embeddings of {name} have the shape {array.shape}: each needs one row.'
-            )
-        if not np.isfinite(array).all():
-            bad = int((~np.isfinite(array).all(1)).sum())
-            raise UserError(f'{bad} of {len(array)} embeddings of {name} are not finite.')
-    if query_QD.shape[1] != item_ND.shape[1]:
+def check_representations(query: Tree, items: Tree) -> None:
+    """Raises UserError if two sets of representations cannot be compared."""
+    for name, tree in (('queries', query), ('items', items)):
+        for array in jax.tree.leaves(tree):
+            if array.ndim < 2 or not len(array):
+                raise UserError(
+                    f'Embeddings of {name} have the shape {array.shape}: each needs one row.'
+                )
+            finite_N = np.isfinite(array).reshape(len(array), -1).all(1)
+            if not finite_N.all():
+                bad = int((~finite_N).sum())
+                raise UserError(f'{bad} of {len(array)} embeddings of {name} are not finite.')
+    widths = [jax.tree.leaves(tree)[0].shape[-1] for tree in (query, items)]
+    if widths[0] != widths[1]:
         raise UserError(
-            f'Queries have {query_QD.shape[1]} dimensions and items {item_ND.shape[1]}: they are '
-            'not in one space.'
+            f'Queries have {widths[0]} dimensions and items {widths[1]}: they are not in one space.'
         )
+
+
+def count_rows(tree: Tree) -> int:
+    """Returns the number of examples in a representation."""
+    return len(jax.tree.leaves(tree)[0])
+
+
+def take_rows(tree: Tree, rows: Any) -> Tree:
+    """Returns some examples of a representation, by number or by slice."""
+    return jax.tree.map(lambda array: array[rows], tree)
 
 
 def round_up_size(count: int) -> int:
@@ -112,73 +132,92 @@ def round_up_size(count: int) -> int:
     return -(-count // step) * step
 
 
-def pad_rows(rows_ND: np.ndarray, size: int) -> np.ndarray:
-    """Returns `size` rows, float32: the given ones, then zeros."""
-    filled = np.zeros((size, rows_ND.shape[1]), np.float32)
-    filled[: len(rows_ND)] = rows_ND
-    return filled
+def pad_rows(tree: Tree, size: int) -> Tree:
+    """Returns `size` examples: the given ones, then zeros."""
+
+    def pad(rows: np.ndarray) -> np.ndarray:
+        padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+        padded[: len(rows)] = rows
+        return padded
+
+    return jax.tree.map(pad, tree)
 
 
-def _rank_locally(query_QD: np.ndarray, item_ND: np.ndarray, right: Sequence[np.ndarray]) -> Ranks:
+def _rank_locally(
+    similarity: Similarity, query: Tree, items: Tree, right: Sequence[np.ndarray]
+) -> Ranks:
     """Returns the ranks on this process, block by block of queries."""
-    width = round_up_size(len(item_ND))
-    item_MD = jnp.asarray(pad_rows(item_ND, width))
-    size = min(round_up_size(len(query_QD)), max(1, BLOCK_SCORES // width))
+    num_queries, num_items = count_rows(query), count_rows(items)
+    width = round_up_size(num_items)
+    padded_items = jax.tree.map(jnp.asarray, pad_rows(items, width))
+    size = min(round_up_size(num_queries), max(1, BLOCK_SCORES // width))
     parts = []
-    for start in range(0, len(query_QD), size):
-        query_BD, right_B = query_QD[start : start + size], right[start : start + size]
-        best_B = _best_right_scores(query_BD, item_ND, right_B)
-        near = _separate_near(query_BD, item_ND, item_MD, best_B, size)
+    for start in range(0, num_queries, size):
+        block, right_B = take_rows(query, slice(start, start + size)), right[start : start + size]
+        best_B = _best_right_scores(similarity, block, items, right_B)
+        near = _separate_near(similarity, block, items, padded_items, best_B, size)
         # In the worst case every item is near, and all pairs of these rows are scored again.
-        step = max(1, BLOCK_PAIRS // len(item_ND))
-        for row in range(0, len(query_BD), step):
+        step = max(1, BLOCK_PAIRS // num_items)
+        for row in range(0, len(best_B), step):
             rows = slice(row, row + step)
             own = [x[rows] for x in near]
-            parts.append(_settle_near(query_BD[rows], item_ND, right_B[rows], best_B[rows], own))
+            parts.append(
+                _settle_near(
+                    similarity, take_rows(block, rows), items, right_B[rows], best_B[rows], own
+                )
+            )
     return Ranks(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def _separate_near(
-    query_BD: np.ndarray, item_ND: np.ndarray, item_MD: Array, best_B: np.ndarray, size: int
+    similarity: Similarity,
+    query: Tree,
+    items: Tree,
+    padded_items: Tree,
+    best_B: np.ndarray,
+    size: int,
 ) -> list[np.ndarray]:
     """Returns [number of items surely above, number of near items, places of the nearest ones].
 
     An item is near if float32 cannot tell its score from the best right one. int64 [B], [B] and
     [B, K], K at most MAX_NEAR.
     """
-    # Twice the bound of the rounding error of a float32 dot product of vectors this long.
-    longest = np.linalg.norm(query_BD, axis=1).max() * np.linalg.norm(item_ND, axis=1).max()
-    margin = np.float32(2 * query_BD.shape[1] ** 0.5 * 2.0**-22 * max(longest, 1e-30))
+    # The float32 scores of both, of the item and of the best right one, may be off.
+    margin = np.float32(2 * similarity.rounding(query, items))
     padded_B = np.zeros(size, np.float32)
     padded_B[: len(best_B)] = best_B
-    near = min(MAX_NEAR, len(item_ND))
+    num_items = count_rows(items)
+    near = min(MAX_NEAR, num_items)
+    padded_query = pad_rows(query, size)
     counts = _count_above_and_near(
-        near, pad_rows(query_BD, size), item_MD, len(item_ND), padded_B, margin
+        near, similarity, padded_query, padded_items, num_items, padded_B, margin
     )
-    return [np.asarray(x)[: len(query_BD)].astype(np.int64) for x in counts]
+    return [np.asarray(x)[: len(best_B)].astype(np.int64) for x in counts]
 
 
 def _settle_near(
-    query_BD: np.ndarray,
-    item_ND: np.ndarray,
+    similarity: Similarity,
+    query: Tree,
+    items: Tree,
     right_B: Sequence[np.ndarray],
     best_B: np.ndarray,
     near: Sequence[np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Returns (above, tied, right), int64 [B] each, after scoring the near items in float64."""
     above_B, near_B, place_BK = near
+    num_items = count_rows(items)
     # A row with more near items than places are known is scored as a whole.
     many_B = near_B > place_BK.shape[1]
     few_BK = (np.arange(place_BK.shape[1]) < near_B[:, None]) & ~many_B[:, None]
-    row_P = np.concatenate([np.nonzero(few_BK)[0], np.repeat(np.nonzero(many_B)[0], len(item_ND))])
-    item_P = np.concatenate([place_BK[few_BK], np.tile(np.arange(len(item_ND)), many_B.sum())])
-    apart_P = _score_exactly(query_BD, item_ND, row_P, item_P) - best_B[row_P]
+    row_P = np.concatenate([np.nonzero(few_BK)[0], np.repeat(np.nonzero(many_B)[0], num_items)])
+    item_P = np.concatenate([place_BK[few_BK], np.tile(np.arange(num_items), many_B.sum())])
+    apart_P = _score_exactly(similarity, query, items, row_P, item_P) - best_B[row_P]
     is_tie_P = np.abs(apart_P) <= TIE
     # One number for each (query, item), so that pairs can be looked up among the right ones.
     owner_R, right_R = _flatten_right(right_B)
-    right_number_R = owner_R * len(item_ND) + right_R
-    is_right_P = np.isin(row_P[is_tie_P] * len(item_ND) + item_P[is_tie_P], right_number_R)
-    size = len(query_BD)
+    right_number_R = owner_R * num_items + right_R
+    is_right_P = np.isin(row_P[is_tie_P] * num_items + item_P[is_tie_P], right_number_R)
+    size = len(best_B)
     more_B = np.bincount(row_P[(apart_P > 0) & ~is_tie_P], minlength=size)
     tied_B = np.bincount(row_P[is_tie_P], minlength=size)
     tied_right_B = np.bincount(row_P[is_tie_P][is_right_P], minlength=size)
@@ -186,12 +225,12 @@ def _settle_near(
 
 
 def _best_right_scores(
-    query_BD: np.ndarray, item_ND: np.ndarray, right_B: Sequence[np.ndarray]
+    similarity: Similarity, query: Tree, items: Tree, right_B: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Returns the score of the best right item of each query, float64 [B]."""
     owner_R, right_R = _flatten_right(right_B)
-    first_B = np.searchsorted(owner_R, np.arange(len(query_BD)))
-    return np.maximum.reduceat(_score_exactly(query_BD, item_ND, owner_R, right_R), first_B)
+    first_B = np.searchsorted(owner_R, np.arange(len(right_B)))
+    return np.maximum.reduceat(_score_exactly(similarity, query, items, owner_R, right_R), first_B)
 
 
 def _flatten_right(right_B: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -201,24 +240,31 @@ def _flatten_right(right_B: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
 
 
 def _score_exactly(
-    query_BD: np.ndarray, item_ND: np.ndarray, row_P: np.ndarray, item_P: np.ndarray
+    similarity: Similarity, query: Tree, items: Tree, row_P: np.ndarray, item_P: np.ndarray
 ) -> np.ndarray:
     """Returns the float64 scores of pairs [P], summed in one order so that equal items tie."""
     score_P = np.empty(len(row_P))
     for start in range(0, len(row_P), EXACT_PAIRS):
         part = slice(start, start + EXACT_PAIRS)
-        item_PD, query_PD = item_ND[item_P[part]], query_BD[row_P[part]]
-        score_P[part] = (item_PD.astype(np.float64) * query_PD.astype(np.float64)).sum(1)
+        score_P[part] = similarity.score_pairs(
+            take_rows(query, row_P[part]), take_rows(items, item_P[part])
+        )
     return score_P
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _count_above_and_near(
-    near: int, query_BD: Array, item_MD: Array, count: Array, best_B: Array, margin: Array
+    near: int,
+    similarity: Similarity,
+    query: Tree,
+    items: Tree,
+    count: Array,
+    best_B: Array,
+    margin: Array,
 ) -> tuple[Array, Array, Array]:
     """Returns what `_separate_near` does; of the M items `count` are real, the rest padding."""
-    score_BM = jnp.matmul(query_BD, item_MD.T, precision='highest')
-    score_BM = jnp.where(jnp.arange(len(item_MD))[None] < count, score_BM, -jnp.inf)
+    score_BM = similarity.score(query, items)
+    score_BM = jnp.where(jnp.arange(score_BM.shape[1])[None] < count, score_BM, -jnp.inf)
     apart_BM = score_BM - best_B[:, None]
     above_B = (apart_BM > margin).sum(1)
     near_B = (jnp.abs(apart_BM) <= margin).sum(1)

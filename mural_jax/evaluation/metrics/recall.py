@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 
 from mural_jax.evaluation.metrics.bootstrap import QuerySamples
-from mural_jax.evaluation.metrics.ranking import Ranks, rank_queries, rank_score_matrix
+from mural_jax.evaluation.metrics.ranking import (
+    Ranks,
+    count_rows,
+    rank_queries,
+    rank_score_matrix,
+    take_rows,
+)
+from mural_jax.similarity.base import Similarity, Swapped
+from mural_jax.similarity.measures import COSINE
+from mural_jax.types import Tree
 
 RANKS = (1, 5, 10)
 PROTOCOL = {
@@ -18,32 +27,35 @@ PROTOCOL = {
 
 
 def recall_both_ways(
-    left_ND: np.ndarray,
-    right_MD: np.ndarray,
+    left_items: Tree,
+    right_items: Tree,
     owner_M: np.ndarray,
     left: str,
     right: str,
     fold: int = 0,
+    similarity: Similarity = COSINE,
 ) -> list[QuerySamples]:
     """Returns the recalls between N left and M right items: [left to right, right to left].
 
     Args:
-      left_ND, right_MD: embeddings.
+      left_items, right_items: representations of both sides of a space, trees of [N, ...].
       owner_M: the left item to which each right item belongs.
       left, right: the names of the sides in metrics, such as 'image' and 'text'.
       fold: cuts the left items into galleries of this size, each with the right items that belong
         to it; left items that fill no gallery are left out. 0 for one gallery.
+      similarity: how the space compares its left side with its right one.
     """
-    count = len(left_ND)
+    count = count_rows(left_items)
     fold = fold or count
     parts: list[list[QuerySamples]] = []
     for start in range(0, count - fold + 1, fold):
         chosen_M = np.flatnonzero((owner_M >= start) & (owner_M < start + fold))
         own_M = owner_M[chosen_M] - start
-        one_ND, other_MD = left_ND[start : start + fold], right_MD[chosen_M]
+        one = take_rows(left_items, slice(start, start + fold))
+        other = take_rows(right_items, chosen_M)
         ranks = (
-            rank_queries(one_ND, other_MD, group_by_owner(own_M, fold)),
-            rank_queries(other_MD, one_ND, list(own_M[:, None])),
+            rank_queries(one, other, group_by_owner(own_M, fold), similarity),
+            rank_queries(other, one, list(own_M[:, None]), Swapped(similarity)),
         )
         items = np.arange(start, start + fold), own_M + start
         parts.append(_name_metrics(ranks, items, left, right))
