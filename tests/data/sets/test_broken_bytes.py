@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from data.datasets import LetterTokenizer, draw_image, encode_image
-from data.fuzz import FUZZ_ROUNDS, mutated
+from data.fuzz import FUZZ_ROUNDS, mutate
 
 from mural_jax.data.reading.assemble import BatchAssembler
 from mural_jax.data.sets import checks, schema
@@ -37,7 +37,7 @@ def test_broken_pictures_never_surprise(form: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(FUZZ_ROUNDS):
         try:
-            image_HWC = checks.decode_image(mutated(SEEDS[form], rng), most)
+            image_HWC = checks.decode_image(mutate(SEEDS[form], rng), most)
         except BadRecord:
             continue
         good += 1
@@ -61,7 +61,7 @@ def test_broken_records_never_surprise() -> None:
     assert made['text'].numpy() == [b'Hund']
     rng, failed = random.Random(7), 0
     for _ in range(FUZZ_ROUNDS):
-        broken = tf.constant([mutated(serialized, rng)])
+        broken = tf.constant([mutate(serialized, rng)])
         try:
             schema.parse_examples(broken, *schema.FIELD_SPECS)
             assembler.make_strings([broken, *drawn])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.fuzz import FUZZ_ROUNDS, mutated
+from data.fuzz import FUZZ_ROUNDS, mutate
 from PIL import Image
 
 from mural_jax.data.sources import join
@@ -359,7 +359,7 @@ def test_broken_files_are_told(tmp_path: Path, images: tuple[str], kind: str) ->
     rng = random.Random(kind)
     outcomes: collections.Counter[bool] = collections.Counter()
     for _ in range(FUZZ_ROUNDS):
-        Path(file).write_bytes(mutated(data, rng))
+        Path(file).write_bytes(mutate(data, rng))
         try:
             for split in reader.splits():
                 examples(reader, split)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import REAL_DATA as SHARED
-from data.fuzz import FUZZ_ROUNDS, mutated
+from data.fuzz import FUZZ_ROUNDS, mutate
 from data.sources.wit_files import (
     COMMONS,
     PICTURES,
@@ -195,7 +195,7 @@ def test_fuzzed_tables(tmp_path: Path, suffix: str) -> None:
     reader = Wit(table=str(path), images=(write_pixels(tmp_path, PICTURES),))
     pack = gzip.compress if suffix.endswith('gz') else bytes
     for _ in range(FUZZ_ROUNDS):
-        path.write_bytes(mutated(pack(tsv(ROWS)), rng))
+        path.write_bytes(mutate(pack(tsv(ROWS)), rng))
         attempt(reader)
 
 
@@ -213,7 +213,7 @@ def test_fuzzed_pictures(tmp_path: Path, suffix: str, key: str) -> None:
     reader = Wit(table=table(tmp_path, tsv(ROWS)), images=(images, str(path)), images_key=key)
     rng = random.Random(1)
     for _ in range(FUZZ_ROUNDS // 3):
-        path.write_bytes(mutated(content, rng))
+        path.write_bytes(mutate(content, rng))
         attempt(reader)
 
 
