@@ -219,12 +219,14 @@ def _print_leaks(found: Mapping[str, Any]) -> None:
 
 def run_inspect(arguments: argparse.Namespace) -> None:
     """Writes a page about the streams of a config."""
-    made, tokenizer = _load_run(arguments)
+    config_run, tokenizer = _load_run(arguments)
     from mural_jax.data.pages import inspect
     from mural_jax.workdir.files import create_folder
 
     create_folder(arguments.out.parent, '--out')
-    page = inspect.write_page(made.streams, arguments.data_dir, tokenizer, made.seed, arguments.out)
+    page = inspect.write_page(
+        config_run.streams, arguments.data_dir, tokenizer, config_run.seed, arguments.out
+    )
     print(f'the page is {page}')
 
 
@@ -232,11 +234,11 @@ def run_bench(arguments: argparse.Namespace) -> None:
     """Measures the streams of a config and prints where the time goes."""
     if not arguments.seconds > 0:
         raise UserError(f'--seconds {arguments.seconds} must be more than 0.')
-    made, tokenizer = _load_run(arguments)
+    config_run, tokenizer = _load_run(arguments)
     from mural_jax.data.pages import bench
 
-    streams = made.streams
-    bench.bench_streams(streams, arguments.data_dir, tokenizer, made.seed, arguments.seconds)
+    streams = config_run.streams
+    bench.bench_streams(streams, arguments.data_dir, tokenizer, config_run.seed, arguments.seconds)
 
 
 def _load_run(arguments: argparse.Namespace) -> 'tuple[Run, Tokenizer]':
@@ -245,6 +247,6 @@ def _load_run(arguments: argparse.Namespace) -> 'tuple[Run, Tokenizer]':
     from mural_jax.runs.prepare import vocabulary_path
     from mural_jax.runs.run import Run
 
-    made = Run.of(flags.load_config(arguments))
-    path = vocabulary_path(arguments.data_dir, made)
-    return made, Tokenizer.load(path, made.tokenizer)
+    config_run = Run.of(flags.load_config(arguments))
+    path = vocabulary_path(arguments.data_dir, config_run)
+    return config_run, Tokenizer.load(path, config_run.tokenizer)

@@ -63,15 +63,17 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
     from mural_jax.workdir.checkpoints import count_bytes
 
     def check_data() -> 'list[Finding]':
-        made = Run.of(config)
-        tokenizer, streams = open_streams(made, workdir, data_dir)
-        find_validators(made, data_dir)
+        config_run = Run.of(config)
+        tokenizer, streams = open_streams(config_run, workdir, data_dir)
+        find_validators(config_run, data_dir)
         return preflight.check_data(streams, tokenizer.hash)
 
     def check_workdir() -> 'list[Finding]':
-        made = Run.of(config)
-        graphdef, params, statistics = made.build_model(made.tokenizer.vocab_size, abstract=True)
-        trainer = made.build_trainer(graphdef, params)
+        config_run = Run.of(config)
+        graphdef, params, statistics = config_run.build_model(
+            config_run.tokenizer.vocab_size, abstract=True
+        )
+        trainer = config_run.build_trainer(graphdef, params)
         check_changes(workdir, config)
         size = count_bytes(trainer.abstract_state(params, statistics))
         findings = preflight.check_workdir(workdir, size)

@@ -23,16 +23,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     from mural_jax.runs.run import Run
 
-    made = Run.of(flags.load_config(arguments))
-    Console().print(_build_table(made))
+    config_run = Run.of(flags.load_config(arguments))
+    Console().print(_build_table(config_run))
+    pixels = config_run.image_size
     print(
-        f'GFLOPs are for one image of {made.image_size} x {made.image_size} pixels or one text of '
-        f'{made.text_length} tokens. They count matrix products and convolutions; a '
+        f'GFLOPs are for one image of {pixels} x {pixels} pixels or one text of '
+        f'{config_run.text_length} tokens. They count matrix products and convolutions; a '
         'multiplication with its addition counts as two operations.'
     )
 
 
-def _build_table(made: 'Run') -> 'Table':
+def _build_table(config_run: 'Run') -> 'Table':
     """One row for each part of a tower, and totals of each tower and of the model."""
     import jax
     import numpy as np
@@ -40,10 +41,12 @@ def _build_table(made: 'Run') -> 'Table':
 
     from mural_jax.models import cost
 
-    model: Any = made.build_model(made.tokenizer.vocab_size, abstract=True)
+    model: Any = config_run.build_model(config_run.tokenizer.vocab_size, abstract=True)
     inputs = {
-        'image': jax.ShapeDtypeStruct((1, made.image_size, made.image_size, 3), np.uint8),
-        'text': jax.ShapeDtypeStruct((1, made.text_length), np.int32),
+        'image': jax.ShapeDtypeStruct(
+            (1, config_run.image_size, config_run.image_size, 3), np.uint8
+        ),
+        'text': jax.ShapeDtypeStruct((1, config_run.text_length), np.int32),
     }
     table = Table(title='parameters, and operations of one forward pass')
     for name in ('', 'part', 'parameters', 'GFLOPs'):
