@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     title = f'{arguments.config}, {arguments.steps} steps'
     console.print(tables.build_measurement_table(title, format_measurements(numbers)))
     if arguments.json:
+        # The name and the overrides suffice to build the same config again.
         about = {'config': arguments.config, 'overrides': arguments.overrides, **numbers}
         write_atomic(arguments.json, json.dumps(about, indent=2))
         console.print(f'all numbers: {arguments.json}', markup=False, soft_wrap=True)

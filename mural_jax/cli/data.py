@@ -38,6 +38,7 @@ def _add_formats(formats: flags.Verbs) -> None:
     from mural_jax.data.sources.formats import FORMATS
 
     for name, reader in FORMATS.items():
+        # The rest of the docstring describes the fields, which are flags.
         first_line = (reader.__doc__ or '').strip().splitlines()[0]
         parser = flags.add_verb(formats, name, run_ingest, first_line)
         parser.set_defaults(reader=reader)
@@ -68,6 +69,7 @@ def _add_formats(formats: flags.Verbs) -> None:
             default=10_000,
             help='Length at which texts are cut, in characters (default: 10000).',
         )
+        # --beam alone runs Beam with its defaults.
         parser.add_argument(
             '--beam',
             nargs='?',
@@ -126,6 +128,7 @@ def _add_bench(verbs: flags.Verbs) -> None:
 def run_ingest(arguments: argparse.Namespace) -> None:
     """Makes a data set from what a reader reads."""
     reader = flags.build_from_fields(arguments.reader, arguments)
+    # The name becomes the name of a TFDS config and of a folder.
     if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', arguments.name):
         raise UserError(
             f'--name {arguments.name} must consist of letters, digits and _, and start with a '
@@ -139,6 +142,7 @@ def run_ingest(arguments: argparse.Namespace) -> None:
     from mural_jax.workdir.files import create_folder
 
     create_folder(arguments.data_dir, '--data_dir')
+    # TensorFlow takes seconds to import, so wrong flags are refused before.
     from mural_jax.data.ingest import ingest
     from mural_jax.data.sets.checks import RecordLimits
 
@@ -160,6 +164,7 @@ def run_decontaminate(arguments: argparse.Namespace) -> None:
     from mural_jax.runs.run import Run
     from mural_jax.workdir.files import create_folder, write_atomic
 
+    # The filters that training applies also find the leaks, so no second search can disagree.
     config = exclude_test_sets(flags.load_config(arguments), arguments.against)
     streams = Run.of(config).streams
     create_folder(arguments.out, '--out')
@@ -177,6 +182,7 @@ def run_decontaminate(arguments: argparse.Namespace) -> None:
     page = decontamination.write_page(found, arguments.data_dir, arguments.out / 'report.html')
     _print_leaks(found)
     print(f'the report is {page}')
+    # Without --against the config already excludes everything that was found.
     for place, about in found.items() if arguments.against else ():
         print(
             f'to train without them: --config.streams.{place}.filters.exclude='
@@ -190,6 +196,7 @@ def exclude_test_sets(config: Mapping[str, Any], test_sets: Sequence[str]) -> di
 
     def extend(source: Mapping[str, Any]) -> dict[str, Any]:
         filters = dict(source.get('filters', {}))
+        # A dict keeps the order and drops repetitions.
         excluded = dict.fromkeys([*filters.get('exclude', ()), *test_sets])
         # A source that trains on a test set itself would otherwise lose all its examples.
         own = f'{source["dataset"]}:{source.get("split", "train")}'

@@ -62,14 +62,17 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
     from mural_jax.runs.start import find_validators, open_streams
     from mural_jax.workdir.checkpoints import count_bytes
 
+    # Each check builds the run anew: a config that is wrong fails both, with the same message.
     def check_data() -> 'list[Finding]':
         config_run = Run.of(config)
         tokenizer, streams = open_streams(config_run, workdir, data_dir)
+        # Raises UserError if an evaluator that scores during training lacks its data.
         find_validators(config_run, data_dir)
         return preflight.check_data(streams, tokenizer.hash)
 
     def check_workdir() -> 'list[Finding]':
         config_run = Run.of(config)
+        # Shapes are enough to know how much room a checkpoint takes.
         graphdef, params, statistics = config_run.build_model(
             config_run.tokenizer.vocab_size, abstract=True
         )
@@ -77,6 +80,7 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
         check_changes(workdir, config)
         size = count_bytes(trainer.abstract_state(params, statistics))
         findings = preflight.check_workdir(workdir, size)
+        # Released at once: the doctor only finds out whether a run holds the lock.
         with preflight.WorkdirLock(workdir):
             return findings
 

@@ -23,6 +23,7 @@ def add_parser(verbs: flags.Verbs) -> None:
     text = 'Score a checkpoint and index its images, or score what other libraries embed.'
     parser = flags.add_verb(verbs, 'evaluate', run, text)
     _add_subjects(parser)
+    # Not flags.add_step: this verb also takes all steps.
     parser.add_argument(
         '--step', help='Step of the checkpoint, or all for every checkpoint (default: the newest).'
     )
@@ -69,18 +70,20 @@ def _add_subjects(parser: argparse.ArgumentParser) -> None:
         help='Embeddings of the texts of --images: a .parquet table with the columns id (of the '
         'image), language, embedding and optionally kind, or a .npy array with one row per image.',
     )
+    # No default of 'en': choose_subject must see whether the user gave the flag.
     group.add_argument(
         '--language', default='', help='Language of the texts if --texts is an array (default: en).'
     )
     group.add_argument(
         '--out',
         type=flags.user_path,
-        help='Folder that takes the scores, as OUT/eval/0.json, of what is not a run.',
+        help='Folder for the scores of --model or of --images, which go to OUT/eval/0.json.',
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Scores, writes the scores to a file, and prints them as a table."""
+    # Flags that do not go together are refused before anything heavy is imported.
     subject = choose_subject(arguments)
     if arguments.overrides and not arguments.config:
         raise UserError(
@@ -125,6 +128,7 @@ def choose_subject(arguments: argparse.Namespace) -> str:
     missing = [name for name in needed if not getattr(arguments, name)]
     if missing:
         raise UserError(f'--{subject} needs --{" and --".join(missing)} too.')
+    # Only flags that stand in SUBJECTS are checked: the others go with every subject.
     known = {name for pair in SUBJECTS.values() for names in pair for name in names}
     wrong = sorted(name for name in known - {*needed, *allowed} if getattr(arguments, name))
     if wrong:
@@ -172,6 +176,7 @@ def _evaluate_checkpoint(
     restored = restore(workdir, step)
     config_run = restored.run
     if config:
+        # The model and its data stay those of the run; only what is scored changes.
         replaced = {key: config[key] for key in ('evaluators', 'languages') if key in config}
         config_run = Run.of(lists_to_tuples(read_config(workdir)) | replaced)
     evaluators = _select_evaluators(config_run.evaluators, arguments.only)

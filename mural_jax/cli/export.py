@@ -4,6 +4,7 @@ import argparse
 
 from mural_jax.cli import flags
 
+# The names in `exports.catalog` and `exports.native`, whose modules take seconds to import.
 FORMATS = ('safetensors', 'stablehlo', 'onnx', 'savedmodel', 'transformers', 'open_clip')
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 WRONG_EXPORT = 1  # Exit code.

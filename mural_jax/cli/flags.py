@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Verbs = argparse._SubParsersAction  # What argparse returns for the verbs of a parser.
 
 DATA_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+# The keys of `search.finder.CANDIDATES`, whose module imports jax.
 SEARCH_METHODS = ('exact', 'binary', 'faiss')
 _FIELD = re.compile(r'^(\w+): ')
 
@@ -58,6 +59,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data_dir',
         type=user_path,
+        # A text, because argparse applies `type` to it as to the word of a user.
         default=DATA_DIR,
         help='Folder of the prepared data (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).',
     )
@@ -112,6 +114,7 @@ def add_fields(parser: argparse._ArgumentGroup, kind: type) -> None:
     A field is a text, a number, a switch, or a tuple of texts. Its help comes from the line
     `FIELD: TEXT` of the docstring.
     """
+    # Types may be written as texts, which `dataclasses.fields` does not resolve.
     helps, hints = _read_field_helps(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         required = field.default is dataclasses.MISSING
@@ -136,6 +139,7 @@ def build_from_fields(kind: type, arguments: argparse.Namespace) -> Any:
     values = {
         field.name: getattr(arguments, _dest(field.name)) for field in dataclasses.fields(kind)
     }
+    # argparse returns lists, but fields are hashable.
     return kind(
         **{
             name: tuple(value) if isinstance(value, list) else value
@@ -157,6 +161,7 @@ def _read_field_helps(kind: type) -> dict[str, str]:
     """The text on each field in the docstrings of a class and its bases, as a sentence."""
     fields = {field.name for field in dataclasses.fields(kind)}
     helps: dict[str, str] = {}
+    # Bases first, so that a class can describe an inherited field anew.
     for base in reversed(kind.__mro__):
         field = ''
         for line in inspect.cleandoc(base.__doc__ or '').splitlines():
@@ -167,5 +172,6 @@ def _read_field_helps(kind: type) -> dict[str, str]:
             elif field and line.strip():
                 helps[field] += f' {line.strip()}'
             else:
+                # An empty line ends the text of a field.
                 field = ''
     return {field: text[:1].upper() + text[1:] for field, text in helps.items()}

@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     files, total = update.list_images(arguments.images, arguments.image_column, arguments.id_column)
     if (out / store.DESCRIPTION).exists():
         update.require_same_index(out, description, fingerprint, str(arguments.model))
+    # The files of an index should not mix with those of something else.
     elif out.exists() and any(out.iterdir()):
         raise UserError(f'{out} exists and is not an index. Give another folder with --out.')
     encoder = update.ImageEncoder(
@@ -125,6 +126,7 @@ def _describe_index(arguments: argparse.Namespace, model: 'Model') -> 'IndexDesc
         space=space,
         # Encoding nothing tells the dimension of the space.
         dim=model.encode_image([], space).shape[1],
+        # Absolute, because searches may start in another folder.
         model=str(arguments.model.resolve()),
         images=str(arguments.images.resolve()),
         thumbnail=arguments.thumbnail,

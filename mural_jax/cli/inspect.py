@@ -84,6 +84,7 @@ def describe_workdir(workdir: Path, step: int | None, full: bool = False) -> Ite
     steps = list_steps(folder)
     if not steps:
         raise UserError(f'There is no checkpoint in {folder}. Run `mural train` first.')
+    # Before anything that may raise: the list helps to choose another step.
     yield _build_steps_table(folder, steps)
     for broken in sorted(folder.glob('*.broken')):
         yield f'{broken.name} could not be read and was moved aside; delete it when you like'
@@ -151,6 +152,7 @@ def _find_best(folder: Path, steps: Sequence[int]) -> 'tuple[BestCheckpoints, in
     from mural_jax.workdir.damage import DamagedCheckpoint
     from mural_jax.workdir.retention import BestCheckpoints
 
+    # A damaged newest step is reported elsewhere; here it only leaves the table without a metric.
     with contextlib.suppress(DamagedCheckpoint):
         rule = read_seal(folder / str(steps[-1])).get('best')
         if rule:
@@ -169,6 +171,7 @@ def _build_arrays_table(step: int, leaves: Sequence[Leaf], full: bool) -> 'Table
         # One part more than GROUP_DEPTH, because the first part is the name of the tree.
         return leaf.path if full else '/'.join(leaf.path.split('/')[: GROUP_DEPTH + 1])
 
+    # Arrays of one group stand next to each other, since they come in the order of their trees.
     for group, members in itertools.groupby(leaves, group_of):
         own = list(members)
         dtypes = ', '.join(sorted({leaf.dtype for leaf in own}))
@@ -179,6 +182,7 @@ def _build_arrays_table(step: int, leaves: Sequence[Leaf], full: bool) -> 'Table
 
 
 def _build_totals_table(leaves: Sequence[Leaf]) -> 'Table':
+    # 'other' is what no prefix covers, such as the step.
     prefixes = {'params': 'params/', 'statistics': 'statistics/', 'optimizer': f'{OPTIMIZER}/'}
     parts = {
         name: [leaf for leaf in leaves if leaf.path.startswith(prefix)]

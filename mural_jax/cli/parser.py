@@ -80,6 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed arguments, with all `--config.FIELD=VALUE` words in `overrides`."""
     parser = build_parser(with_formats=list(argv[:2]) == ['data', 'ingest'])
     arguments, rest = parser.parse_known_args(argv)
+    # Which fields exist depends on the config file, so argparse cannot know them.
     overrides = [word for word in rest if word.startswith('--config.')]
     unknown = [word for word in rest if word not in overrides]
     if unknown or (overrides and not hasattr(arguments, 'config')):

@@ -69,11 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     first = make_plan(config, devices, chip, capacity)
     _print_plan(first, console)
+    # No changed settings: the config itself is the first attempt.
     outcome = SearchOutcome([({}, first)])
     if not first.fits and arguments.search:
         outcome = search_settings(
             config, devices, chip, capacity, first, lambda text: _print_line(console, text)
         )
+        # The last program is the one that fits, or the last that was tried.
         if len(outcome.tried) > 1:
             _print_plan(outcome.tried[-1][1], console)
     _print_conclusion(outcome, console)
@@ -90,10 +92,12 @@ def _configure_jax(topology: str) -> None:
     jax reads these variables when it is imported or first looks for devices, so this comes first.
     """
     kind, _, count = topology.partition(':')
+    # GPUs are planned for on the GPUs of this machine; others are compiled for from a CPU.
     if kind != 'gpu':
         os.environ['JAX_PLATFORMS'] = 'cpu'
         os.environ['TPU_SKIP_MDS_QUERY'] = '1'
         os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
+    # CPU devices are simulated, so jax must be told how many there are.
     if kind == 'cpu' and count.isdigit():
         given = os.environ.get('XLA_FLAGS', '')
         os.environ['XLA_FLAGS'] = f'{given} --xla_force_host_platform_device_count={count}'
@@ -164,4 +168,5 @@ def _write_json(
 
 
 def _print_line(console: 'Console', text: str) -> None:
+    # Settings have brackets, which rich would read as markup, and must be copied whole.
     console.print(text, markup=False, soft_wrap=True)

@@ -88,6 +88,7 @@ def _load_runs(
         restored = restore(workdir, step)
         runs.append(pages.load_run(workdir, restored.step, read_config(workdir)))
         if not index_path(workdir, restored.step).exists():
+            # `mural evaluate` with another config writes scores but no index.
             findings.maps.append(None)
             continue
         index = load_run_index(workdir, restored)

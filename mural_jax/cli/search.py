@@ -62,6 +62,7 @@ def _search_index(arguments: argparse.Namespace) -> None:
 
 def _search_run(arguments: argparse.Namespace) -> None:
     """Searches the images that `mural evaluate` embedded."""
+    # The embedder of a run decodes images with TensorFlow, which searches should not wait for.
     if arguments.image or arguments.model or arguments.how != 'exact':
         raise UserError('--image, --model and --how need --index: see `mural index --help`.')
     from mural_jax.runs.image_index import load_run_index
@@ -69,6 +70,7 @@ def _search_run(arguments: argparse.Namespace) -> None:
     from mural_jax.search.finder import Finder
     from mural_jax.search.sheet import name_image, save_contact_sheet
 
+    # The model of a run comes from its checkpoint, not from an export as that of an index.
     restored = restore(arguments.workdir, arguments.step)
     index = load_run_index(arguments.workdir, restored)
     query_1D = restored.embedder.embed_texts(index.space, [arguments.query])

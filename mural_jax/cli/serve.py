@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             'encryption. Put a proxy with both in front of it.',
             file=sys.stderr,
         )
+    # Listen before the model compiles: a wrong address should fail at once.
     listener = _open_listener(host, arguments.port)
     limits = page.UploadLimits(arguments.max_upload, arguments.max_pixels)
     service = page.SearchService(
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     application = page.build_app(service, LOOPBACK_HOSTS if is_local else ['*'])
     shown = f'[{host}]' if ':' in host else host
     port = listener.getsockname()[1]
+    # Flushed, so that a program which started this one can read the address.
     print(f'{len(searcher.index.rows):,} images: http://{shown}:{port}/', flush=True)
     config = uvicorn.Config(
         application,
@@ -103,6 +105,7 @@ def _require_towers(searcher: 'Searcher') -> None:
 def _open_listener(host: str, port: int) -> socket.socket:
     """A socket that listens at the address. Raises UserError if it cannot."""
     try:
+        # The host may be a name, or an address of IPv6.
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:

@@ -66,6 +66,7 @@ def require_passed(findings: Sequence[Finding]) -> None:
     failed = [f'{finding.message} {finding.advice}' for finding in findings if finding.fatal]
     if failed:
         raise UserError('\n'.join(failed))
+    # Only now: a start that fails should show nothing but its failures.
     for finding in findings:
         if finding.advice:
             processes.say(f'warning: {finding.message} {finding.advice}')
@@ -78,6 +79,7 @@ def check_versions() -> list[Finding]:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
+            # Which of these packages are installed depends on the platform.
             continue
     return _compare_processes(
         'versions',
@@ -102,6 +104,7 @@ def check_data(streams: Mapping[str, CheckedStream], vocabulary: str) -> list[Fi
 
     vocabulary: its fingerprint.
     """
+    # The fingerprint of a stream covers the records of all its sources.
     fingerprints = {name: stream.mixture.get('data', '') for name, stream in streams.items()}
     message = ', '.join(f'{name} {fingerprint}' for name, fingerprint in fingerprints.items())
     findings = _compare_processes(
@@ -111,6 +114,7 @@ def check_data(streams: Mapping[str, CheckedStream], vocabulary: str) -> list[Fi
         'Prepare the data once and give all processes that folder, or copies of it.',
     )
     for name, stream in streams.items():
+        # A batch larger than the data would draw some examples twice.
         size = int(stream.pool.sizes.sum())
         if size < stream.batch_size:
             findings.append(
@@ -132,6 +136,7 @@ def check_data(streams: Mapping[str, CheckedStream], vocabulary: str) -> list[Fi
 
 def check_devices() -> list[Finding]:
     """Whether all processes have the same number of devices of the same kind."""
+    # Sets have no order, and the lists of processes are compared.
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     return _compare_processes(
         'devices',
@@ -153,6 +158,7 @@ def check_workdir(workdir: Path, checkpoint_bytes: int) -> list[Finding]:
     token = workdir / f'.token-{processes.exchange("token", uuid.uuid4().hex)[0]}'
     if processes.is_first():
         token.touch()
+    # An exchange returns when all processes called it, so no process looks too early.
     processes.exchange('token is there', True)
     seen = processes.exchange('token', token.exists())
     if processes.is_first():
@@ -235,6 +241,7 @@ def _compare_processes(
 
     Every process must call this with the same `check`. message: of the finding if all are equal.
     """
+    # Values travel as JSON, which has lists in place of tuples.
     first, *others = [lists_to_tuples(own) for own in processes.exchange(check, value)]
     findings = [
         Finding(
