@@ -1,11 +1,13 @@
-"""Training crops of 224 pixels from JPEG: our stream, bare decoding, open_clip's loader; in turns.
+"""Images per second as training crops of 224 pixels: our stream, bare decoding, open_clip's loader.
 
     python benchmarks/data_throughput.py --photos=ARCHIVE.tar [--seconds=8] [--rounds=5]
 
-The photos are enlarged to 500 x 375 (JPEG, quality 90) in a temporary folder, so that any photos
-will do. All sides take a random part of 50 to 100% of the area, resize it to 224 x 224, and have
-two workers. `limit` is `tf.io.decode_and_crop_jpeg` and `tf.image.resize` in a map over bytes in
-memory, without texts. open_clip's side is what its trainer builds: WebDataset shards, PIL decoding,
+The photos are first resized to 500 x 375 (JPEG, quality 90) in a temporary folder, so any photos
+will do. Every loader takes a random part of 50 to 100% of the area, resizes it to 224 x 224, and
+has two workers. The loaders take turns, so that all of them meet the same load of the machine.
+
+`limit` is `tf.io.decode_and_crop_jpeg` and `tf.image.resize` in a map over bytes in memory, without
+texts. The loader of open_clip is the one that its trainer builds: WebDataset shards, PIL decoding,
 its training transform, its tokenizer, a DataLoader; it needs open_clip_torch and webdataset.
 """
 
@@ -25,11 +27,11 @@ from PIL import Image
 
 SIZE, AREA, BATCH = 224, 0.5, 64
 PHOTO = (500, 375)
-WARM = 8  # batches that are not counted: workers start, buffers fill
+WARM_UP = 8  # uncounted batches, while workers start and buffers fill
 
 
-def enlarge(archive: str, count: int, folder: Path) -> list[Path]:
-    """Photos of an archive as JPEG files of 500 x 375."""
+def resize_photos(archive: str, count: int, folder: Path) -> list[Path]:
+    """Writes the first photos of an archive as JPEG files of 500 x 375; returns their paths."""
     photos = []
     with tarfile.open(archive) as tar:
         members = [member for member in tar.getmembers() if member.isfile()]
@@ -42,40 +44,50 @@ def enlarge(archive: str, count: int, folder: Path) -> list[Path]:
     return photos
 
 
-def caption(number: int) -> str:
-    """A caption of ten words."""
+def write_caption(number: int) -> str:
+    """A caption of eleven words."""
     return f'a photo number {number} of somebody who does something out there'
 
 
-def ours(photos: list[Path], folder: Path) -> Iterator[int]:
-    """Batches of a captions stream over an ingested data set; yields their sizes."""
-    from mural_jax.data.fields.images import Augment
+def read_ours(photos: list[Path], folder: Path) -> Iterator[int]:
+    """Yields the sizes of batches of a captions stream over an ingested data set."""
+    from mural_jax.data.fields.image_settings import Augment
     from mural_jax.data.ingest.ingest import ingest
-    from mural_jax.data.sets.checks import Limits
+    from mural_jax.data.reading.stream import open_stream
+    from mural_jax.data.sets.checks import RecordLimits
     from mural_jax.data.sources.captions import CaptionTable
-    from mural_jax.data.streams.base import Source
+    from mural_jax.data.streams.base import StreamSource
     from mural_jax.data.streams.captions import Captions
-    from mural_jax.data.tokenizer import Vocabulary, train
+    from mural_jax.data.tokenizer import Vocabulary, train_vocabulary
 
     table = folder / 'captions.tsv'
     with table.open('w', newline='') as file:
         writer = csv.writer(file, delimiter='\t')
-        rows = ((path.name, caption(number)) for number, path in enumerate(photos))
+        rows = ((path.name, write_caption(number)) for number, path in enumerate(photos))
         writer.writerows([('image', 'caption'), *rows])
     reader = CaptionTable(table=str(table), images=(str(photos[0].parent),), language='en')
-    dataset = ingest(reader, 'photos', folder / 'data', Limits(), max_bad=0.0)
-    texts = [caption(number) for number in range(2000)]
+    dataset = ingest(reader, 'photos', folder / 'data', RecordLimits(), max_bad=0.0)
+    texts = [write_caption(number) for number in range(2000)]
     spec = Captions(
-        sources={'photos': Source(dataset)}, languages=('en',), batch_size=BATCH, max_length=77,
-        image_size=SIZE, area=AREA, augment=Augment(mirror=0.5),
-    )  # fmt: skip
-    stream = spec.open(folder / 'data', train(texts, Vocabulary(vocab_size=8000)), seed=0)
+        sources={'photos': StreamSource(dataset)},
+        languages=('en',),
+        batch_size=BATCH,
+        max_length=77,
+        image_size=SIZE,
+        area=AREA,
+        augment=Augment(mirror=0.5),
+    )
+    tokenizer = train_vocabulary(texts, Vocabulary(vocab_size=8000))
+    stream = open_stream(spec, folder / 'data', tokenizer, seed=0)
     for batch in stream.batches(0, 10**6):
         yield len(batch['image'])
 
 
-def limit(photos: list[Path], fancy: bool) -> Iterator[int]:
-    """Batches of bare decoding, cropping and resizing; `fancy` is how colours are enlarged."""
+def read_bare(photos: list[Path], fancy: bool) -> Iterator[int]:
+    """Yields the sizes of batches that are only decoded, cropped and resized.
+
+    fancy: Whether the decoder interpolates the colour channels, which JPEG stores smaller.
+    """
     import tensorflow as tf
 
     from mural_jax.data.fields import images
@@ -89,18 +101,19 @@ def limit(photos: list[Path], fancy: bool) -> Iterator[int]:
         return tf.cast(tf.image.resize(part_HWC, [SIZE, SIZE]) + 0.5, tf.uint8)
 
     dataset = tf.data.Dataset.from_tensor_slices(
-        (encoded, images.windows(side_B2, AREA, random_B4))
+        (encoded, images.draw_windows(side_B2, AREA, random_B4))
     )
     dataset = dataset.repeat().map(crop, num_parallel_calls=2, deterministic=False)
     for batch in dataset.batch(BATCH).prefetch(4):
         yield len(batch)
 
 
-def open_clip(photos: list[Path], folder: Path) -> Iterator[int]:
-    """Batches of open_clip's loader."""
+def read_open_clip(photos: list[Path], folder: Path) -> Iterator[int]:
+    """Yields the sizes of batches of open_clip's loader."""
     import torch
 
-    # torchvision is built for CUDA and does not find its operators beside the CPU build.
+    # The CUDA build of torchvision does not find its operators beside the CPU build of PyTorch.
+    # None of them is called; their definitions are enough to import it.
     operators = torch.library.Library('torchvision', 'FRAGMENT')
     for name in ('nms', 'qnms'):
         operators.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
@@ -113,23 +126,27 @@ def open_clip(photos: list[Path], folder: Path) -> Iterator[int]:
         with wds.TarWriter(path) as writer:
             for number in range(shard, len(photos), len(shards)):
                 jpg = photos[number].read_bytes()
-                writer.write({'__key__': f'{number:06d}', 'jpg': jpg, 'txt': caption(number)})
+                writer.write({'__key__': f'{number:06d}', 'jpg': jpg, 'txt': write_caption(number)})
     transform = image_transform(SIZE, is_train=True, aug_cfg=AugmentationCfg(scale=(AREA, 1.0)))
     tokenizer = library.get_tokenizer('ViT-B-32')
     dataset = wds.DataPipeline(
-        wds.ResampledShards(shards), wds.tarfile_to_samples(), wds.shuffle(200),
-        wds.decode('pilrgb'), wds.rename(image='jpg', text='txt'),
+        wds.ResampledShards(shards),
+        wds.tarfile_to_samples(),
+        wds.shuffle(200),
+        wds.decode('pilrgb'),
+        wds.rename(image='jpg', text='txt'),
         wds.map_dict(image=transform, text=lambda text: tokenizer(text)[0]),
-        wds.to_tuple('image', 'text'), wds.batched(BATCH, partial=False),
-    )  # fmt: skip
+        wds.to_tuple('image', 'text'),
+        wds.batched(BATCH, partial=False),
+    )
     loader = wds.WebLoader(dataset, batch_size=None, shuffle=False, num_workers=2)
     for image, _ in loader:
         yield len(image)
 
 
-def rate(batches: Iterator[int], seconds: float) -> float:
-    """Pictures a second."""
-    for _ in range(WARM):
+def measure_rate(batches: Iterator[int], seconds: float) -> float:
+    """Images per second."""
+    for _ in range(WARM_UP):
         next(batches)
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds:
@@ -138,10 +155,10 @@ def rate(batches: Iterator[int], seconds: float) -> float:
 
 
 def main() -> None:
-    """Measures in turns and prints a table in Markdown."""
+    """Measures all loaders in turns and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--photos', required=True, help='a tar archive of photos')
-    parser.add_argument('--count', type=int, default=1000, help='how many of them')
+    parser.add_argument('--photos', required=True, help='A tar archive of photos.')
+    parser.add_argument('--count', type=int, default=1000, help='Number of photos to use.')
     parser.add_argument('--seconds', type=float, default=8.0)
     parser.add_argument('--rounds', type=int, default=5)
     arguments = parser.parse_args()
@@ -149,31 +166,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / 'photos').mkdir()
-        photos = enlarge(arguments.photos, arguments.count, folder / 'photos')
-        sides: dict[str, Callable[[], Iterator[int]]] = {
-            'mural_jax': lambda: ours(photos, folder),
-            'limit': lambda: limit(photos, fancy=True),
-            'limit, colours enlarged plainly as we do': lambda: limit(photos, fancy=False),
-            'open_clip': lambda: open_clip(photos, folder),
+        photos = resize_photos(arguments.photos, arguments.count, folder / 'photos')
+        loaders: dict[str, Callable[[], Iterator[int]]] = {
+            'mural_jax': lambda: read_ours(photos, folder),
+            'limit': lambda: read_bare(photos, fancy=True),
+            'limit, colours not interpolated, as in our stream': lambda: read_bare(
+                photos, fancy=False
+            ),
+            'open_clip': lambda: read_open_clip(photos, folder),
         }
         try:
-            next(sides['open_clip']())
+            next(loaders['open_clip']())
         except ImportError as error:
-            print(f'open_clip is left out: {error}')
-            del sides['open_clip']
-        rates: dict[str, list[float]] = {side: [] for side in sides}
+            print(f'open_clip is skipped: {error}')
+            del loaders['open_clip']
+        rates: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(arguments.rounds):
-            for side, batches in sides.items():
-                # A generator of its own each time, closed before the next side runs.
+            for name, batches in loaders.items():
+                # A new generator for each turn, closed before the next loader runs.
                 running = batches()
-                rates[side].append(rate(running, arguments.seconds))
+                rates[name].append(measure_rate(running, arguments.seconds))
                 running.close()
-    print('| | pictures a second, median (from, to) | mural_jax by it |')
+    print('| | images per second, median (from, to) | mural_jax / it |')
     print('| --- | ---: | ---: |')
-    for side, values in rates.items():
+    for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(rates['mural_jax'], values))
-        print(f'| {side} | {statistics.median(values):,.0f} ({min(values):,.0f}, '
-              f'{max(values):,.0f}) | {ratio:.2f} |')  # fmt: skip
+        print(
+            f'| {name} | {statistics.median(values):,.0f} ({min(values):,.0f}, '
+            f'{max(values):,.0f}) | {ratio:.2f} |'
+        )
 
 
 if __name__ == '__main__':

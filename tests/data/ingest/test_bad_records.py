@@ -21,11 +21,11 @@ LIMITS = RecordLimits(max_pixels=50_000)
 GOOD = {f'{n}.png': encode_image(draw_image(n)) for n in range(40)}
 # By name of the image: its bytes, and the reason for which its record is bad.
 BAD = {
-    'cut.jpg': (encode_image(draw_image(1), 'JPEG')[:-500], 'picture is broken'),
-    'page.jpg': (b'<html>', 'picture is not an image'),
-    'large.png': (encode_image(draw_image(2, (300, 300))), 'picture has too many pixels'),
+    'cut.jpg': (encode_image(draw_image(1), 'JPEG')[:-500], 'image is broken'),
+    'page.jpg': (b'<html>', 'image is not readable'),
+    'large.png': (encode_image(draw_image(2, (300, 300))), 'image has too many pixels'),
     'mute.png': (encode_image(draw_image(3)), 'text is empty'),
-    'line\u2028end.png': (b'', 'no picture'),
+    'line\u2028end.png': (b'', 'no image'),
 }
 
 

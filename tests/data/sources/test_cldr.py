@@ -1,4 +1,4 @@
-"""Reading Unicode's files, on small ones made here."""
+"""Reading of Unicode's files, from small ones in the same format."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def unicode_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_base_emoji_only(unicode_dir: Path) -> None:
+def test_table_has_base_emoji_only(unicode_dir: Path) -> None:
     table = cldr.read_emoji_table(unicode_dir)
     assert [emoji.id for emoji in table] == [
         '1f468',
@@ -50,34 +50,43 @@ def test_base_emoji_only(unicode_dir: Path) -> None:
     assert table[-1].group == 'Objects'
 
 
-def test_person_variants_are_one_concept(unicode_dir: Path) -> None:
+def test_person_variants_share_a_concept(unicode_dir: Path) -> None:
     concepts = {emoji.name: emoji.concept for emoji in cldr.read_emoji_table(unicode_dir)}
     assert concepts['man'] == concepts['woman']
     assert concepts['man firefighter'] == concepts['firefighter']
     assert concepts['man'] != concepts['firefighter']
 
 
-def test_inherited_texts_are_no_texts(unicode_dir: Path) -> None:
+def test_inherited_texts_are_left_out(unicode_dir: Path) -> None:
     assert cldr.read_annotations(unicode_dir, 'xx') == {'☎': ('telephone', ['phone', 'ringer'])}
+
+
+def test_regional_locales_are_left_out(unicode_dir: Path) -> None:
     assert cldr.list_locales(unicode_dir) == ['xx']
 
 
-def test_missing_and_broken_files_say_what_to_do(tmp_path: Path, unicode_dir: Path) -> None:
+def test_error_names_package_of_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='unicode-data'):
         cldr.read_emoji_table(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='unicode-cldr-core'):
         cldr.list_locales(tmp_path / 'nowhere')
+
+
+def test_broken_xml_raises_user_error(unicode_dir: Path) -> None:
     broken = unicode_dir / 'common' / 'annotations' / 'xx.xml'
     broken.write_text('<ldml>', encoding='utf-8')
     with pytest.raises(UserError, match='not readable XML'):
         cldr.read_annotations(unicode_dir, 'xx')
 
 
-def test_splits_are_stable() -> None:
+def test_concepts_are_split_by_share() -> None:
     splits = [assign_split(f'concept {i}') for i in range(10_000)]
     assert abs(splits.count('test') / 10_000 - 0.15) < 0.01
     assert abs(splits.count('validation') / 10_000 - 0.03) < 0.01
-    # Written down once: another hash would move concepts from test to training.
+
+
+def test_splits_of_concepts_are_fixed() -> None:
+    # Another hash would move concepts from the test split to training.
     assert [assign_split(c) for c in ('dog', 'cat', 'telephone', 'person')] == [
         'train',
         'train',

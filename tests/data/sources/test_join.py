@@ -1,4 +1,4 @@
-"""Examples of a split: in one process, and by Beam, are the same."""
+"""Joining of texts and images, in one process and with Beam."""
 
 import dataclasses
 import itertools
@@ -9,29 +9,29 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from data.sources.wit_files import row, table, tsv, write_pixels
+from data.sources.wit_files import encode_tsv, make_row, write_pixels, write_table
 
 from mural_jax.data.sources import beam, join
 from mural_jax.data.sources.reader import Example, JoinedReader, Reader
 from mural_jax.data.sources.wit import Wit
 from mural_jax.types import UserError
 
-BAD = '\udcff'  # A byte that is no UTF-8.
+BAD = '\udcff'  # A byte that is not UTF-8.
 TEXTS = {
-    'one': [('a', 'first'), ('b', 'of b'), (BAD, 'no UTF-8 ' + BAD)],
-    'two': [('a', 'second'), ('!', 'broken'), ('c', 'no picture'), ('a', 'first')],
+    'one': [('a', 'first'), ('b', 'of b'), (BAD, 'not UTF-8 ' + BAD)],
+    'two': [('a', 'second'), ('!', 'broken'), ('c', 'no image'), ('a', 'first')],
 }
-PICTURES = {
-    'x': [('b', b''), ('a', b'the longer'), ('z', b'nobody tells of it')],
+IMAGES = {
+    'x': [('b', b''), ('a', b'the longer'), ('z', b'no row has it')],
     'y': [(BAD, b'3'), ('a', b'short'), ('b', b'2'), ('b', b'1')],
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made(JoinedReader):
-    """Rows and pictures of the tables above."""
+class ToyJoinedReader(JoinedReader):
+    """The rows and images of the tables above."""
 
-    with_pictures: bool = True
+    with_images: bool = True
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {'train': list(TEXTS)}
@@ -43,15 +43,15 @@ class Made(JoinedReader):
             yield key, Example(f'{key} {where}', [('en', 'text', text)], where=where, bad=bad)
 
     def image_parts(self) -> Sequence[str]:
-        return list(PICTURES) if self.with_pictures else []
+        return list(IMAGES) if self.with_images else []
 
     def read_images(self, part: str, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
-        yield from (p for p in PICTURES[part] if wanted is None or p[0] in wanted)
+        yield from (p for p in IMAGES[part] if wanted is None or p[0] in wanted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Whole(Reader):
-    """Examples that need no join."""
+class ToyReader(Reader):
+    """Examples that come whole."""
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {'train': ['a', 'b'], 'test': ['c']}
@@ -60,20 +60,23 @@ class Whole(Reader):
         yield Example(part, [('en', split, BAD)], image=part.encode(), score=1.0)
 
 
-READERS: list[Reader] = [Made(), Made(with_pictures=False), Whole()]
+READERS: list[Reader] = [ToyJoinedReader(), ToyJoinedReader(with_images=False), ToyReader()]
 
 
-def in_order(examples: Iterable[Example]) -> list[str]:
-    """Examples in an order of their own, as words: a NaN is no NaN's equal."""
+def sort_as_words(examples: Iterable[Example]) -> list[str]:
+    """Sorted descriptions of examples; examples with a NaN would never be equal."""
     return sorted(map(repr, examples))
 
 
-def by_beam(reader: Reader, split: str, folder: Path, *flags: str) -> tuple[list[Example], int]:
-    """(examples, pictures without rows) by Beam on this machine."""
+def read_with_beam(
+    reader: Reader, split: str, folder: Path, *flags: str
+) -> tuple[list[Example], int]:
+    """(examples, number of images without rows), read with Beam on this machine."""
     apache_beam = pytest.importorskip('apache_beam', reason='Apache Beam is not installed')
     folder.mkdir()
 
-    # Workers share no memory with the test, and cannot import it: so a closure, and files.
+    # Workers share no memory with the test and cannot import it, so this is a closure that writes
+    # files.
     def write(example: Example) -> None:
         (folder / uuid.uuid4().hex).write_bytes(pickle.dumps(example))
 
@@ -84,59 +87,70 @@ def by_beam(reader: Reader, split: str, folder: Path, *flags: str) -> tuple[list
     return [pickle.loads(path.read_bytes()) for path in folder.iterdir()], sum(dropped)
 
 
-def test_the_parts_of_a_join() -> None:
-    found = {example.id.split()[0]: example for example in join.read_split(Made(), 'train')}
-    assert found['a'].texts == [('en', 'text', 'first'), ('en', 'text', 'second')]
-    assert found['a'].image == b'the longer', 'the first picture, in the order of the parts'
-    assert (found['b'].image, found['b'].bad) == (b'2', ''), 'an empty file is no picture'
-    assert (found['c'].image, found['c'].bad) == (b'', join.NO_IMAGE)
-    assert found['!'].bad == 'broken'
-    assert set(found) == {'a', 'b', 'c', '!', BAD}
+@pytest.fixture
+def joined() -> dict[str, Example]:
+    """The joined examples by key."""
+    return {e.id.split()[0]: e for e in join.read_split(ToyJoinedReader(), 'train')}
 
 
-def test_the_order_of_rows_changes_nothing() -> None:
-    rows = [row for part in TEXTS for key, row in Made().read_rows('train', part) if key == 'a']
+def test_rows_of_one_key_are_merged(joined: dict[str, Example]) -> None:
+    assert joined['a'].texts == [('en', 'text', 'first'), ('en', 'text', 'second')]
+    assert set(joined) == {'a', 'b', 'c', '!', BAD}
+
+
+def test_first_image_of_a_key_is_used(joined: dict[str, Example]) -> None:
+    assert joined['a'].image == b'the longer'
+    # An empty file does not count as an image.
+    assert (joined['b'].image, joined['b'].bad) == (b'2', '')
+
+
+def test_rows_without_image_and_broken_rows_are_bad(joined: dict[str, Example]) -> None:
+    assert (joined['c'].image, joined['c'].bad) == (b'', join.NO_IMAGE)
+    assert joined['!'].bad == 'broken'
+
+
+def test_order_of_rows_does_not_change_example() -> None:
+    reader = ToyJoinedReader()
+    rows = [r for part in TEXTS for key, r in reader.read_rows('train', part) if key == 'a']
     rows += [Example('a', [('en', 'text', 'tenth')], where='two:10')]
-    merged = {repr(join.make_example(Made(), rows, b'1')) for rows in itertools.permutations(rows)}
-    assert len(merged) == 1
-    assert [text[2] for text in join.make_example(Made(), rows, b'1').texts] == [
-        'first',
-        'second',
-        'tenth',
-    ]
+    merged = [join.make_example(reader, order, b'1') for order in itertools.permutations(rows)]
+    assert len(set(map(repr, merged))) == 1
+    assert [text[2] for text in merged[0].texts] == ['first', 'second', 'tenth']
 
 
-def test_readers_without_pictures_pass_through() -> None:
-    found = list(join.read_split(Made(with_pictures=False), 'train'))
-    assert len(found) == 7 and not any(example.image for example in found)
-    assert [example.image for example in join.read_split(Whole(), 'test')] == [b'c']
+def test_examples_without_images_to_join_pass_through() -> None:
+    examples = list(join.read_split(ToyJoinedReader(with_images=False), 'train'))
+    assert len(examples) == 7 and not any(example.image for example in examples)
+    assert [example.image for example in join.read_split(ToyReader(), 'test')] == [b'c']
 
 
 @pytest.mark.parametrize('reader', READERS, ids=['joined', 'rows', 'whole'])
-def test_beam_gives_the_same(tmp_path: Path, reader: Reader) -> None:
-    found, dropped = by_beam(reader, 'train', tmp_path / 'found')
-    assert in_order(found) == in_order(join.read_split(reader, 'train'))
-    assert dropped == (1 if reader == Made() else 0)
+def test_beam_gives_same_examples(tmp_path: Path, reader: Reader) -> None:
+    examples, dropped = read_with_beam(reader, 'train', tmp_path / 'examples')
+    assert sort_as_words(examples) == sort_as_words(join.read_split(reader, 'train'))
+    assert dropped == (1 if reader == ToyJoinedReader() else 0)
 
 
-def test_beam_in_two_processes(tmp_path: Path) -> None:
-    pictures = {f'https://upload.wikimedia.org/{i}.jpg': b'picture %d' % i for i in range(20)}
-    rows = [row(url, language, page_title=url) for url in pictures for language in ('de', 'ja')]
+def test_beam_gives_same_examples_in_two_processes(tmp_path: Path) -> None:
+    images = {f'https://upload.wikimedia.org/{i}.jpg': b'image %d' % i for i in range(20)}
+    rows = [make_row(url, language, page_title=url) for url in images for language in ('de', 'ja')]
     rows[3]['image_url'] = 'https://upload.wikimedia.org/lost.jpg'
-    reader = Wit(table=table(tmp_path, tsv(rows)), images=(write_pixels(tmp_path, pictures),))
+    reader = Wit(
+        table=write_table(tmp_path, encode_tsv(rows)), images=(write_pixels(tmp_path, images),)
+    )
     flags = ('--direct_num_workers=2', '--direct_running_mode=multi_processing')
-    found, _ = by_beam(reader, 'train', tmp_path / 'found', *flags)
-    assert in_order(found) == in_order(join.read_split(reader, 'train'))
-    assert sorted(example.bad for example in found) == [*[''] * 20, join.NO_IMAGE]
+    examples, _ = read_with_beam(reader, 'train', tmp_path / 'examples', *flags)
+    assert sort_as_words(examples) == sort_as_words(join.read_split(reader, 'train'))
+    assert sorted(example.bad for example in examples) == [*[''] * 20, join.NO_IMAGE]
 
 
-def test_a_runner_that_is_given_is_taken() -> None:
+def test_given_runner_is_used() -> None:
     pytest.importorskip('apache_beam', reason='Apache Beam is not installed')
     given = beam.make_options(['--runner=DirectRunner', '--direct_num_workers=2']).get_all_options()
     assert (given['runner'], given['direct_num_workers']) == ('DirectRunner', 2)
 
 
-def test_without_beam_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_beam_is_named_in_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'apache_beam', None)
     with pytest.raises(UserError, match=r'mural-jax\[beam\]'):
-        beam.read_split(Made(), 'train')
+        beam.read_split(ToyJoinedReader(), 'train')

@@ -1,4 +1,4 @@
-"""TFDS data sets: what was written comes back, pictures byte for byte, texts with languages."""
+"""Reading of TFDS data sets: images byte for byte, texts with their languages."""
 
 import io
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mural_jax.data.sources.tfds_sets import TfdsSet
+from mural_jax.data.sources.tfds_sets import TfdsSet, list_shard_slices
 from mural_jax.types import UserError
 
 f = tfds.features
@@ -29,28 +29,28 @@ CAPTIONS = f.FeaturesDict(
 )
 
 
-def png(shade: int) -> bytes:
+def encode_encode_png(shade: int) -> bytes:
     file = io.BytesIO()
-    # Not as TFDS itself would write it, so that it would show if it did.
+    # Not as TFDS would encode it, so the test would notice if TFDS encoded the image again.
     Image.new('RGB', (5, 4), (shade, 0, 0)).save(file, 'PNG', compress_level=0)
     return file.getvalue()
 
 
-def photo(number: int) -> dict[str, Any]:
+def make_make_photo(number: int) -> dict[str, Any]:
     captions = [
         {'text': f'dog {number}', 'lang': 'en-US', 'id': 1},
         {'text': f'Hund {number}', 'lang': 'de-DE', 'id': 2},
     ]
     return {
-        'image': png(number),
+        'image': encode_png(number),
         'image/filename': f'{number}.png',
         'label': number % 2,
         'captions': captions,
-        'nested': {'words': [['a', 'b'], ['c']], 'photo': png(100 + number)},
+        'nested': {'words': [['a', 'b'], ['c']], 'photo': encode_png(100 + number)},
     }
 
 
-def store(folder: Path, name: str, features: Any, rows: Any, form: str = 'tfrecord') -> TfdsSet:
+def write_set(folder: Path, name: str, features: Any, rows: Any, form: str = 'tfrecord') -> TfdsSet:
     splits = {split: list(enumerate(examples)) for split, examples in rows.items()}
     tfds.dataset_builders.store_as_tfds_dataset(
         name,
@@ -67,23 +67,23 @@ def store(folder: Path, name: str, features: Any, rows: Any, form: str = 'tfreco
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('tfds')
-    rows = {'train': [photo(i) for i in range(3)], 'val': [photo(9)]}
+    rows = {'train': [make_photo(i) for i in range(3)], 'val': [make_photo(9)]}
     for form in ('tfrecord', 'array_record'):
-        store(folder, f'photos_{form}', CAPTIONS, rows, form)
+        write_set(folder, f'photos_{form}', CAPTIONS, rows, form)
     one = {'en': 'Hi', 'de': 'Hallo'}
-    store(folder, 'pairs', f.Translation(languages=['en', 'de']), {'test': [one]})
+    write_set(folder, 'pairs', f.Translation(languages=['en', 'de']), {'test': [one]})
     many = f.FeaturesDict({'talk': f.Text(), 'all': f.TranslationVariableLanguages()})
     talks = [{'talk': 't', 'all': {'en': 'Hi', 'de': ['Na', 'Hallo']}}]
-    store(folder, 'talks', many, {'train': [*talks, {'talk': 'u', 'all': {'fr': 'Salut'}}]})
+    write_set(folder, 'talks', many, {'train': [*talks, {'talk': 'u', 'all': {'fr': 'Salut'}}]})
     return folder
 
 
-def read(reader: TfdsSet, split: str) -> list[Any]:
+def read_split(reader: TfdsSet, split: str) -> list[Any]:
     return [e for part in reader.splits()[split] for e in reader.read_examples(split, part)]
 
 
 @pytest.mark.parametrize('form', ['tfrecord', 'array_record'])
-def test_captions(folder: Path, form: str) -> None:
+def test_fields_give_images_texts_labels_and_ids(folder: Path, form: str) -> None:
     reader = TfdsSet(
         dataset=f'photos_{form}',
         tfds_dir=str(folder),
@@ -97,11 +97,11 @@ def test_captions(folder: Path, form: str) -> None:
         'train': ['0:3'],
         'val': ['0:1'],
     }
-    found = read(reader, 'train')
-    assert [example.image for example in found] == [png(0), png(1), png(2)]
-    assert [example.id for example in found] == ['0.png', '1.png', '2.png']
-    assert [example.label for example in found] == [0, 1, 0]
-    assert found[1].texts == [
+    examples = read_split(reader, 'train')
+    assert [example.image for example in examples] == [encode_png(0), encode_png(1), encode_png(2)]
+    assert [example.id for example in examples] == ['0.png', '1.png', '2.png']
+    assert [example.label for example in examples] == [0, 1, 0]
+    assert examples[1].texts == [
         ('en', 'caption', 'dog 1'),
         ('de', 'caption', 'Hund 1'),
         ('fr', 'word', 'a'),
@@ -109,42 +109,49 @@ def test_captions(folder: Path, form: str) -> None:
         ('fr', 'word', 'c'),
         ('en', 'name', 'dog'),
     ]
-    assert list(reader.read_texts('train', '1:2')) == found[1].texts
+    assert list(reader.read_texts('train', '1:2')) == examples[1].texts
     assert reader.vocabulary() == (['de', 'en', 'fr'], ['caption', 'name', 'word'])
 
 
-def test_a_picture_inside_of_another_field(folder: Path) -> None:
-    name = str(folder / 'photos_tfrecord' / '1.0.0')  # By folder, as if it had no builder.
+def test_image_may_be_inside_another_field(folder: Path) -> None:
+    # By folder, as for a data set without a builder.
+    name = str(folder / 'photos_tfrecord' / '1.0.0')
     reader = TfdsSet(dataset=name, image='nested/photo', texts=('captions/text',), language='en')
-    (example,) = read(reader, 'val')
-    assert (example.image, example.id, example.bad) == (png(109), 'val:0', '')
+    (example,) = read_split(reader, 'val')
+    assert (example.image, example.id, example.bad) == (encode_png(109), 'val:0', '')
     assert reader.vocabulary() == (['en'], ['caption'])
-    (bad,) = read(TfdsSet(dataset=name, image='label', texts=reader.texts, language='en'), 'val')
+
+
+def test_field_that_is_no_image_makes_examples_bad(folder: Path) -> None:
+    name = str(folder / 'photos_tfrecord' / '1.0.0')
+    texts = ('captions/text',)
+    (bad,) = read_split(TfdsSet(dataset=name, image='label', texts=texts, language='en'), 'val')
     assert bad.bad == 'label is not an encoded image'
 
 
-def test_parts_are_files(folder: Path) -> None:
-    from mural_jax.data.sources import tfds_sets
+def test_files_of_a_split_are_slices() -> None:
+    assert list_shard_slices([2, 0, 3]) == ['0:2', '2:5']
 
-    assert tfds_sets.list_shard_slices([2, 0, 3]) == ['0:2', '2:5']
+
+def test_part_of_a_split_is_read_alone(folder: Path) -> None:
     reader = TfdsSet(
         dataset='photos_tfrecord', tfds_dir=str(folder), texts=('captions/text',), language='en'
     )
     assert [e.id for e in reader.read_examples('train', '1:3')] == ['train:1', 'train:2']
 
 
-def test_translations(folder: Path) -> None:
+def test_translations_have_languages_of_their_own(folder: Path) -> None:
     reader = TfdsSet(dataset='pairs', tfds_dir=str(folder))
     assert reader.family == 'translations'
-    (example,) = read(reader, 'test')
+    (example,) = read_split(reader, 'test')
     assert sorted(example.texts) == [('de', 'sentence', 'Hallo'), ('en', 'sentence', 'Hi')]
     assert reader.vocabulary() == (['de', 'en'], ['sentence'])
 
 
 @pytest.mark.parametrize('texts', ['*', 'all', 'all:sentence:*'])
-def test_translations_with_variable_languages(folder: Path, texts: str) -> None:
+def test_languages_of_translations_may_vary(folder: Path, texts: str) -> None:
     reader = TfdsSet(dataset='talks', tfds_dir=str(folder), texts=(texts,), id=('talk',))
-    first, second = read(reader, 'train')
+    first, second = read_split(reader, 'train')
     assert sorted(first.texts) == [
         ('de', 'sentence', 'Hallo'),
         ('de', 'sentence', 'Na'),
@@ -167,15 +174,15 @@ def test_translations_with_variable_languages(folder: Path, texts: str) -> None:
         ({'texts': ('label::en',), 'image': 'none'}, 'no field none'),
     ],
 )
-def test_wrong_flags(folder: Path, flags: dict[str, Any], message: str) -> None:
+def test_wrong_flags_are_refused(folder: Path, flags: dict[str, Any], message: str) -> None:
     reader = TfdsSet(**{'dataset': 'photos_tfrecord', 'tfds_dir': str(folder)} | flags)
     with pytest.raises(UserError, match=message):
         for split in reader.splits():
-            read(reader, split)
+            read_split(reader, split)
 
 
-def test_a_broken_file(tmp_path: Path) -> None:
-    reader = store(
+def test_broken_file_raises_user_error(tmp_path: Path) -> None:
+    reader = write_set(
         tmp_path,
         'broken',
         f.Translation(languages=['en', 'de']),
@@ -184,10 +191,10 @@ def test_a_broken_file(tmp_path: Path) -> None:
     (file,) = tmp_path.rglob('*.tfrecord*')
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match='Is the data set complete'):
-        read(reader, 'test')
+        read_split(reader, 'test')
 
 
-def test_the_module_is_light() -> None:
+def test_module_imports_no_heavy_library() -> None:
     code = (
         'import sys, mural_jax.data.sources.tfds_sets\n'
         "print([n for n in ('tensorflow', 'tensorflow_datasets', 'pyarrow') if n in sys.modules])"

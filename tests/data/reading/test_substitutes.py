@@ -1,4 +1,4 @@
-"""Captions that are nearly right, from the texts themselves."""
+"""Captions that are nearly right, made from the texts themselves."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ TEXTS = [
 ]
 
 
-def test_words_are_replaced_by_others_seen_in_the_same_place() -> None:
+def test_words_are_replaced_by_others_seen_in_the_same_context() -> None:
     substitutes = Substitutes(TEXTS)
-    swapped = {substitutes('cat left of dog', seed) for seed in range(200)}
+    swapped = {substitutes.replace('cat left of dog', seed) for seed in range(200)}
     assert 'cat left of dog' not in swapped
     for text in swapped:
         words = text.split()
@@ -27,20 +27,20 @@ def test_words_are_replaced_by_others_seen_in_the_same_place() -> None:
     assert 'dog left of dog' in swapped
 
 
-def test_without_spaces_characters_are_words() -> None:
+def test_text_without_spaces_is_replaced_by_characters() -> None:
     substitutes = Substitutes(TEXTS)
-    assert {substitutes('赤い車', seed) for seed in range(50)} == {'青い車'}
+    assert {substitutes.replace('赤い車', seed) for seed in range(50)} == {'青い車'}
 
 
-def test_nothing_else_was_seen() -> None:
+def test_text_stays_where_there_is_no_other_word() -> None:
     substitutes = Substitutes(['cat'])
-    assert substitutes('cat', 0) == 'cat' and substitutes('', 0) == ''
-    assert substitutes('dog', 0) == 'cat'
+    assert substitutes.replace('cat', 0) == 'cat' and substitutes.replace('', 0) == ''
+    assert substitutes.replace('dog', 0) == 'cat'
 
 
-def test_a_batch_is_the_same_again() -> None:
+def test_replacements_do_not_depend_on_the_order_of_texts() -> None:
     substitutes, again = Substitutes(TEXTS), Substitutes(TEXTS[::-1])
     text_B, random_B = np.array([t.encode() for t in TEXTS], object), np.linspace(0, 0.99, 6)
-    swapped = substitutes.batch(text_B, random_B)
-    np.testing.assert_array_equal(swapped, again.batch(text_B, random_B))
+    swapped = substitutes.replace_batch(text_B, random_B)
+    np.testing.assert_array_equal(swapped, again.replace_batch(text_B, random_B))
     assert all(a != b for a, b in zip(swapped, text_B))
