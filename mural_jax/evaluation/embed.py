@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mural_jax.distributed.mesh import gather, global_batch
+from mural_jax.distributed.mesh import gather, make_global_batch
 from mural_jax.evaluation.split_data import SplitExamples
 from mural_jax.models.functional import Params, merge
 from mural_jax.objectives import prediction
 from mural_jax.objectives.prediction import Predicted
-from mural_jax.types import Array, Batch, UserError
+from mural_jax.types import Array, Batch, Tree, UserError
 
 PAIRS = 512  # pairs of a text and an image in one joint pass (ours)
 
@@ -22,7 +22,7 @@ PAIRS = 512  # pairs of a text and an image in one joint pass (ours)
 class ModelEmbedder:
     """Embeds with the model of a run; a model of one stream also scores and completes pairs.
 
-    It satisfies `split_data.JointEmbedder`.
+    It satisfies `split_data.JointEmbedder`, which says what an embedding is.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class ModelEmbedder:
         self.batch_size = -(-batch_size // parts) * parts
         self._parts = parts
 
-    def embed_images(self, space: str, examples: SplitExamples) -> np.ndarray:
-        """Returns float32 [N, D], embeddings of the examples' images, decoded batch by batch."""
+    def embed_images(self, space: str, examples: SplitExamples) -> Tree:
+        """Returns what the space compares of the examples' images, decoded batch by batch."""
         return self._embed(space, 'image', examples.decode, len(examples.pngs))
 
-    def embed_decoded(self, space: str, visual: Any) -> np.ndarray:
-        """Returns float32 [N, D], embeddings of images that are already model input.
+    def embed_decoded(self, space: str, visual: Any) -> Tree:
+        """Returns what the space compares of images that are already model input.
 
         visual: images, uint8 [N, H, W, 3]; regions, float32 [N, R, F]; or (tags, int32 [N, L],
         regions).
@@ -65,8 +65,8 @@ class ModelEmbedder:
 
         return self._embed(space, 'image', part, len(jax.tree.leaves(visual)[0]))
 
-    def embed_texts(self, space: str, texts: list[str]) -> np.ndarray:
-        """Returns float32 [N, D], embeddings of N texts."""
+    def embed_texts(self, space: str, texts: list[str]) -> Tree:
+        """Returns what the space compares of N texts."""
         return self._embed(space, 'text', lambda a, b: self.tokenize(texts[a:b]), len(texts))
 
     def match_scores(self, texts: list[str], visual: Any, pair_P2: np.ndarray) -> np.ndarray:
@@ -99,10 +99,8 @@ class ModelEmbedder:
         counts = _count_hidden(graphdef, *arrays, inputs)
         return {name: np.asarray(value) for name, value in counts.items()}
 
-    def _embed(
-        self, space: str, tower: str, part: Callable[[int, int], Any], count: int
-    ) -> np.ndarray:
-        """Returns float32 [N, D] for `count` inputs, `part(start, stop)` making some of them.
+    def _embed(self, space: str, tower: str, part: Callable[[int, int], Any], count: int) -> Tree:
+        """Returns a tree of [N, ...] for `count` inputs, `part(start, stop)` making some of them.
 
         Each process makes its own rows of a batch. Raises UserError if an embedding is not finite.
         """
@@ -121,7 +119,7 @@ class ModelEmbedder:
             filled = jax.tree.map(lambda x: _repeat_last(x, own), rows)
             if self.mesh:
                 with jax.set_mesh(self.mesh):
-                    inputs = global_batch(filled, self.mesh)
+                    inputs = make_global_batch(filled, self.mesh)
                     vectors = _encode(graphdef, space, tower, *arrays, inputs)
             else:
                 vectors = _encode(graphdef, space, tower, *arrays, filled)
@@ -148,7 +146,7 @@ def _repeat_last(rows: Array, size: int) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _encode(
     graphdef: Any, space: str, tower: str, params: Params, statistics: Params, inputs: Any
-) -> Array:
+) -> Tree:
     model = merge(graphdef, params, statistics)
     return gather(model.represent(space, tower, model.encode(tower, inputs)))
 
@@ -167,7 +165,7 @@ def _count_hidden(
     model = merge(graphdef, params, statistics)
     text_BL, region_BRF = batch['text'], batch['regions']
     image = (batch['tags'], region_BRF) if 'tags' in batch else region_BRF
-    # Zeros are padding, on both sides: the model sees nothing of the side that is left out.
+    # Zeros are padding on both sides: the model sees nothing of the side that is left out.
     no_image = jax.tree.map(jnp.zeros_like, image)
     both, without_image, without_text = (
         model.encode('joint', pair)

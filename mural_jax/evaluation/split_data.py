@@ -10,7 +10,7 @@ import numpy as np
 
 from mural_jax.similarity.base import Similarity
 from mural_jax.similarity.measures import COSINE
-from mural_jax.types import Array, Batch, UserError
+from mural_jax.types import Array, Batch, Tree, UserError
 
 BATCH_SIZE = 64  # examples in a batch with hidden parts (ours)
 
@@ -48,26 +48,27 @@ class SplitExamples(NamedTuple):
 
 
 class Embedder(Protocol):
-    """Embeds images and texts as float32 unit vectors of a space, identical on every process.
+    """Embeds images and texts in a space, with the same result on every process.
 
-    `embed.ModelEmbedder` embeds with the model of a run, `external.libraries.ExternalModel` with
-    the model of another library.
+    An embedding is what the similarity of the space compares: float32 unit vectors [N, D] in a
+    dense space, another tree of [N, ...] in others. `embed.ModelEmbedder` embeds with the model of
+    a run, `external.libraries.ExternalModel` with the model of another library.
     """
 
-    def embed_images(self, space: str, examples: SplitExamples) -> np.ndarray:
-        """Returns float32 [N, D], the embeddings of the images of N examples."""
+    def embed_images(self, space: str, examples: SplitExamples) -> Tree:
+        """Returns the embeddings of the images of N examples."""
         ...
 
-    def embed_texts(self, space: str, texts: list[str]) -> np.ndarray:
-        """Returns float32 [N, D], the embeddings of N texts."""
+    def embed_texts(self, space: str, texts: list[str]) -> Tree:
+        """Returns the embeddings of N texts."""
         ...
 
 
 class JointEmbedder(Embedder, Protocol):
     """An embedder whose model can also encode a text and an image together in one pass."""
 
-    def embed_decoded(self, space: str, visual: Any) -> np.ndarray:
-        """Returns float32 [N, D], the embeddings of N images that are already model input."""
+    def embed_decoded(self, space: str, visual: Any) -> Tree:
+        """Returns the embeddings of N images that are already model input."""
         ...
 
     def match_scores(self, texts: list[str], visual: Any, pair_P2: np.ndarray) -> np.ndarray:
