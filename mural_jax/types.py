@@ -1,7 +1,27 @@
 """The words every module speaks: shapes, batches, encodings, and errors for the user.
 
-Letters in tensor names: B batch, L tokens, D embedding, H W C image height, width, channels,
-N ids of an example, K candidates kept, V vocabulary.
+Letters in tensor names. Where a letter has several meanings, the word before it decides.
+
+    B  examples of a batch
+    C  channels of an image; classes; candidates
+    D  numbers of an embedding
+    F  numbers of a region, or of its feature
+    G  numbers of a region's geometry; examples of a group; members of a pool
+    H  height of an image, or width where it is square; numbers of a recurrent state
+    I  ids of an example
+    J  stored texts that are joined to one
+    K  nearest results that are kept; cluster centres; kinds of texts
+    L  tokens of a text or an encoding; languages
+    M  hidden places of an example; records or results of a part; tokens of a result
+    N  any number of rows: ids of an example, embeddings, slots of a block
+    P  places; pairs
+    Q  queries
+    R  results; regions of an image; records
+    S  side of a square in pixels; sources that are mixed
+    T  texts; a tile
+    U  random numbers of an example
+    V  tokens of a vocabulary
+    W  width of an image
 """
 
 from collections.abc import Mapping
