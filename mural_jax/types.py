@@ -8,18 +8,18 @@ Letters in tensor names. Where a letter has several meanings, the word before it
     F  numbers of a region, or of its feature
     G  numbers of a region's geometry; examples of a group; members of a pool
     H  height of an image, or width where it is square; numbers of a recurrent state
-    I  ids of an example
+    I  ids of an example; items that a bootstrap draws
     J  stored texts that are joined to one
     K  nearest results that are kept; cluster centres; kinds of texts
     L  tokens of a text or an encoding; languages
-    M  hidden places of an example; records or results of a part; tokens of a result
+    M  hidden places of an example; records or results of a part; tokens of a result; a second N
     N  any number of rows: ids of an example, embeddings, slots of a block
     P  places; pairs
     Q  queries
     R  results; regions of an image; records
-    S  side of a square in pixels; sources that are mixed
+    S  side of a square in pixels; sources that are mixed; draws of a bootstrap
     T  texts; a tile
-    U  random numbers of an example
+    U  random numbers of an example; distinct texts
     V  tokens of a vocabulary
     W  width of an image
 """

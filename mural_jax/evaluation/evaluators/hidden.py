@@ -31,8 +31,8 @@ class HiddenParts(SplitEvaluator):
         counts: dict[str, list[np.ndarray]] = {}
         matches: list[np.ndarray] = []
         for batch, real_B in data.batches(self.stream, self):
-            for name, count_XB in data.embedder.hidden_counts(batch).items():
-                counts.setdefault(name, []).append(count_XB[:, real_B])
+            for name, count_RB in data.embedder.hidden_counts(batch).items():
+                counts.setdefault(name, []).append(count_RB[:, real_B])
             matches.append(batch['match'][real_B])
         by_metric = {name: np.concatenate(parts, axis=1) for name, parts in counts.items()}
         match_N = np.concatenate(matches)

@@ -101,9 +101,9 @@ def bootstrap_correlations(
     rng = np.random.default_rng(seed)
     value_S = np.empty(draws)
     for draw in range(draws):
-        query_H = rng.permutation(len(count_Q))[: len(count_Q) // 2]
-        pair_H = order_P[first_Q[query_H] + rng.integers(count_Q[query_H])]
-        value_S[draw] = spearman(cosine_P[pair_H], rating_P[pair_H])
+        drawn_Q = rng.permutation(len(count_Q))[: len(count_Q) // 2]
+        drawn_P = order_P[first_Q[drawn_Q] + rng.integers(count_Q[drawn_Q])]
+        value_S[draw] = spearman(cosine_P[drawn_P], rating_P[drawn_P])
     return value_S
 
 
