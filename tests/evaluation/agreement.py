@@ -1,10 +1,10 @@
-"""Makes what `test_agreement.py` compares with: scores by CLIP_benchmark and MTEB themselves.
+"""Makes the scores that `metrics/test_agreement.py` compares with, by CLIP_benchmark and MTEB.
 
     pip install clip-benchmark mteb 'numpy<2.4'    # CLIP_benchmark's accuracy fails on later ones
     cd tests; python -m evaluation.agreement --workdir=RUN --data_dir=DATA
 
-RUN is a trained quickstart: its embeddings of held-out pictures and their names are kept beside
-the scores, in `agreement.npz` and `agreement.json`.
+RUN is a trained quickstart: `agreement.npz` keeps its embeddings of held-out images and their
+names, `agreement.json` the scores.
 """
 
 import argparse
@@ -17,59 +17,59 @@ import numpy as np
 
 ARRAYS = Path(__file__).with_suffix('.npz')
 SCORES = Path(__file__).with_suffix('.json')
-EVERY = 3  # of the held-out pictures one in so many, to keep the file small
-LANGUAGES = ['en', 'de', 'ru', 'sw', 'ga']  # the names of one picture, as several captions of it
+EVERY = 3  # One in EVERY held-out images, to keep the file small.
+LANGUAGES = ['en', 'de', 'ru', 'sw', 'ga']  # Names in these languages are the captions of an image.
 RANKS = (1, 5, 10)
 Arrays = dict[str, np.ndarray]  # image [N, D], text [M, D], owner [M]: the image of a text
 
 
-def sets() -> dict[str, Arrays]:
-    """Embeddings that nobody trained, and those of a model, float32 of length 1."""
+def make_sets() -> dict[str, Arrays]:
+    """Random embeddings and those of a model, float32 of length 1."""
     with np.load(ARRAYS) as kept:
         real = dict(kept)
     for side in ('image', 'text'):
-        real[side] = unit(real[side].astype(np.float32))
-    return {'random': random(), 'real': real}
+        real[side] = normalize(real[side].astype(np.float32))
+    return {'random': make_random(), 'real': real}
 
 
-def random() -> Arrays:
-    """80 images of one to six texts, in no order."""
+def make_random() -> Arrays:
+    """80 images with one to six texts each, in no order."""
     rng = np.random.default_rng(0)
-    image_ND = unit(rng.normal(size=(80, 16)).astype(np.float32))
+    image_ND = normalize(rng.normal(size=(80, 16)).astype(np.float32))
     owner_M = rng.permutation(np.repeat(np.arange(80), rng.integers(1, 7, 80)))
     noise_MD = rng.normal(size=(len(owner_M), 16)).astype(np.float32)
-    return dict(image=image_ND, text=unit(image_ND[owner_M] + 0.3 * noise_MD), owner=owner_M)
+    return dict(image=image_ND, text=normalize(image_ND[owner_M] + 0.3 * noise_MD), owner=owner_M)
 
 
-def pairs(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Two sides of a bitext: the first text of each image, and the second, where there is one."""
+def split_pairs(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Two sides of a bitext: the first and the second text of each image that has two."""
     own = [np.flatnonzero(arrays['owner'] == i) for i in range(len(arrays['image']))]
     first, second = zip(*(numbers[:2] for numbers in own if len(numbers) > 1))
     return arrays['text'][list(first)], arrays['text'][list(second)]
 
 
-def unit(vector_ND: np.ndarray) -> np.ndarray:
+def normalize(vector_ND: np.ndarray) -> np.ndarray:
     return vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)
 
 
-def embedded(workdir: Path, data_dir: Path) -> Arrays:
+def embed_quickstart(workdir: Path, data_dir: Path) -> Arrays:
     """Held-out emoji and their names in several languages, float16."""
-    from mural_jax.runs.restore import restore, sources
+    from mural_jax.runs.restore import restore, restored_split_data
 
-    sources_ = sources(restore(workdir), data_dir)
-    items = sources_.items('emoji_cldr/pictures', 'test', 'name', images=True)
-    rows = items.names[::EVERY]
-    named = [(i, row[x]) for i, row in enumerate(rows) for x in LANGUAGES if x in row]
-    owner, texts = zip(*named)
+    data = restored_split_data(restore(workdir), data_dir)
+    examples = data.read_examples('emoji_cldr/pictures', 'test', 'name', images=True)
+    rows = examples.first_texts[::EVERY]
+    names = [(i, row[x]) for i, row in enumerate(rows) for x in LANGUAGES if x in row]
+    owner, texts = zip(*names)
+    image_ND = data.embedder.embed_images('image_text', examples)[::EVERY]
+    text_MD = data.embedder.embed_texts('image_text', list(texts))
     return dict(
-        image=sources_.embedder.images('image_text', items)[::EVERY].astype(np.float16),
-        text=sources_.embedder.texts('image_text', list(texts)).astype(np.float16),
-        owner=np.array(owner),
+        image=image_ND.astype(np.float16), text=text_MD.astype(np.float16), owner=np.array(owner)
     )
 
 
-def clip_benchmark(arrays: Arrays) -> dict[str, float]:
-    """By its own loop, of a model whose images and texts are embeddings already."""
+def score_with_clip_benchmark(arrays: Arrays) -> dict[str, float]:
+    """Scores of its own loop, for a model whose images and texts are already embeddings."""
     import torch
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
@@ -80,10 +80,14 @@ def clip_benchmark(arrays: Arrays) -> dict[str, float]:
     own = [np.flatnonzero(arrays['owner'] == i).tolist() for i in range(len(images))]
     loader = [(images[i : i + 16], own[i : i + 16]) for i in range(0, len(images), 16)]
     found = zeroshot_retrieval.evaluate(
-        Model(), loader, lambda numbers: torch.from_numpy(arrays['text'][numbers]), 'cpu',
-        amp=False, recall_k_list=list(RANKS),
-    )  # fmt: skip
-    # Texts as pictures, and the images as names of their classes.
+        Model(),
+        loader,
+        lambda numbers: torch.from_numpy(arrays['text'][numbers]),
+        'cpu',
+        amp=False,
+        recall_k_list=list(RANKS),
+    )
+    # The texts act as images, and the images as the names of their classes.
     scores = torch.from_numpy(arrays['text'] @ arrays['image'].T)
     top1, top5 = zeroshot_classification.accuracy(
         scores, torch.from_numpy(arrays['owner']), topk=(1, 5)
@@ -93,8 +97,8 @@ def clip_benchmark(arrays: Arrays) -> dict[str, float]:
     )
 
 
-def mteb(arrays: Arrays) -> dict[str, float]:
-    """Its search and its metrics, of bitext and of retrieval with several right texts."""
+def score_with_mteb(arrays: Arrays) -> dict[str, float]:
+    """Scores of its bitext mining, and of its retrieval with several right texts."""
     import torch
     from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
     from mteb._evaluators.text.bitext_mining_evaluator import BitextMiningEvaluator as Bitext
@@ -103,7 +107,7 @@ def mteb(arrays: Arrays) -> dict[str, float]:
     class Cosine:
         similarity = staticmethod(lambda a, b: torch.as_tensor(a) @ torch.as_tensor(b).T)
 
-    one, other = map(torch.from_numpy, pairs(arrays))
+    one, other = map(torch.from_numpy, split_pairs(arrays))
     gold = [(i, i) for i in range(len(one))]
     search: Any = Bitext.__new__(Bitext)
     found = {}
@@ -129,12 +133,15 @@ def main() -> None:
     parser.add_argument('--workdir', type=Path, required=True)
     parser.add_argument('--data_dir', type=Path, required=True)
     given = parser.parse_args()
-    np.savez_compressed(ARRAYS, **embedded(given.workdir, given.data_dir))
+    np.savez_compressed(ARRAYS, **embed_quickstart(given.workdir, given.data_dir))
     scores = {
         'versions': {name: version(name) for name in ('clip-benchmark', 'mteb', 'torch')},
         'scores': {
-            name: {'clip_benchmark': clip_benchmark(arrays), 'mteb': mteb(arrays)}
-            for name, arrays in sets().items()
+            name: {
+                'clip_benchmark': score_with_clip_benchmark(arrays),
+                'mteb': score_with_mteb(arrays),
+            }
+            for name, arrays in make_sets().items()
         },
     }
     SCORES.write_text(json.dumps(scores, indent=1) + '\n', encoding='utf-8')

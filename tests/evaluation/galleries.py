@@ -1,4 +1,4 @@
-"""Runs that nobody trained: scores, pictures and names made of random numbers."""
+"""Made-up runs: scores, images and names from random numbers, without any model."""
 
 import io
 from collections.abc import Sequence
@@ -7,102 +7,129 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mural_jax.evaluation.evaluators.base import Scored, retrieved, with_means
-from mural_jax.evaluation.metrics.bootstrap import Samples
-from mural_jax.evaluation.report.comparison import Measured
-from mural_jax.evaluation.report.page import Reported
-from mural_jax.evaluation.scores import Found, intervals
+from mural_jax.evaluation.evaluators.base import add_group_means, retrieval_metrics
+from mural_jax.evaluation.metrics.bootstrap import QuerySamples
+from mural_jax.evaluation.report.comparison import RunScores
+from mural_jax.evaluation.report.page import ReportedRun
+from mural_jax.evaluation.scores import CheckpointScores, compute_intervals
 
 DIM = 8
-SCRIPTS = ('cat', 'قطة', 'חתול', 'बिल्ली', '猫', 'кошка', 'แมว', 'ድመት')
+CATS = ('cat', 'قطة', 'חתול', 'बिल्ली', '猫', 'кошка', 'แมว', 'ድመት')
 
 
-def retrieval(rng: np.random.Generator, skill: float, size: int) -> list[Samples]:
-    """Recalls of `size` queries in each direction; of more skill, more are found."""
+def random_recalls(rng: np.random.Generator, skill: float, size: int) -> list[QuerySamples]:
+    """Recalls of `size` queries in each direction; more skill means higher recall."""
     noise_N = rng.random(size)
     return [
-        Samples(
+        QuerySamples(
             np.arange(size, dtype=np.int32),
-            {f'{way}_r{k}': (100 * (noise_N < skill * (1 + k / 10))).astype(np.float32)
-             for k in (1, 5, 10)} | {f'{way}_mean_rank': (1 + 9 * noise_N).astype(np.float32)},
+            {
+                f'{way}_r{k}': (100 * (noise_N < skill * (1 + k / 10))).astype(np.float32)
+                for k in (1, 5, 10)
+            }
+            | {f'{way}_mean_rank': (1 + 9 * noise_N).astype(np.float32)},
         )
         for way in ('image_to_text', 'text_to_image')
-    ]  # fmt: skip
+    ]
 
 
-def measured(
+def make_scores(
     groups: dict[str, Sequence[str]], skill: float, size: int = 60, evaluators: int = 1
-) -> Measured:
+) -> RunScores:
     """Scores as `mural evaluate` writes them: retrieval, and one evaluator without languages."""
-    found, kept = Found({}, {}, {}, {}), {}
+    scores, samples_of = CheckpointScores({}, {}, {}, {}), {}
     for number in range(evaluators):
         name = f'image_text/set{number}'
         samples = {
-            language: retrieval(np.random.default_rng([number, row]), skill, size)
+            language: random_recalls(np.random.default_rng([number, row]), skill, size)
             for row, language in enumerate(x for group in groups.values() for x in group)
         }
-        scored = Scored(retrieved(samples), size, None, samples)
-        found.results[name] = with_means(scored.results, groups)
-        found.intervals[name] = intervals(samples, size, groups)
-        found.protocol[name] = {
-            'name': 'one caption', 'dataset': 'captions/made_up', 'split': 'test',
-            'head': 'image_text', 'items': size, 'chance': 5.0, 'languages': list(samples),
-        }  # fmt: skip
-        kept[name] = size, samples
-    found.results['hidden'] = {'all': {'words': 12.5, 'match_auc': 0.75}}
-    found.protocol['hidden'] = {'name': 'hidden parts', 'dataset': 'captions/made_up',
-                                'split': 'test', 'items': size, 'chance': 5.0}  # fmt: skip
-    return Measured(found, kept)
+        scores.results[name] = add_group_means(retrieval_metrics(samples), groups)
+        scores.intervals[name] = compute_intervals(samples, size, groups)
+        scores.protocol[name] = {
+            'name': 'one caption',
+            'dataset': 'captions/made_up',
+            'split': 'test',
+            'space': 'image_text',
+            'headline': 'mean_recall',
+            'items': size,
+            'chance': 5.0,
+            'languages': list(samples),
+        }
+        samples_of[name] = size, samples
+    scores.results['hidden'] = {'all': {'words': 12.5, 'match_auc': 0.75}}
+    scores.protocol['hidden'] = {
+        'name': 'hidden parts',
+        'dataset': 'captions/made_up',
+        'split': 'test',
+        'headline': 'match_auc',
+        'items': size,
+        'chance': 5.0,
+    }
+    return RunScores(scores, samples_of)
 
 
-def run(
+def make_run(
     name: str, groups: dict[str, Sequence[str]], skill: float = 0.4, evaluators: int = 1
-) -> Reported:
+) -> ReportedRun:
+    """A run with 29 steps of training metrics and one value of an evaluator among them."""
     lines = [
-        {'step': step, 'loss': 9 / step, 'image_text/loss': 9 / step, 'pairs_per_second': 100.0,
-         'image_text/accuracy': step / 100}
+        {
+            'step': step,
+            'loss': 9 / step,
+            'image_text/loss': 9 / step,
+            'pairs_per_second': 100.0,
+            'image_text/accuracy': step / 100,
+        }
         for step in range(1, 30)
-    ]  # fmt: skip
+    ]
     lines[3:3] = [{'step': 3, 'eval/image_text/set0/mean_few/mean_recall': 3.0}]
-    return Reported(
-        Path(name), 30, '2026-01-02 03:04 UTC', measured(groups, skill, evaluators=evaluators),
-        lines, {'languages': groups, 'seed': 0},
-    )  # fmt: skip
+    return ReportedRun(
+        Path(name),
+        30,
+        '2026-01-02 03:04 UTC',
+        make_scores(groups, skill, evaluators=evaluators),
+        lines,
+        {'languages': groups, 'seed': 0},
+    )
 
 
-class Index:
-    """Pictures named in all languages: noise, each another one, every fourth a training one."""
+class RandomIndex:
+    """An index of random images with names in all languages; every fourth is a training image."""
 
-    task = 'image_text'
+    space = 'image_text'
 
     def __init__(self, languages: Sequence[str], size: int = 40):
         rng = np.random.default_rng(0)
-        self.image_ND = unit(rng.normal(size=(size, DIM)))
+        self.image_ND = normalize(rng.normal(size=(size, DIM)))
         self.names = [
-            {x: f'{SCRIPTS[row % len(SCRIPTS)]} {i}' for row, x in enumerate(languages)}
+            {x: f'{CATS[row % len(CATS)]} {i}' for row, x in enumerate(languages)}
             for i in range(size)
         ]
         self.splits = ['train' if i % 4 == 0 else 'test' for i in range(size)]
-        self.pngs = [png(rng) for _ in range(size)]
+        self._images = [random_png(rng) for _ in range(size)]
+
+    def read_image(self, number: int) -> bytes:
+        return self._images[number]
 
 
-class Embedder:
-    """Texts near to the picture whose number ends them."""
+class TargetEmbedder:
+    """Embeds a text near to the image whose number ends it."""
 
-    def __init__(self, index: Index, noise: float = 0.5):
+    def __init__(self, index: RandomIndex, noise: float = 0.5):
         self.index, self.noise = index, noise
 
-    def texts(self, task: str, texts: list[str]) -> np.ndarray:
+    def embed_texts(self, space: str, texts: list[str]) -> np.ndarray:
         rng = np.random.default_rng(len(texts))
-        right_ND = self.index.image_ND[[int(text.split()[-1]) for text in texts]]
-        return unit(right_ND + self.noise * rng.normal(size=right_ND.shape))
+        target_ND = self.index.image_ND[[int(text.split()[-1]) for text in texts]]
+        return normalize(target_ND + self.noise * rng.normal(size=target_ND.shape))
 
 
-def unit(vector_ND: np.ndarray) -> np.ndarray:
+def normalize(vector_ND: np.ndarray) -> np.ndarray:
     return (vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)).astype(np.float32)
 
 
-def png(rng: np.random.Generator) -> bytes:
+def random_png(rng: np.random.Generator) -> bytes:
     stream = io.BytesIO()
     noise = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((256, 256)).save(stream, 'PNG')
