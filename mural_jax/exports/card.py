@@ -56,6 +56,7 @@ def render_card(
 
 def _render_front_matter(source: TrainedModel, kind: str) -> str:
     """Returns the YAML header that model hubs read."""
+    # Hubs know these two by name, and show how to load the model with them.
     library = kind if kind in ('transformers', 'open_clip') else 'mural_jax'
     lines = [
         '---',
@@ -110,6 +111,7 @@ def _render_scores(source: TrainedModel) -> str:
             if metric in row
         ]
     for name, protocol in protocols.items():
+        # Lists and tables of a protocol would be too long for the card.
         facts = '; '.join(
             f'{key}: {value}' for key, value in protocol.items() if isinstance(value, str | int)
         )

@@ -72,37 +72,49 @@ def match_architecture(
     for architecture in architectures:
         if not misfits[architecture.name]:
             return architecture
-    # A tower of another kind weighs more than all of its settings.
-    nearest = min(
-        misfits, key=lambda name: sum(10 if ' is a ' in misfit else 1 for misfit in misfits[name])
-    )
+    nearest = min(misfits, key=lambda name: sum(misfit.weight for misfit in misfits[name]))
+    differences = '; '.join(misfit.text for misfit in misfits[nearest])
     raise UserError(
         f'{library} has no counterpart of this model. The nearest is {nearest}, but '
-        f'{"; ".join(misfits[nearest])}. Use --format=safetensors, stablehlo, onnx or savedmodel.'
+        f'{differences}. Use --format=safetensors, stablehlo, onnx or savedmodel.'
     )
 
 
-def _list_misfits(source: TrainedModel, architecture: Architecture) -> list[str]:
-    """Returns what differs between a model and an architecture, as sentences."""
+class Misfit(NamedTuple):
+    """A difference between a model and an architecture.
+
+    text: the difference, as a clause. weight: its distance, to find the nearest architecture.
+    """
+
+    text: str
+    weight: int = 1
+
+
+def _list_misfits(source: TrainedModel, architecture: Architecture) -> list[Misfit]:
+    """Returns what differs between a model and an architecture."""
     model, space = source.description.model, source.description.spaces[source.space]
-    misfits = []
-    for name, wanted in architecture.towers.items():
-        misfits += _list_differences(f'towers.{name}', model['towers'][name], wanted)
-    for name, wanted in architecture.heads.items():
+    misfits: list[Misfit] = []
+    for name, required in architecture.towers.items():
+        misfits += _list_differences(f'towers.{name}', model['towers'][name], required)
+    for name, required in architecture.heads.items():
         misfits += _list_differences(
-            f'spaces.{source.space}.heads.{name}', space.heads.get(name, NO_BIAS), wanted
+            f'spaces.{source.space}.heads.{name}', space.heads.get(name, NO_BIAS), required
         )
     if len(model['towers']['image'].get('patches', (16,))) > 1:
-        misfits.append('towers.image.patches has several levels')
+        misfits.append(Misfit('towers.image.patches has several levels'))
     return misfits
 
 
-def _list_differences(where: str, node: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    if node.get('kind') != wanted['kind']:
-        return [f'{where} is a {node.get("kind")}, not a {wanted["kind"]}']
+def _list_differences(
+    path: str, node: Mapping[str, Any], required: Mapping[str, Any]
+) -> list[Misfit]:
+    """Returns what differs between the config node of a tower or head and required settings."""
+    if node.get('kind') != required['kind']:
+        # A tower of another kind is further away than one with other settings.
+        return [Misfit(f'{path} is of kind {node.get("kind")}, not {required["kind"]}', weight=10)]
     return [
-        f'{where}.{key} is {node.get(key, DEFAULTS.get(key))!r}, not {value!r}'
-        for key, value in wanted.items()
+        Misfit(f'{path}.{key} is {node.get(key, DEFAULTS.get(key))!r}, not {value!r}')
+        for key, value in required.items()
         if key != 'kind' and node.get(key, DEFAULTS.get(key)) != value
     ]
 

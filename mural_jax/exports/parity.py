@@ -42,19 +42,19 @@ def check_parity(source: TrainedModel, encoders: dict[str, Encoder], dtype: str)
     Raises Mismatch if any example has a cosine below what its dtype allows.
     """
     examples, agreements = source.examples, []
-    given = {
+    inputs_and_vectors = {
         'image': (examples.images, examples.image_ND),
         'text': (examples.texts, examples.text_ND),
     }
     for tower in source.towers:
-        inputs, wanted_ND = given[tower]
+        inputs, expected_ND = inputs_and_vectors[tower]
         vector_ND = np.asarray(encoders[tower](inputs), np.float64)
-        if vector_ND.shape != wanted_ND.shape or not np.isfinite(vector_ND).all():
+        if vector_ND.shape != expected_ND.shape or not np.isfinite(vector_ND).all():
             raise Mismatch(
                 f'the tower {tower} gives an array {list(vector_ND.shape)}, which has values that '
-                f'are not finite or another shape than {list(wanted_ND.shape)}'
+                f'are not finite or another shape than {list(expected_ND.shape)}'
             )
-        cosine_N = _compute_cosines(vector_ND, wanted_ND.astype(np.float64))
+        cosine_N = _compute_cosines(vector_ND, expected_ND.astype(np.float64))
         agreement = Agreement(
             tower, len(cosine_N), float(cosine_N.min()), float(cosine_N.mean()), MIN_COSINE[dtype]
         )

@@ -38,10 +38,10 @@ def write_tokenizer(source: TrainedModel, folder: Path) -> None:
         pad_token=tokenizer.id_to_token(source.pad_id),
     )
     texts = [*EXAMPLES, *source.examples.texts]
-    wanted_NL = source.tokenizer(texts, description.text_length)
+    expected_NL = source.tokenizer(texts, description.text_length)
     encodings = tokenizer.encode_batch(texts)
-    for text, wanted_L, encoding in zip(texts, wanted_NL, encodings, strict=True):
-        if encoding.ids != wanted_L.tolist():
+    for text, expected_L, encoding in zip(texts, expected_NL, encodings, strict=True):
+        if encoding.ids != expected_L.tolist():
             raise UserError(
                 f'As a tokenizer.json, this vocabulary reads {text!r} differently: the folder '
                 'would give other embeddings. Use --format=safetensors.'

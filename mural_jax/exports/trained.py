@@ -144,9 +144,9 @@ def _trim_model_config(run: Run, tower: str | None) -> dict[str, Any]:
     return node
 
 
-def select_leaves(tree: Params, wanted: Params) -> Params:
-    """Returns the part of a tree that has the structure of `wanted`."""
+def select_leaves(tree: Params, structure: Params) -> Params:
+    """Returns the part of a tree that has the structure of `structure`."""
     return {
         key: select_leaves(tree[key], value) if isinstance(value, dict) else tree[key]
-        for key, value in wanted.items()
+        for key, value in structure.items()
     }

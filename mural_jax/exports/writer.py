@@ -77,13 +77,13 @@ def collect_model(restored: Restored, workdir: Path, tower: str | None) -> Train
     """Returns the model of a run, with examples from its image index."""
     description = describe_model(restored.run, restored.tokenizer.vocab_size, tower)
     _, params, statistics = restored.embedder.model
-    _, wanted_params, wanted_statistics = abstract_model(
+    _, params_structure, statistics_structure = abstract_model(
         description.model, description.spaces, description.vocab_size
     )
     return TrainedModel(
         description=description,
-        params=select_leaves(params, wanted_params),
-        statistics=select_leaves(statistics, wanted_statistics),
+        params=select_leaves(params, params_structure),
+        statistics=select_leaves(statistics, statistics_structure),
         tokenizer=restored.tokenizer,
         examples=_choose_examples(restored, workdir, next(iter(description.spaces))),
         workdir=workdir.name,
@@ -106,14 +106,14 @@ def _choose_examples(restored: Restored, workdir: Path, space: str) -> Examples:
         )
     index = load_run_index(workdir, restored)
     # Spread over the whole index, so that examples come from all its splits and languages.
-    chosen = np.linspace(0, len(index.rows) - 1, min(MAX_IMAGES, len(index.rows))).astype(int)
-    texts = list(dict.fromkeys(text for i in chosen for text in index.names[i].values()))
+    numbers = np.linspace(0, len(index.rows) - 1, min(MAX_IMAGES, len(index.rows))).astype(int)
+    texts = list(dict.fromkeys(text for i in numbers for text in index.names[i].values()))
     texts = texts[:: max(1, len(texts) // MAX_TEXTS)][:MAX_TEXTS]
     if index.space != space:
         raise UserError(f'{path} is in the space {index.space}, not in {space}. Evaluate again.')
-    images = [index.read_image(i) for i in chosen]
+    images = [index.read_image(i) for i in numbers]
     text_ND = restored.embedder.embed_texts(space, texts)
-    return Examples(space, images, index.image_ND[chosen], texts, text_ND)
+    return Examples(space, images, index.image_ND[numbers], texts, text_ND)
 
 
 def _read_scores(workdir: Path, step: int) -> dict[str, Any]:

@@ -61,11 +61,11 @@ def load_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
         # before they are decoded.
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            opened = image if isinstance(image, Image.Image) else Image.open(image)
-        pixels = opened.width * opened.height
+            source = image if isinstance(image, Image.Image) else Image.open(image)
+        pixels = source.width * source.height
         if pixels > max_pixels:
             raise UserError(f'it has {pixels:,} pixels, more than {max_pixels:,}.')
-        return opened.convert('RGB')
+        return source.convert('RGB')
     except UnidentifiedImageError as error:
         raise UserError('it is no image in a known format.') from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -114,6 +114,8 @@ def make_plan(config: Config, devices: list[Any], chip: Chip, capacity: float) -
     started = time.perf_counter()
     lowered = abstract.trainer.lower(abstract.state, abstract.batches)
     traced = time.perf_counter()
+    # The compiler for TPUs refuses a program that does not fit. Others compile it, and the memory
+    # that it needs is compared with the capacity below.
     compiled, refusal = compile_or_refusal(lowered)
     seconds = {'trace': traced - started, 'compile': time.perf_counter() - traced}
     parts = measure_parts(abstract)
@@ -121,6 +123,7 @@ def make_plan(config: Config, devices: list[Any], chip: Chip, capacity: float) -
     if memory:
         needed = float(memory.total)
     else:
+        # Some messages count temporaries alone.
         needed = refusal.bytes + (parts.arguments if refusal.temporaries else 0)
     work = measure_work(compiled.as_text()) if compiled else Work({}, 0.0, 0)
     flops = count_step_flops(abstract)

@@ -144,8 +144,10 @@ class CostEstimator:
         self.config, self.first, self.devices = config, first, devices
         self.chip = chip if chip.flops and chip.link and chip.traffic else NOMINAL_CHIP
         base = AbstractRun(config, devices)
-        self.batch_devices, self.tensor = base.batch_devices, first.mesh['tensor']
-        self.local = {name: size // self.batch_devices for name, size in first.batches.items()}
+        self.batch_devices = base.batch_devices
+        self.local_sizes = {
+            name: size // self.batch_devices for name, size in first.batches.items()
+        }
         # The present level of each tower comes first, then the others.
         self.remat = {
             key: tuple(dict.fromkeys((planning.get_value(config, key), *REMAT_LEVELS)))
@@ -153,23 +155,25 @@ class CostEstimator:
         }
         # Residual bytes are taken to be linear in the batch, fixed + slope * size. Traces of the
         # batch and of twice the batch tell the two parts.
-        self.kept = count_residual_bytes(base, self.local)
-        double = count_residual_bytes(base, {name: 2 * size for name, size in self.local.items()})
-        self.fixed = max(2 * self.kept - double, 0)
+        self.residuals = count_residual_bytes(base, self.local_sizes)
+        double = count_residual_bytes(
+            base, {name: 2 * size for name, size in self.local_sizes.items()}
+        )
+        self.fixed_residuals = max(2 * self.residuals - double, 0)
         # The bytes that each level of each tower saves. They add up, because towers keep their
         # residuals independently; so a product of levels needs no trace of its own.
-        self.saved = {
-            (key, level): self.kept - self._count_kept_with(key, level)
+        self.saved_residuals = {
+            (key, level): self.residuals - self._count_residuals_with(key, level)
             for key, levels in self.remat.items()
             for level in levels
         }
-        self.forward = count_tower_flops(base)
+        self.forward_flops = count_tower_flops(base)
 
-    def _count_kept_with(self, key: str, level: str) -> int:
+    def _count_residuals_with(self, key: str, level: str) -> int:
         if level == planning.get_value(self.config, key):
-            return self.kept
+            return self.residuals
         changed = planning.replace_values(self.config, {key: level})
-        return count_residual_bytes(AbstractRun(changed, self.devices), self.local)
+        return count_residual_bytes(AbstractRun(changed, self.devices), self.local_sizes)
 
     def fsdp_sizes(self) -> list[int]:
         """Returns the sizes of `mesh.fsdp` to try, the present one first."""
@@ -184,24 +188,27 @@ class CostEstimator:
 
     def microbatch_counts(self) -> list[int]:
         """Returns the numbers of microbatches that divide the batch of a device evenly."""
-        powers = {2**power for power in range(max(self.local.values()).bit_length())}
+        powers = {2**power for power in range(max(self.local_sizes.values()).bit_length())}
         return sorted(
             number
             for number in powers | {self.first.microbatches}
-            if all(size % number == 0 for size in self.local.values())
+            if all(size % number == 0 for size in self.local_sizes.values())
         )
 
     def build_candidate(self, microbatches: int, fsdp: int, levels: dict[str, str]) -> Candidate:
         """Returns the candidate with these values; `levels` maps fields to remat levels."""
         parts, shrink = self.first.parts, self.first.mesh['fsdp'] / fsdp
-        saved = sum(self.saved[key, level] for key, level in levels.items())
-        kept = self.fixed + max(self.kept - saved - self.fixed, 0) / microbatches
+        saved = sum(self.saved_residuals[key, level] for key, level in levels.items())
+        activations = (
+            self.fixed_residuals
+            + max(self.residuals - saved - self.fixed_residuals, 0) / microbatches
+        )
         parts = dataclasses.replace(
             parts,
             parameters=int(parts.parameters * shrink),
             optimizer=int(parts.optimizer * shrink),
             gradient=int(parts.gradient * shrink),
-            activations=int(kept),
+            activations=int(activations),
         )
         values: dict[str, Any] = {'microbatches': microbatches, 'mesh.fsdp': fsdp, **levels}
         # A mesh with data=-1 fills up with what is left; a fixed size has to shrink as fsdp grows.
@@ -228,17 +235,17 @@ class CostEstimator:
         passes forward once more. With fsdp, each pass gathers the parameters, and each backward
         pass scatters their gradient. Each pass reads the parameters from memory once.
         """
-        chip, forward_flops = self.chip, sum(self.forward.values())
+        chip, all_towers = self.chip, sum(self.forward_flops.values())
         assert chip.flops and chip.link and chip.traffic, 'NOMINAL_CHIP replaces others'
         passes = 3.0 + (microbatches > 1)
         # A level that is not in the table, such as 'offload', counts as 'dots'. The third part of
         # a field such as model.towers.image.remat is the name of the tower.
         recomputed = sum(
             RECOMPUTED_SHARE.get(level, RECOMPUTED_SHARE['dots'])
-            * self.forward.get(key.split('.')[2], 0.0)
+            * self.forward_flops.get(key.split('.')[2], 0.0)
             for key, level in levels.items()
         )
-        products = (passes * forward_flops + recomputed) / len(self.devices) / chip.flops
+        products = (passes * all_towers + recomputed) / len(self.devices) / chip.flops
         # The parameters of the whole group of fsdp devices.
         size = self.first.parts.parameters * self.first.mesh['fsdp']
         gathers = microbatches * (3.0 + (microbatches > 1)) * size * (1 - 1 / fsdp)

@@ -89,8 +89,8 @@ def _fit_shape(
         return _resize_positions(positions_LD, shape, path, ours, notices, file)
     # Equal sizes are not enough: [20, 8] must not become [8, 20]. Splitting or joining neighbouring
     # dimensions keeps all sizes of trailing dimensions, or adds some.
-    theirs, wanted = _suffix_sizes(array.shape), _suffix_sizes(shape)
-    if array.size == math.prod(shape) and (theirs <= wanted or theirs >= wanted):
+    their_sizes, our_sizes = _suffix_sizes(array.shape), _suffix_sizes(shape)
+    if array.size == math.prod(shape) and (their_sizes <= our_sizes or their_sizes >= our_sizes):
         return array.reshape(shape)
     raise UserError(
         f'{file}: {piece.name} is {array.shape}, but {path} is {shape}. Sizes of config.model and '

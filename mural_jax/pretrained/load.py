@@ -80,8 +80,8 @@ def _read_workdir(
     }
     checkpoints.close()
     root = '' if role == 'model' else f'towers/{role}/'
-    wanted = [path for path in ours if path.startswith(root)]
-    for path in wanted:
+    targets = [path for path in ours if path.startswith(root)]
+    for path in targets:
         # Heads may be missing: those of a space that is new here keep their initial values.
         if path.startswith('towers/') and path not in theirs:
             raise UserError(
@@ -93,7 +93,7 @@ def _read_workdir(
                 'Give this run the sizes of that one.'
             )
     report = PlacementReport(f'step {step} of {workdir}')
-    filled = {path: theirs[path] for path in wanted if path in theirs}
+    filled = {path: theirs[path] for path in targets if path in theirs}
     report.placed, report.unplaced = len(filled), sorted(theirs.keys() - filled.keys())
     return filled, report
 

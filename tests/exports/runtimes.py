@@ -29,12 +29,12 @@ HEAD = """
 import json, sys
 import numpy as np
 folder = sys.argv[1]
-given = np.load(sys.argv[2])
-texts = json.loads(str(given['texts']))
-files = json.loads(str(given['files']))
+examples = np.load(sys.argv[2])
+texts = json.loads(str(examples['texts']))
+files = json.loads(str(examples['files']))
 """
 TAIL = """
-for ours, expected in ((image_ND, given['image_ND']), (text_ND, given['text_ND'])):
+for ours, expected in ((image_ND, examples['image_ND']), (text_ND, examples['text_ND'])):
     ours = np.asarray(ours, np.float64)
     print((ours * expected).sum(1).min() / np.linalg.norm(ours, axis=1).max())
 assert not any(name.startswith('mural') for name in sys.modules)
@@ -72,7 +72,7 @@ from jax import export
 def encode(name, inputs):
     with open(f'{folder}/{name}.stablehlo', 'rb') as file:
         return export.deserialize(bytearray(file.read())).call(inputs)
-image_ND, text_ND = encode('image', given['pixels']), encode('text', given['tokens'])
+image_ND, text_ND = encode('image', examples['pixels']), encode('text', examples['tokens'])
 """,
     ),
     'onnx': Runtime(
@@ -84,7 +84,7 @@ import onnxruntime
 def encode(name, inputs):
     tower = onnxruntime.InferenceSession(f'{folder}/{name}.onnx')
     return tower.run(None, {tower.get_inputs()[0].name: inputs})[0]
-image_ND, text_ND = encode('image', given['pixels']), encode('text', given['tokens'])
+image_ND, text_ND = encode('image', examples['pixels']), encode('text', examples['tokens'])
 """,
     ),
     'savedmodel': Runtime(
@@ -193,9 +193,9 @@ def export(run: Path, kind: str, out: Path) -> None:
 def write_examples(run: Path, out: Path) -> None:
     """Writes images and texts of a run's index, raw and prepared, with their vectors."""
     index = ImageIndex(sorted((run / 'index').iterdir())[-1])
-    chosen = np.linspace(0, len(index.rows) - 1, COUNT).astype(int)
-    pngs = [index.read_image(i) for i in chosen]
-    texts = [next(iter(index.names[i].values())) for i in chosen]
+    numbers = np.linspace(0, len(index.rows) - 1, COUNT).astype(int)
+    pngs = [index.read_image(i) for i in numbers]
+    texts = [next(iter(index.names[i].values())) for i in numbers]
     files = [f'{number}.png' for number in range(COUNT)]
     for name, png in zip(files, pngs):
         (out / name).write_bytes(png)

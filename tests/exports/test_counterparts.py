@@ -120,7 +120,7 @@ def test_clip_with_bert_is_recognised(bert_config: str) -> None:  # noqa: F811
     ('config', 'kind', 'message'),
     [
         ('emoji:tiny', 'transformers', "towers.image.pool is 'mean', not 'class'"),
-        ('mural:tiny', 'transformers', 'towers.image is a efficientnet, not a vit'),
+        ('mural:tiny', 'transformers', 'towers.image is of kind efficientnet, not vit'),
         ('siglip:tiny', 'open_clip', "towers.image.pool is 'map', not 'class'"),
         ('emoji:decomposed,tiny', 'transformers', 'one transformer for images and texts'),
     ],

@@ -312,6 +312,6 @@ def test_text_positions_grow_by_interpolation() -> None:
     filled, report = place_arrays(source, ours, 'text', 'x.npz')
     assert '12 positions interpolated to 24' in ' '.join(report.lines())
     expected = source['bert.embeddings.position_embeddings.weight']
-    found = filled['towers/text/position_LD']
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
-    np.testing.assert_allclose(found[1], 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-5)
+    position_LD = filled['towers/text/position_LD']
+    np.testing.assert_allclose(position_LD[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(position_LD[1], 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-5)
