@@ -1,1 +1,1 @@
-"""Config files become plain nodes, and nodes become objects."""
+"""Config files become nested dicts, and these become objects."""

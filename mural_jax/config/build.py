@@ -1,13 +1,12 @@
-"""Configs: a file becomes a ConfigDict, and here, and nowhere else, that becomes objects.
+"""Builds objects from config nodes, and compares configs.
 
-A config file has `get_config(arg)` returning an `ml_collections.ConfigDict` of plain values and
-dicts. A dict with a `kind` is one row of a table below; its other keys are arguments.
+A node is a dict of plain values and further nodes. Its keys are the arguments of a class or a
+function; the key `kind` picks which one, from the literal table of a package.
 """
 
 import dataclasses
 import difflib
 import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,17 +17,25 @@ Node = Mapping[str, Any]
 
 
 def lists_to_tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down, so that configs compare and hash alike."""
+    """A config value with all its lists as tuples, at every depth.
+
+    Config files have tuples, and JSON turns them into lists: so both compare alike.
+    """
     if isinstance(value, Mapping):
         return {key: lists_to_tuples(item) for key, item in value.items()}
     return tuple(map(lists_to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def build(table: Mapping[str, Callable], node: Node, where: str, **given: Any) -> Any:
-    """The object that a node with a `kind` names. `where` is its place, for messages.
+    """The object that a node with a `kind` describes.
 
-    `given` are arguments that do not come from the config. Raises UserError for an unknown
-    kind, an unknown or missing key, or a value of another type.
+    Args:
+    table: classes or functions by kind.
+    node: the kind, and the arguments.
+    where: place of the node in the config, for messages.
+    given: arguments that do not come from the config.
+
+    Raises UserError for an unknown kind, an unknown or missing key, or a value of another type.
     """
     if 'kind' not in node:
         raise UserError(f'config.{where} needs a kind, one of {sorted(table)}.')
@@ -43,41 +50,47 @@ def build(table: Mapping[str, Callable], node: Node, where: str, **given: Any) -
 
 
 def make(call: Callable, node: Node, where: str, **given: Any) -> Any:
-    """`call` with a node's keys as arguments, each checked by name and by type."""
-    parameters = arguments_of(call)
+    """The result of `call` with the keys of a node as arguments.
+
+    Checks each key by name and each value by the type hint of its argument; a node for an argument
+    that is a dataclass becomes that dataclass. Raises UserError as `build` does.
+    """
+    parameters = list_arguments(call)
     hints = typing.get_type_hints(call.__init__ if inspect.isclass(call) else call)
-    open_to = [name for name in parameters if name not in given]
+    from_config = [name for name in parameters if name not in given]
     for key in node:
-        if key not in open_to:
-            raise UserError(f'{_place(where)} has no key {key!r}.{nearest(key, open_to)}')
-    for name in open_to:
+        if key not in from_config:
+            raise UserError(f'{_name_place(where)} has no key {key!r}.{nearest(key, from_config)}')
+    for name in from_config:
         if parameters[name].default is inspect.Parameter.empty and name not in node:
-            raise UserError(f'{_place(where)} lacks the key {name!r}.')
+            raise UserError(f'{_name_place(where)} lacks the key {name!r}.')
     arguments = {
-        key: _typed(value, hints.get(key), f'{where}.{key}') for key, value in node.items()
+        key: _check_type(value, hints.get(key), f'{where}.{key}') for key, value in node.items()
     }
     return call(**arguments, **given)
 
 
-def _place(where: str) -> str:
+def _name_place(where: str) -> str:
     return f'config.{where}' if where else 'config'
 
 
-def arguments_of(call: Callable) -> dict[str, inspect.Parameter]:
-    """The arguments of a function, or of what makes an object of a class."""
+def list_arguments(call: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, or of the constructor of a class."""
     if not inspect.isclass(call):
         return dict(inspect.signature(call).parameters)
-    # Not the signature of the class: a metaclass such as NNX's hides the arguments.
+    # Not the signature of the class itself: a metaclass such as that of NNX hides the arguments.
     parameters = dict(inspect.signature(call.__init__).parameters)
     return {name: value for name, value in parameters.items() if name != 'self'}
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _check_type(value: Any, hint: Any, where: str) -> Any:
+    """The value in the form of its type hint. Raises UserError if it has another type."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return make(typing.cast(Callable, hint), value, where)
+    # A mapping from names to dataclasses.
     inner = typing.get_args(hint)[1:]
     if inner and dataclasses.is_dataclass(inner[0]) and isinstance(value, Mapping):
-        return {key: _typed(item, inner[0], f'{where}.{key}') for key, item in value.items()}
+        return {key: _check_type(item, inner[0], f'{where}.{key}') for key, item in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
@@ -93,16 +106,17 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def check_known(name: str, table: Mapping[str, Any], where: str) -> None:
-    """Raises UserError where a config names what is not there."""
+    """Raises UserError if a config names something that is not in the table."""
     if name not in table:
         raise UserError(f'config.{where} names {name!r}.{nearest(name, table)}')
 
 
 def nearest(name: str, known: Any) -> str:
-    """' Did you mean ...?', or what there is where nothing is near."""
+    """The end of a message: ' Did you mean ...?', or all that is known if nothing is similar."""
     known = [str(key) for key in known]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:
+        # A field by its own name alone, without the nodes above it.
         tails = {key.split('.')[-1]: key for key in known}
         close = difflib.get_close_matches(name.split('.')[-1], tails, n=1, cutoff=0.5)
         close = [tails[tail] for tail in close]
@@ -110,9 +124,9 @@ def nearest(name: str, known: Any) -> str:
 
 
 def list_differences(ours: Node, theirs: Node) -> list[str]:
-    """One line for each field that differs, `field: ours != theirs`."""
-    left, right = flatten(ours), flatten(theirs)
-    absent = types.SimpleNamespace()
+    """One line `field: ours != theirs` for each field that differs, sorted by field."""
+    left, right = flatten_node(ours), flatten_node(theirs)
+    absent = object()  # equal to no value of a config
     lines = []
     for key in sorted(left.keys() | right.keys()):
         a, b = left.get(key, absent), right.get(key, absent)
@@ -123,10 +137,11 @@ def list_differences(ours: Node, theirs: Node) -> list[str]:
     return lines
 
 
-def flatten(node: Node, prefix: str = '') -> dict[str, Any]:
+def flatten_node(node: Node, prefix: str = '') -> dict[str, Any]:
+    """All fields and nodes below a node by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat[f'{prefix}{key}'] = value
         if isinstance(value, Mapping):
-            flat |= flatten(value, f'{prefix}{key}.')
+            flat |= flatten_node(value, f'{prefix}{key}.')
     return flat

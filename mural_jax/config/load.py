@@ -1,4 +1,4 @@
-"""Config files: found, parsed, overridden from the command line."""
+"""Finds and reads config files, and applies overrides from the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,26 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mural_jax.config.build import flatten, lists_to_tuples, nearest
+from mural_jax.config.build import flatten_node, lists_to_tuples, nearest
 from mural_jax.types import UserError
 
 Config = dict[str, Any]  # Nested plain values: numbers, strings, tuples, dicts.
 
 
 def load_config(argument: str, overrides: list[str]) -> dict[str, Any]:
-    """The config of `FILE[:arg]` with `--config.any.field=value` applied, as plain dicts.
+    """The config of `FILE[:arg]` as nested dicts, with overrides applied.
 
-    FILE is a path, or the name of a config that comes with the package: `emoji`,
-    `configs/emoji.py`. Raises UserError for a missing file, an unknown field, a wrong type.
+    A config file has a function `get_config(arg)` that returns an `ml_collections.ConfigDict`.
+
+    argument: FILE is a path, or the name of a config that comes with the package: `emoji` or
+    `configs/emoji.py`. `arg` goes to `get_config`.
+    overrides: `--config.any.field=value`, each for a field that the config has.
+
+    Raises UserError for a missing file, an unknown field or a value of another type.
     """
     path, _, arg = argument.partition(':')
     argv = ['mural', f'--config={find_config_file(path)}' + (f':{arg}' if arg else '')]
-    known = flatten(_parse_config(argv).to_dict())
+    known = flatten_node(_parse_config(argv).to_dict())
     for override in overrides:
         field = override.split('=', 1)[0].removeprefix('--config.')
         if field not in known:
@@ -31,7 +36,10 @@ def load_config(argument: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def find_config_file(path: str) -> Path:
-    """The config file that `path` names."""
+    """The config file at a path, or by the name of one that comes with the package.
+
+    Raises UserError if there is none.
+    """
     package = Path(__file__).parents[1]
     name = f'{Path(path).stem}.py'
     places = [Path(path), package / 'configs' / name, package.parent / 'configs' / name]
@@ -52,6 +60,7 @@ def _parse_config(argv: list[str]) -> ConfigDict:
         values(argv)
         return values.config
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
-        # An error inside the file comes with its traceback; what it says is the last line.
-        said = str(error).strip().splitlines()[-1] if 'Traceback' in str(error) else str(error)
-        raise UserError(f'{argv[-1]}: {said}') from error
+        # An error inside the file comes as a traceback, whose last line is the message.
+        text = str(error)
+        text = text.strip().splitlines()[-1] if 'Traceback' in text else text
+        raise UserError(f'{argv[-1]}: {text}') from error

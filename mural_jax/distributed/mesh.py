@@ -1,4 +1,4 @@
-"""The mesh, where arrays live on it, and how a host's slice becomes part of a global batch."""
+"""The mesh, where arrays live on it, and how global batches come from slices of processes."""
 
 import dataclasses
 import math
@@ -12,17 +12,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mural_jax.types import Array, UserError
 
-# Ordered (pattern, axes): the first pattern found in an array's path gives the mesh axis of each
-# of its dimensions, None for a dimension that is whole everywhere.
+# Ordered (pattern, axes): an array follows the first pattern found in its path. `axes` has the
+# mesh axis of each dimension, None for a dimension that is not split.
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
-# The batch is cut over these two, and whole along the third.
+# The batch is split over these two axes and replicated over the third.
 BATCH_AXES = ('data', 'fsdp')
 AXES = (*BATCH_AXES, 'tensor')
 
-# How transformer layers are split over the axis `tensor` (Shoeybi et al. 2019, arXiv:1909.08053):
-# the first product of a branch by its outputs, attention by heads, the second by its inputs. Axes
-# of the last dimensions: stacked layers have one more in front.
+# How transformer layers are split over the axis `tensor` (Shoeybi et al. 2019, arXiv:1909.08053).
+# The first matrix of a branch is split by its outputs (attention: by heads) and the second by its
+# inputs, so each branch needs one sum over devices. The axes are those of the last dimensions:
+# stacked layers have one more dimension in front.
 TENSOR: Rules = (
     ('(qkv|key_value)/kernel', (None, None, 'tensor')),
     ('(qkv|key_value)/bias', (None, 'tensor')),
@@ -34,17 +35,20 @@ TENSOR: Rules = (
     ('mlp/down/kernel', ('tensor', None)),
     ('token_VD', ('tensor', None)),
 )
-# Arrays with fewer entries stay whole: gathering one costs more time than it saves memory. Ours.
+# Arrays with fewer entries are not split over `fsdp`: to gather one costs more time than it saves
+# memory (ours).
 SMALLEST_SPLIT = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Devices along each axis; -1 takes those that are left.
+    """The number of devices along each axis; -1 takes all that are left.
 
-    data: copies of the model, each with its part of the batch. fsdp: the batch is split, and the
-    parameters and the optimizer's state too. tensor: the layers of transformers are split. Where
-    each array then lives is in `default_axes`, and `config.sharding` says otherwise.
+    `default_axes` says which arrays are split over which axis, unless `config.sharding` does.
+
+    data: copies of the model, each with its part of the batch.
+    fsdp: splits the batch, and the parameters and the optimizer state too.
+    tensor: splits the layers of transformers.
     """
 
     data: int = -1
@@ -52,9 +56,9 @@ class MeshShape:
     tensor: int = 1
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """The mesh of these devices, all there are for None.
+        """The mesh of these devices, or of all devices for None.
 
-        Raises UserError where the shape does not fit them.
+        Raises UserError if the shape does not fit them.
         """
         sizes = [self.data, self.fsdp, self.tensor]
         total = jax.device_count() if devices is None else len(devices)
@@ -64,61 +68,64 @@ class MeshShape:
         if math.prod(sizes) != total or min(sizes) < 1:
             raise UserError(
                 f'config.mesh {dataclasses.asdict(self)} does not fit {total} devices. '
-                'Give sizes whose product is that number, one of them may be -1.'
+                'Give sizes whose product is that number; one of them may be -1.'
             )
         return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding that keeps a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples over the axes `data` and `fsdp`."""
+    """The sharding that splits examples over the axes `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch(name: str, size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises UserError where a batch cannot be cut evenly."""
+def check_batch_size(name: str, size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises UserError if the batch of a stream does not split evenly."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if size % (parts * microbatches):
-        what = f'{microbatches} microbatches on each of {parts} devices'
-        what = what if microbatches > 1 else 'one for each device'
+        what = (
+            f'{microbatches} microbatches on each of {parts} devices'
+            if microbatches > 1
+            else 'one for each device'
+        )
         raise UserError(
             f'config.streams.{name}.batch_size={size} cannot be cut into {parts * microbatches} '
             f'equal parts, {what}. Give a multiple of it.'
         )
 
 
-def global_batch(batch: Any, mesh: Mesh) -> Any:
-    """This host's slice of a batch (numpy arrays) -> arrays of the global batch."""
+def make_global_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's slice of a batch (numpy arrays) -> arrays of the global batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def tree_sharding(tree: Any, rules: Rules, mesh: Mesh) -> Any:
-    """Where each array of a tree lives: the first rule that matches its path, else the default.
+    """The sharding of each array of a tree: by the first rule found in its path, or the default.
 
-    Raises UserError where an axis does not divide the dimension that a rule splits over it.
+    Raises UserError if an axis does not divide the dimension that a rule splits over it.
     """
-    specs = _specs(tree, rules, dict(mesh.shape))
+    specs = _find_specs(tree, rules, dict(mesh.shape))
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def constrain(tree: Any, rules: Rules) -> Any:
-    """The arrays, inside a jitted function, where `tree_sharding` puts them.
+    """The tree, inside a jitted function, with the shardings of `tree_sharding`.
 
-    Without a mesh in context (`jax.set_mesh`) they stay where they are.
+    Without a mesh in context (`jax.set_mesh`) it stays where it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
-    return jax.lax.with_sharding_constraint(tree, _specs(tree, rules, dict(mesh.shape)))
+    return jax.lax.with_sharding_constraint(tree, _find_specs(tree, rules, dict(mesh.shape)))
 
 
 def constrain_batch(x: Array, dim: int = 0) -> Array:
-    """An array, inside a jitted function, with its examples, along `dim`, over the devices."""
+    """The array, inside a jitted function, with its examples along `dim` split over the devices."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     spec = PartitionSpec(*(None,) * dim, BATCH_AXES)
@@ -126,47 +133,50 @@ def constrain_batch(x: Array, dim: int = 0) -> Array:
 
 
 def gather(x: Array) -> Array:
-    """An array, inside a jitted function, whole on every device."""
+    """The array, inside a jitted function, replicated on every device."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def _specs(tree: Any, rules: Rules, sizes: dict[str, int]) -> Any:
-    def place(path: tuple, value: Array) -> PartitionSpec:
+def _find_specs(tree: Any, rules: Rules, sizes: dict[str, int]) -> Any:
+    def find_spec(path: tuple, value: Array) -> PartitionSpec:
         name, shape = jax.tree_util.keystr(path, simple=True, separator='/'), np.shape(value)
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
         if axes is None:
-            return _spec(default_axes(name, shape, sizes), sizes)
+            return _make_spec(choose_axes(name, shape, sizes), sizes)
         for size, axis in zip(shape, axes):
             if axis is not None and size % sizes[axis]:
                 raise UserError(
                     f'config.sharding splits {name} {shape} over {axis}={sizes[axis]}, '
                     f'which does not divide {size}.'
                 )
-        return _spec(axes[: len(shape)], sizes)
+        return _make_spec(axes[: len(shape)], sizes)
 
-    return jax.tree.map_with_path(place, tree)
-
-
-def _spec(axes: Sequence[str | None], sizes: dict[str, int]) -> PartitionSpec:
-    """As XLA writes it, or the second step would be compiled anew for another name of the same."""
-    named = [axis if axis and sizes[axis] > 1 else None for axis in axes]
-    while named and named[-1] is None:
-        named.pop()
-    return PartitionSpec(*named)
+    return jax.tree.map_with_path(find_spec, tree)
 
 
-def default_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> list[str | None]:
+def _make_spec(axes: Sequence[str | None], sizes: dict[str, int]) -> PartitionSpec:
+    """The partition in the form that XLA gives it: no axes of one device, no None at the end.
+
+    In another form, the outputs of the first step would compile the second step anew.
+    """
+    split = [axis if axis and sizes[axis] > 1 else None for axis in axes]
+    while split and split[-1] is None:
+        split.pop()
+    return PartitionSpec(*split)
+
+
+def choose_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> list[str | None]:
     """The mesh axis of each dimension of an array that no rule matches.
 
-    Over `tensor` as `TENSOR` says; over `fsdp` the largest dimension that is still whole and that
-    the axis divides. Layers of a stack stay together: each step of a loop over them takes one.
+    The axis `tensor` follows the table `TENSOR`; `fsdp` splits the largest dimension that is not
+    split yet and that it divides.
     """
     axes: list[str | None] = [None] * len(shape)
     if sizes['tensor'] > 1:
-        split = [tail for pattern, tail in TENSOR if re.search(pattern, name)]
-        tail: tuple[str | None, ...] = split[0] if split else ()
+        tails = [tail for pattern, tail in TENSOR if re.search(pattern, name)]
+        tail: tuple[str | None, ...] = tails[0] if tails else ()
         start = len(shape) - len(tail)
         fits = start >= 0 and all(
             axis is None or shape[start + number] % sizes[axis] == 0
@@ -175,10 +185,12 @@ def default_axes(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> li
         if fits:
             axes[start:] = tail
     if sizes['fsdp'] > 1 and math.prod(shape) >= SMALLEST_SPLIT:
+        # Not the first dimension of stacked layers: each step of the loop over them needs one.
         free = [
-            dim for dim in range('/blocks/' in name, len(shape))
+            dim
+            for dim in range('/blocks/' in name, len(shape))
             if axes[dim] is None and shape[dim] % sizes['fsdp'] == 0
-        ]  # fmt: skip
+        ]
         if free:
             axes[max(free, key=lambda dim: shape[dim])] = 'fsdp'
     return axes

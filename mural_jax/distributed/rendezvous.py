@@ -1,4 +1,7 @@
-"""Where several processes find each other, and who is missing, before jax connects them."""
+"""Processes find each other, and name the missing ones, before jax connects them.
+
+jax itself aborts every process if one is missing, and does not say which.
+"""
 
 import contextlib
 import dataclasses
@@ -12,10 +15,13 @@ GREETING = 'mural'
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
-    """What the environment says: where process 0 listens, how many there are, which one this is.
+class ProcessWorld:
+    """The processes of a run as the environment describes them.
 
-    local_devices: the numbers of the GPUs that are for this process, None for all.
+    address: HOST:PORT where process 0 listens.
+    count: number of processes.
+    index: number of this process.
+    local_devices: numbers of the GPUs that this process uses; None for all.
     """
 
     address: str
@@ -24,12 +30,14 @@ class World:
     local_devices: Sequence[int] | None = None
 
 
-def described(environment: Mapping[str, str], timeout_seconds: float = 300) -> World | None:
-    """The processes that the environment describes, None for one alone.
+def read_world(environment: Mapping[str, str], timeout_seconds: float = 300) -> ProcessWorld | None:
+    """The processes that the environment describes; None for a single process.
 
-    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID; a Slurm step of several
-    tasks; the hosts of a TPU slice, which GKE lists in TPU_WORKER_HOSTNAMES and which are asked
-    for with MURAL_TPU_HOSTS=1 on TPU VMs. Raises UserError where half of it is missing.
+    Three descriptions are understood: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID; a Slurm step of several tasks; the hosts of a TPU slice, which GKE lists in
+    TPU_WORKER_HOSTNAMES. On TPU VMs, MURAL_TPU_HOSTS=1 asks for the hosts of the slice.
+
+    Raises UserError if a description is incomplete.
     """
     names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
     given = {name: environment[name] for name in names if environment.get(name)}
@@ -46,18 +54,18 @@ def described(environment: Mapping[str, str], timeout_seconds: float = 300) -> W
         count, index = map(int, numbers)
         local = environment.get('JAX_LOCAL_DEVICE_IDS')
         devices = [int(number) for number in local.split(',')] if local else None
-        return World(address, count, index, devices) if count > 1 else None
+        return ProcessWorld(address, count, index, devices) if count > 1 else None
     tasks = environment.get('SLURM_STEP_NUM_TASKS', environment.get('SLURM_NTASKS', '1'))
     slurm = 'SLURM_STEP_NODELIST' in environment and int(tasks) > 1
     slices = environment.get('MEGASCALE_NUM_SLICES', '1')
     several = ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or slices not in ('', '1')
     if slurm or several or environment.get('MURAL_TPU_HOSTS'):
-        return _detected(timeout_seconds)
+        return _detect_world(timeout_seconds)
     return None
 
 
-def _detected(timeout_seconds: float) -> World | None:
-    """What jax finds out by itself, as `jax.distributed.initialize()` does."""
+def _detect_world(timeout_seconds: float) -> ProcessWorld | None:
+    """The processes that jax detects by itself, as in `jax.distributed.initialize()`."""
     from jax._src import clusters
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
@@ -68,23 +76,25 @@ def _detected(timeout_seconds: float) -> World | None:
             'where they are nor how many. Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and '
             'JAX_PROCESS_ID.'
         )
-    return World(address, count, index or 0, devices) if count > 1 else None
+    return ProcessWorld(address, count, index or 0, devices) if count > 1 else None
 
 
-def meet(world: World, timeout_seconds: float) -> None:
-    """Waits until all processes are there, at the address where jax's service then listens.
+def meet_processes(world: ProcessWorld, timeout_seconds: float) -> None:
+    """Waits until all processes have come to the address where jax's service listens later.
 
-    jax aborts the process where one is missing, without saying which. Process 0 listens, the
-    others say who they are, and all get the same answer. Raises UserError that names the missing.
+    Process 0 listens, the others report to it, and all get the same answer. Raises UserError
+    with the missing processes, or with what does not fit together.
     """
     deadline = time.monotonic() + timeout_seconds
-    problem = _host(world, deadline) if world.index == 0 else _greet(world, deadline)
+    problem = (
+        _host_meeting(world, deadline) if world.index == 0 else _report_to_first(world, deadline)
+    )
     if problem:
         raise UserError(problem.replace('SECONDS', f'{timeout_seconds:.0f} seconds'))
 
 
-def _host(world: World, deadline: float) -> str:
-    """What is wrong with the processes that came, '' for nothing; tells them."""
+def _host_meeting(world: ProcessWorld, deadline: float) -> str:
+    """What is wrong with the processes that came, '' for nothing; answers all of them."""
     here = socket.gethostname()
     names, open_, problem = {0: here}, list[socket.socket](), ''
     with _listen(int(world.address.rsplit(':', 1)[1]), world.count, deadline) as listener:
@@ -100,26 +110,30 @@ def _host(world: World, deadline: float) -> str:
                 missing = ', '.join(str(i) for i in range(world.count) if i not in names)
                 there = ', '.join(f'{i} ({name})' for i, name in sorted(names.items()))
                 problem = (
-                    f'Of {world.count} processes these are missing after SECONDS: {missing}. '
+                    f'Some of {world.count} processes are missing after SECONDS: {missing}. '
                     f'Here are {there}. Look at what the missing ones printed, and whether their '
                     f'hosts reach {world.address}; then start all of them again.'
                 )
                 break
-            except (OSError, ValueError):  # Somebody else, such as a process of an earlier run.
-                continue
+            except (OSError, ValueError):
+                continue  # A stranger, for example a process of an earlier run.
             if greeting == GREETING:
                 open_.append(guest)
-                problem = _misfit(world, names, int(index), int(count), name)
+                problem = _describe_misfit(world, names, int(index), int(count), name)
                 names[int(index)] = name
     for guest in open_:
         with contextlib.suppress(OSError), guest:
             guest.sendall((problem or 'go').encode())
             guest.shutdown(socket.SHUT_WR)
-            guest.recv(1)  # The other side closes first, which leaves the port free for jax.
+            # Wait until the other side closes: the side that closes first keeps the port busy for
+            # a while, and jax needs it next.
+            guest.recv(1)
     return problem
 
 
-def _misfit(world: World, names: Mapping[int, str], index: int, count: int, name: str) -> str:
+def _describe_misfit(
+    world: ProcessWorld, names: Mapping[int, str], index: int, count: int, name: str
+) -> str:
     if count != world.count:
         return (
             f'Process {index} on {name} was told that there are {count} processes, process 0 on '
@@ -134,7 +148,10 @@ def _misfit(world: World, names: Mapping[int, str], index: int, count: int, name
 
 
 def _listen(port: int, backlog: int, deadline: float) -> socket.socket:
-    """Raises UserError where the port stays taken, for example by a run that is still ending."""
+    """A listening socket. Raises UserError if the port stays taken until the deadline.
+
+    A run that is still ending may hold it for a moment.
+    """
     while True:
         try:
             family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
@@ -150,11 +167,12 @@ def _listen(port: int, backlog: int, deadline: float) -> socket.socket:
             time.sleep(0.5)
 
 
-def _greet(world: World, deadline: float) -> str:
-    """What process 0 answers, '' for all is well."""
+def _report_to_first(world: ProcessWorld, deadline: float) -> str:
+    """The problem that process 0 answers with, '' for none."""
     host, port = world.address.rsplit(':', 1)
     words = f'{GREETING} {world.index} {world.count} {socket.gethostname()}\n'
-    while time.monotonic() < deadline + 5:  # Process 0 says first who is missing.
+    # Longer than process 0 waits, so that its answer, which names the missing, comes first.
+    while time.monotonic() < deadline + 5:
         try:
             with socket.create_connection((host.strip('[]'), int(port)), timeout=5) as server:
                 server.sendall(words.encode())

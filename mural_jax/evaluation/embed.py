@@ -45,6 +45,7 @@ class ModelEmbedder:
         """
         self.model = graphdef, params, statistics
         self.tokenize, self.mesh = tokenize, mesh
+        # Every device must get the same number of rows of a batch.
         parts = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
         self.batch_size = -(-batch_size // parts) * parts
         self._parts = parts
@@ -76,6 +77,7 @@ class ModelEmbedder:
         the text, number of the image); `visual` is as in `embed_decoded`.
         """
         graphdef, *arrays = self.model
+        # Tokenized once, although each text is in many pairs.
         text_NL = self.tokenize(texts)
         score_P = np.empty(len(pair_P2), np.float32)
         for start in range(0, len(pair_P2), PAIRS):
@@ -95,6 +97,7 @@ class ModelEmbedder:
         `regions_without_text`; `match` is float32 [1, B], the matching score of the pair.
         """
         graphdef, *arrays = self.model
+        # Ids and origins are for losses and logs; the model takes neither.
         inputs = {name: value for name, value in batch.items() if name not in ('ids', 'origin')}
         counts = _count_hidden(graphdef, *arrays, inputs)
         return {name: np.asarray(value) for name, value in counts.items()}
@@ -125,6 +128,7 @@ class ModelEmbedder:
                 vectors = _encode(graphdef, space, tower, *arrays, filled)
             embedded.append(jax.tree.map(np.asarray, vectors))
         represented = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *embedded)
+        # A NaN would rank nowhere, and the recall would look like a bad model's.
         finite_N = np.ones(count, bool)
         for array in jax.tree.leaves(represented):
             finite_N &= np.isfinite(array).reshape(count, -1).all(1)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from flax import nnx
 
-from mural_jax.config.build import arguments_of, build
+from mural_jax.config.build import list_arguments, build
 from mural_jax.config.changes import MEANS
 from mural_jax.models.catalog import TOWERS
 from mural_jax.models.compute import choose_compute
@@ -46,7 +46,7 @@ class DualEncoder(nnx.Module):
         for name, node in towers.items():
             given: dict[str, Any] = {'rngs': rngs, 'compute': compute}
             tower = TOWERS.get(node.get('kind'))
-            if tower and 'vocab_size' in arguments_of(tower):
+            if tower and 'vocab_size' in list_arguments(tower):
                 given['vocab_size'] = vocab_size
             built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
         widths = {name: tower.width for name, tower in built.items()}

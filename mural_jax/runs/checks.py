@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mural_jax.config.build import arguments_of
+from mural_jax.config.build import list_arguments
 from mural_jax.data.streams.base import Stream
 from mural_jax.evaluation.evaluators.base import Evaluator
 from mural_jax.evaluation.validation import PREFIX
@@ -90,7 +90,7 @@ def check_stages(stages: Sequence[TrainingStage], evaluators: Mapping[str, Evalu
 def check_tokenizer(model: Mapping[str, Any], tokenizer: Any) -> None:
     """Raises UserError where a text tower expects other special tokens than the vocabulary has."""
     for tower, node in model['towers'].items():
-        if 'vocab_size' not in arguments_of(TOWERS[node['kind']]):
+        if 'vocab_size' not in list_arguments(TOWERS[node['kind']]):
             continue
         where = f'config.model.towers.{tower}'
         pools_end = node.get('pool') == 'eot'

@@ -9,7 +9,7 @@ import numpy as np
 
 from mural_jax.config.build import lists_to_tuples
 from mural_jax.data.tokenizer import Tokenizer
-from mural_jax.distributed.mesh import MeshShape, replicated
+from mural_jax.distributed.mesh import MeshShape, replicated_sharding
 from mural_jax.evaluation.embed import ModelEmbedder
 from mural_jax.evaluation.split_data import SplitData
 from mural_jax.runs.run import Run
@@ -42,7 +42,7 @@ def restore(workdir: Path, step: int | None = None) -> Restored:
     mesh = MeshShape().build(jax.devices())
     # Whatever devices saved it, each device here holds a copy.
     params, statistics = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
         (params, statistics),
     )
     trees = checkpoints.restore(step, params=params, statistics=statistics)

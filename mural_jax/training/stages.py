@@ -7,9 +7,10 @@ resume is exact on both sides of a boundary.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from mural_jax.config.build import check_known, make
+from mural_jax.config.changes import MEANS
 from mural_jax.training.at_end import AT_END, EndAction
 from mural_jax.training.optimizers import Optimizer
 from mural_jax.training.trainer import Trainer
@@ -33,7 +34,7 @@ class StageSettings:
     after: str = ''
     tasks: tuple[str, ...] = ()
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    at_end: tuple[str, ...] = ()
+    at_end: Annotated[tuple[str, ...], MEANS] = ()
 
 
 @dataclasses.dataclass(frozen=True)

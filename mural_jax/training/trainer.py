@@ -9,7 +9,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mural_jax.distributed.mesh import batch_sharding, check_batch_size, global_batch, tree_sharding
+from mural_jax.distributed.mesh import (
+    batch_sharding,
+    check_batch_size,
+    make_global_batch,
+    tree_sharding,
+)
 from mural_jax.tasks.base import Task
 from mural_jax.training import step as training_step
 from mural_jax.training.gradients import PenaltyTerm
@@ -135,7 +140,7 @@ class Trainer:
         fields = {name: value for name, value in batch.items() if name not in HOST_ONLY}
         size = len(fields['ids'])
         index = np.arange(size, dtype=np.int32) + size * jax.process_index()
-        return global_batch(fields | {'index': index}, self.mesh)
+        return make_global_batch(fields | {'index': index}, self.mesh)
 
 
 def _put(x: Array, sharding: Any) -> Array:

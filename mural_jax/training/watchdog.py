@@ -1,4 +1,4 @@
-"""Notices that training stands still, and says which host waits for what."""
+"""Notices that training stands still, and says which process waits for what."""
 
 import contextlib
 import faulthandler
@@ -18,8 +18,9 @@ import jax
 from mural_jax.distributed import processes
 from mural_jax.types import UserError
 
-PERIOD = 5.0  # seconds between two publications, at most; ours
-FOLDER = 'mural/beats'
+PERIOD = 5.0  # largest time between two publications, in seconds (ours)
+FOLDER = 'mural/beats'  # keys in the coordination service
+# By phase: words for one process and for several.
 PHASES = {
     'start': ('starts', 'start'),
     'data': ('waits for data at step {}', 'wait for data at step {}'),
@@ -31,7 +32,7 @@ PHASES = {
 
 
 class Beat(NamedTuple):
-    """Where a host was when it was last heard of. `at` is its own monotonic clock, in seconds."""
+    """The newest sign of progress of a process. `at` is its own monotonic clock, in seconds."""
 
     step: int
     phase: str
@@ -39,16 +40,20 @@ class Beat(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """How hosts hear of each other: `publish(host, text)` replaces what a host said before."""
+    """How processes tell each other where they are.
+
+    publish: stores a text for a process number, in place of an older one.
+    read_all: returns the texts of all processes by number.
+    """
 
     publish: Callable[[int, str], None]
     read_all: Callable[[], Mapping[int, str]]
 
 
 class Watchdog:
-    """Says, once a stall, that nothing happened for `seconds`, and where all threads are.
+    """Reports a stall once: the phase of every process, and the stacks of all threads.
 
-    It stops nothing, as training may go on; then it says so. 0 seconds turn it off.
+    It never stops training, which may still go on; then it reports that too.
     """
 
     def __init__(
@@ -58,30 +63,33 @@ class Watchdog:
         exchange: Exchange | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        """Stacks go to folder/stall-HOST-STEP.txt and stderr; so does what is said, without `say`.
+        """Args:
+        folder: where stacks go, as stall-PROCESS-STEP.txt; they also go to stderr.
+        seconds: time without progress that counts as a stall; 0 turns the watchdog off.
+        exchange: how to reach the other processes; None for jax's coordination service.
+        say: gets the reports; None prints them to stderr.
 
-        Without an `exchange` the hosts of a jax.distributed run use its coordination service.
-        Raises UserError where `seconds` are negative.
+        Raises UserError if `seconds` is negative.
         """
         if seconds < 0:
             raise UserError(f'A stall of {seconds} seconds cannot be; give more, or 0 for never.')
         self._folder, self._seconds = folder, seconds
-        self._host = jax.process_index()
-        self._exchange = exchange or coordination_service()
+        self._process = jax.process_index()
+        self._exchange = exchange or connect_coordination_service()
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._period = min(PERIOD, seconds / 10)
         self._last = Beat(0, 'start', time.monotonic())
         self._heard: dict[int, dict[str, Any]] = {}
         self._trouble = ''
         self._done = threading.Event()
-        # Two, because asking a coordinator that hangs would hang the watching too.
+        # Two threads, because a question to a coordinator that hangs would hang the watching too.
         self._threads = [
             threading.Thread(target=target, daemon=True, name=f'watchdog {target.__name__}')
             for target in (self._watch, self._share)
         ]
 
     def beat(self, step: int, phase: str) -> None:
-        """Takes note that `step` has come to `phase`, a word of DOING."""
+        """Records progress: `step` has come to `phase`, a key of PHASES."""
         assert phase in PHASES, phase
         self._last = Beat(step, phase, time.monotonic())
 
@@ -107,13 +115,14 @@ class Watchdog:
                 stalled = None
             if stalled is None and time.monotonic() - last.at > self._seconds:
                 stalled = last
-                self._report(last)
+                self._report_stall(last)
 
-    def _report(self, last: Beat) -> None:
-        """The stacks, and what is known of all hosts."""
-        path = self._folder / f'stall-{self._host}-{last.step}.txt'
+    def _report_stall(self, last: Beat) -> None:
+        """Writes the stacks, and says what is known of all processes."""
+        path = self._folder / f'stall-{self._process}-{last.step}.txt'
         waited = time.monotonic() - last.at
-        text = f'no progress for {waited:.0f} s: {describe_stall(self._beats(last))}{self._trouble}'
+        beats = self._list_beats(last)
+        text = f'no progress for {waited:.0f} s: {describe_stall(beats)}{self._trouble}'
         try:
             with path.open('w', encoding='utf-8') as file:
                 file.write(text + '\n\n')
@@ -121,98 +130,108 @@ class Watchdog:
                 faulthandler.dump_traceback(file)
             print(path.read_text(encoding='utf-8'), file=sys.stderr, flush=True)
             text += f'; stacks are in {path}'
-        except OSError as error:  # a full disk may be why nothing goes on
+        except OSError as error:
+            # A full disk may be the very reason of the stall.
             text += f'; stacks could not be written to {path} ({error.strerror})'
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(2)
         self._say(text)
 
-    def _beats(self, last: Beat) -> list[dict[str, Any]]:
-        """What is known of every host: 'host', 'name', 'step', 'phase', 'silent' seconds."""
+    def _list_beats(self, last: Beat) -> list[dict[str, Any]]:
+        """What is known of every process: 'process', 'host', 'step', 'phase', 'silent' seconds."""
         now = time.monotonic()
-        mine = self._mine(last) | {'silent': 0.0}
-        known = {host: said | {'silent': now - said['heard']} for host, said in self._heard.items()}
-        known[self._host] = mine
-        for said in known.values():
-            # Many times the period of publishing, and half the time that hosts are heard.
-            if said['silent'] < self._seconds / 4:
-                said['silent'] = 0.0
-        return [known[host] for host in sorted(known)]
+        known = {
+            number: beat | {'silent': now - beat['heard']} for number, beat in self._heard.items()
+        }
+        known[self._process] = self._describe_self(last) | {'silent': 0.0}
+        for beat in known.values():
+            # Half of the time that this process has listened, and many periods of publishing: a
+            # shorter silence means nothing.
+            if beat['silent'] < self._seconds / 4:
+                beat['silent'] = 0.0
+        return [known[number] for number in sorted(known)]
 
-    def _mine(self, last: Beat) -> dict[str, Any]:
-        name = socket.gethostname()
-        return {'host': self._host, 'name': name, 'step': last.step, 'phase': last.phase}
+    def _describe_self(self, last: Beat) -> dict[str, Any]:
+        return {
+            'process': self._process,
+            'host': socket.gethostname(),
+            'step': last.step,
+            'phase': last.phase,
+        }
 
     def _share(self) -> None:
-        """Publishes where this host is; hears the others once it has waited half the time."""
+        """Publishes where this process is, and reads the others after half the time of a stall."""
         if self._exchange is None:
             return
         count = 0
         while not self._done.wait(self._period):
             count += 1
             last = self._last
+            beat = self._describe_self(last) | {'count': count, 'pid': os.getpid()}
             try:
-                self._exchange.publish(
-                    self._host, json.dumps(self._mine(last) | {'count': count, 'pid': os.getpid()})
-                )
+                self._exchange.publish(self._process, json.dumps(beat))
                 if time.monotonic() - last.at > self._seconds / 2:
-                    self._hear(self._exchange.read_all())
+                    self._record_beats(self._exchange.read_all())
                 self._trouble = ''
-            except Exception as error:  # what the caller's exchange raises is not known here
-                self._trouble = f'; other hosts cannot be asked ({str(error).splitlines()[:1]})'
+            except Exception as error:  # An exchange of the caller may raise anything.
+                line = str(error).splitlines()[:1]
+                self._trouble = f'; other processes cannot be asked ({line})'
 
-    def _hear(self, texts: Mapping[int, str]) -> None:
-        """A host is silent since its count last changed: clocks of hosts are never compared."""
+    def _record_beats(self, texts: Mapping[int, str]) -> None:
+        """Records the beats of all processes, and when each last changed its count.
+
+        Times are those of this process: clocks of two hosts cannot be compared.
+        """
         now = time.monotonic()
         heard = {}
-        for host, text in texts.items():
-            said, before = json.loads(text), self._heard.get(host)
-            same = before is not None and before['count'] == said['count']
-            heard[host] = said | {'heard': before['heard'] if before and same else now}
+        for number, text in texts.items():
+            beat, before = json.loads(text), self._heard.get(number)
+            same = before is not None and before['count'] == beat['count']
+            heard[number] = beat | {'heard': before['heard'] if before and same else now}
         self._heard = heard
 
 
 def describe_stall(beats: Sequence[Mapping[str, Any]]) -> str:
-    """Words for who waits for what: those who hold up the others first.
+    """Words for which process waits for what; the processes that hold up the others come first.
 
-    A host is behind that is silent, at an earlier step than others, or still waits for data of a
-    step that others are in.
+    A process holds up the others if it is silent, if it is at an earlier step, or if it has not
+    entered a step that others wait in.
     """
     newest = max(beat['step'] for beat in beats)
-    inside = any(beat['step'] == newest and beat['phase'] == 'step' for beat in beats)
+    entered = any(beat['step'] == newest and beat['phase'] == 'step' for beat in beats)
 
-    def behind(beat: Mapping[str, Any]) -> bool:
-        slow = beat['step'] < newest or (inside and beat['phase'] != 'step')
+    def is_late(beat: Mapping[str, Any]) -> bool:
+        slow = beat['step'] < newest or (entered and beat['phase'] != 'step')
         return bool(beat['silent'] or slow)
 
-    late = [beat for beat in beats if behind(beat)]
+    late = [beat for beat in beats if is_late(beat)]
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for beat in (beat for beat in beats if not behind(beat)):
+    for beat in (beat for beat in beats if not is_late(beat)):
         groups.setdefault((beat['phase'], beat['step']), []).append(beat)
-    words = [_one(beat) for beat in late]
+    words = [_describe_process(beat) for beat in late]
     for (phase, step), group in groups.items():
         if len(group) == 1:
-            words.append(_one(group[0]))
+            words.append(_describe_process(group[0]))
         else:
-            numbers = ', '.join(str(beat['host']) for beat in group)
-            words.append(f'hosts {numbers} {PHASES[phase][1].format(step)}')
+            numbers = ', '.join(str(beat['process']) for beat in group)
+            words.append(f'processes {numbers} {PHASES[phase][1].format(step)}')
         if late and phase == 'step':
             words[-1] += ' for the others'
     return '; '.join(words)
 
 
-def _one(beat: Mapping[str, Any]) -> str:
-    text = f'host {beat["host"]} ({beat["name"]}) '
+def _describe_process(beat: Mapping[str, Any]) -> str:
+    text = f'process {beat["process"]} ({beat["host"]}) '
     if beat['silent']:
-        text += f'is silent for {beat["silent"]:.0f} s, its process is gone or frozen; it '
+        text += f'is silent for {beat["silent"]:.0f} s, it is gone or frozen; it '
     return text + PHASES[beat['phase']][0].format(beat['step'])
 
 
-def coordination_service() -> Exchange | None:
-    """The store that all processes of a run share; None for one alone."""
+def connect_coordination_service() -> Exchange | None:
+    """An exchange through the store that all processes of a run share; None for a single one."""
     if processes.count() == 1:
         return None
     return Exchange(
-        publish=lambda host, text: processes.publish(f'{FOLDER}/{host}', text),
-        read_all=lambda: {int(host): text for host, text in processes.read_all(FOLDER).items()},
+        publish=lambda number, text: processes.publish(f'{FOLDER}/{number}', text),
+        read_all=lambda: {int(number): text for number, text in processes.read_all(FOLDER).items()},
     )

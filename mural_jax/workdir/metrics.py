@@ -1,4 +1,4 @@
-"""Where numbers go: a progress line in the terminal, `metrics.jsonl`, and TensorBoard."""
+"""Writes metrics to the terminal, to `metrics.jsonl` and to TensorBoard."""
 
 import json
 import time
@@ -16,27 +16,33 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Depend on the machine and its load: what an exact resume cannot repeat.
+# Metrics that depend on the machine and its load: an exact resume repeats all others.
 TIMINGS = ('step_seconds', 'pairs_per_second', 'data_wait_share')
 
 
 class Metrics:
-    """Writes the metrics of a run. Lines after the step that is resumed from are dropped.
+    """The metrics of a run.
 
-    Each line of `metrics.jsonl` is {'step': int, metric: number, ...}; a step that was scored has a
-    second line with metrics `eval/...`. The metrics in TIMINGS vary from run to run, all others are
-    functions of the config.
+    Each line of `metrics.jsonl` is {'step': int, metric: number, ...}; a step with scores has a
+    second line with metrics `eval/...`. The metrics in TIMINGS vary from run to run, all others
+    are functions of the config.
     """
 
     def __init__(self, workdir: Path, step: int, num_steps: int, write: bool = True):
-        """`write` is True on one host only; the others keep silent."""
+        """Args:
+        workdir: the run's folder.
+        step: the step that the run resumes from; later lines of an earlier attempt are dropped.
+        num_steps: steps of the whole run.
+        write: True on one process; the others write and print nothing.
+        """
         self._write = write
         self._console = Console(stderr=True, quiet=not write)
         if write:
-            import tensorboardX  # Only here: it imports PyTorch where that is, two seconds.
+            # Imported late: where PyTorch is installed it imports that, which takes seconds.
+            import tensorboardX
 
             self._path = workdir / 'metrics.jsonl'
-            _cut(self._path, step)
+            _drop_lines_after(self._path, step)
             self._board = tensorboardX.SummaryWriter(
                 str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
             )
@@ -66,7 +72,7 @@ class Metrics:
             self._board.close()
 
     def say(self, text: str) -> None:
-        """A line of its own in the terminal."""
+        """Prints a line above the progress bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
@@ -74,7 +80,7 @@ class Metrics:
         self._progress.update(self._task, completed=step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the metrics of a step everywhere."""
+        """Writes the metrics of a step to the files and to the terminal."""
         if not self._write:
             return
         self.add(step, values)
@@ -88,7 +94,7 @@ class Metrics:
             self.say(f'step {step}/{self._num_steps}  {line}  ETA {left:.0f} s')
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """The same to the files alone."""
+        """Writes the metrics of a step to the files alone."""
         if not self._write:
             return
         with self._path.open('a', encoding='utf-8') as file:
@@ -98,24 +104,24 @@ class Metrics:
 
 
 def read(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl`; none where there is no such file."""
+    """The lines of `metrics.jsonl`; [] if there is no such file."""
     path = workdir / 'metrics.jsonl'
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
-def _cut(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and one that a killed run left half written."""
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and a line that a killed run left half written."""
     if not path.exists():
         return
-    kept = []
+    lines = []
     for line in path.read_text(encoding='utf-8').splitlines():
         try:
             if json.loads(line)['step'] <= step:
-                kept.append(line + '\n')
+                lines.append(line + '\n')
         except json.JSONDecodeError:
             break
     part = path.with_suffix('.part')
-    part.write_text(''.join(kept), encoding='utf-8')
+    part.write_text(''.join(lines), encoding='utf-8')
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Configs: every file builds, every key is used, every mistake gets the nearest right word."""
+"""Configs: every file builds, every key is used, every mistake is explained."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ ONE_STREAM = [
 
 
 @pytest.mark.parametrize('arg', ARGUMENTS)
-def test_every_config_builds(arg: str) -> None:
+def test_emoji_arm_builds(arg: str) -> None:
     run = Run.of(load_config(f'emoji:{arg}', []))
     streams = run.streams
     assert set(run.tasks) <= {'image_text', 'text_text'}
@@ -67,7 +67,7 @@ PAPERS = [
 
 
 @pytest.mark.parametrize('name', PAPERS)
-def test_every_paper_builds_at_every_size(name: str) -> None:
+def test_paper_config_builds_from_shapes(name: str) -> None:
     """Towers, heads and their outputs, optimizer and streams, from shapes alone."""
     run = Run.of(load_config(name, []))
     graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size, abstract=True)
@@ -92,7 +92,7 @@ def test_every_paper_builds_at_every_size(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', ONE_STREAM)
-def test_every_config_of_one_stream_builds(name: str) -> None:
+def test_one_stream_config_lowers_a_step(name: str) -> None:
     """A whole step, from shapes alone."""
     loaded = load_config(name, [])
     for stream in loaded['streams'].values():
@@ -104,13 +104,13 @@ def test_every_config_of_one_stream_builds(name: str) -> None:
     trainer.lower(state, run.batch_shapes())
 
 
-def test_no_config_file_is_left_out() -> None:
+def test_every_config_file_is_tested() -> None:
     files = {path.stem for path in find_config_file('emoji').parent.glob('[a-z]*.py')}
     runs = {name.split(':')[0] for name in (*PAPERS, *ONE_STREAM)} | {'emoji'}
     assert files == runs | {'evaluation'}  # What to measure alone: tests/evaluation/test_suites.py.
 
 
-def test_what_the_papers_say() -> None:
+def test_configs_have_the_constants_of_their_papers() -> None:
     """Constants that a slip would spoil silently."""
     mural, align, l2, clip, siglip = (
         load_config(name, [])
@@ -130,13 +130,15 @@ def test_what_the_papers_say() -> None:
     assert (image_text[3]['temperature'], image_text[3]['bias']) == (0.1, -10.0)
 
 
-def test_arms_differ_in_what_they_are_named_for() -> None:
+def test_emoji_arms_differ_in_nothing_else() -> None:
     mural, align, shuffled = (load_config(f'emoji:{arg}', []) for arg in ARGUMENTS[:3])
     assert all('text_text' in line for line in list_differences(mural, align))
-    assert list_differences(mural, shuffled) == ['streams.translations.shuffle_pairs: False != True']
+    assert list_differences(mural, shuffled) == [
+        'streams.translations.shuffle_pairs: False != True'
+    ]
 
 
-def test_overrides_reach_their_field() -> None:
+def test_override_sets_its_field() -> None:
     loaded = load_config(
         'configs/emoji.py:tiny',
         ['--config.tasks.text_text.weight=0.5', '--config.schedule.num_steps=7'],
@@ -158,7 +160,9 @@ def test_overrides_reach_their_field() -> None:
         ('emoji', '--config.seed', 'VALUE'),
     ],
 )
-def test_mistakes_on_the_command_line(argument: str, override: str | None, word: str) -> None:
+def test_mistake_on_the_command_line_is_explained(
+    argument: str, override: str | None, word: str
+) -> None:
     with pytest.raises(UserError, match=word) as caught:
         load_config(argument, [override] if override else [])
     assert 'Traceback' not in str(caught.value)
@@ -189,7 +193,7 @@ def test_mistakes_on_the_command_line(argument: str, override: str | None, word:
         ('tokenizer', {'vocab_size': 9, 'kind': 'bpe'}, 'sentencepiece'),
     ],
 )
-def test_mistakes_in_a_file(path: str, value: object, word: str) -> None:
+def test_mistake_in_a_config_is_explained(path: str, value: object, word: str) -> None:
     loaded = load_config('emoji:tiny', [])
     *parents, last = path.split('.')
     node = loaded
@@ -201,17 +205,22 @@ def test_mistakes_in_a_file(path: str, value: object, word: str) -> None:
         run.build_model(1000, abstract=True)
 
 
-def test_types_are_checked() -> None:
-    def call(number: int, share: float = 0.5) -> tuple:
-        return number, share
+def call(number: int, share: float = 0.5) -> tuple:
+    return number, share
 
+
+def test_make_turns_an_integer_into_a_float() -> None:
     assert make(call, {'number': 1, 'share': 1}, 'x') == (1, 1.0)
-    with pytest.raises(UserError, match='must be int'):
-        make(call, {'number': True}, 'x')
-    with pytest.raises(UserError, match="lacks the key 'number'"):
-        make(call, {}, 'x')
 
 
-def test_the_nearest_word() -> None:
+@pytest.mark.parametrize(
+    ('node', 'words'), [({'number': True}, 'must be int'), ({}, "lacks the key 'number'")]
+)
+def test_make_refuses_wrong_types_and_missing_keys(node: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make(call, node, 'x')
+
+
+def test_nearest_suggests_a_similar_name_or_lists_all() -> None:
     assert nearest('wieght', ['weight', 'stream']) == " Did you mean 'weight'?"
     assert nearest('zzz', ['weight', 'stream']) == ' There are: stream, weight.'

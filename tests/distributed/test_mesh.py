@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from mural_jax.distributed.mesh import MeshShape, default_axes, global_batch
+from mural_jax.distributed.mesh import MeshShape, choose_axes, make_global_batch
 from mural_jax.types import UserError
 
 SIZES = {'data': 1, 'fsdp': 4, 'tensor': 2}
 
 
 def layer_axes(name: str, *shape: int) -> list:
-    return default_axes(f'towers/text/stack/blocks/{name}', shape, SIZES)
+    return choose_axes(f'towers/text/stack/blocks/{name}', shape, SIZES)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_layers_are_split_by_heads_and_units(name: str, shape: tuple, axes: list
 
 def test_dimension_that_an_axis_does_not_divide_stays_whole() -> None:
     assert layer_axes('mlp/up/kernel', 12, 770, 3071) == [None, None, None]
-    assert default_axes('towers/text/token_VD', (250001, 768), SIZES) == [None, 'fsdp']
+    assert choose_axes('towers/text/token_VD', (250001, 768), SIZES) == [None, 'fsdp']
 
 
 def test_mesh_that_does_not_fit_the_devices_is_refused() -> None:
@@ -38,5 +38,5 @@ def test_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 
 
 def test_global_batch_is_split_over_the_devices() -> None:
-    batch = global_batch({'x': np.arange(16)}, MeshShape().build())
+    batch = make_global_batch({'x': np.arange(16)}, MeshShape().build())
     assert batch['x'].addressable_shards[3].data.tolist() == [6, 7]

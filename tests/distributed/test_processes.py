@@ -1,4 +1,4 @@
-"""Processes that meet, tell each other things, stop together, and notice that one is gone."""
+"""Processes that meet, exchange values, stop together, and notice that one is gone."""
 
 import json
 import os
@@ -14,15 +14,18 @@ import pytest
 from mural_jax.distributed import processes
 
 
-class Processes:
-    """The same few lines in several processes; a UserError is exit code 2, as of `mural`."""
+class RunningScript:
+    """A few lines of Python that run in several processes; a UserError exits with 2, as in `mural`.
+
+    The lines know `processes`, the module under test.
+    """
 
     HEAD = """
         import os, signal, sys, time
         import jax
-        from mural_jax import hosts
+        from mural_jax.distributed import processes
         from mural_jax.types import RESTART, UserError
-        hosts.HEARTBEAT = 5
+        processes.HEARTBEAT = 5
         def main():
         {body}
         try:
@@ -42,33 +45,42 @@ class Processes:
         code = textwrap.dedent(self.HEAD).replace('{body}', body)
         self.running = [
             subprocess.Popen(
-                [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, env=os.environ | {
-                    'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(count),
-                    'JAX_PROCESS_ID': str(index), 'XLA_FLAGS': '',
+                [sys.executable, '-c', code],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ
+                | {
+                    'JAX_COORDINATOR_ADDRESS': address,
+                    'JAX_NUM_PROCESSES': str(count),
+                    'JAX_PROCESS_ID': str(index),
+                    'XLA_FLAGS': '',
                 },
             )
             for index, count in zip(indices, counts, strict=True)
-        ]  # fmt: skip
+        ]
 
-    def ends(self, seconds: float = 90) -> list[tuple[int, str]]:
-        """(exit code, what it said) of each."""
+    def wait(self, seconds: float = 90) -> list[tuple[int, str]]:
+        """(exit code, output) of each process, which must end within the time."""
         deadline = time.monotonic() + seconds
         try:
-            said = [p.communicate(timeout=max(deadline - time.monotonic(), 1))[0]
-                    for p in self.running]  # fmt: skip
+            said = [
+                p.communicate(timeout=max(deadline - time.monotonic(), 1))[0] for p in self.running
+            ]
             return [(p.returncode, text) for p, text in zip(self.running, said, strict=True)]
         finally:
             for process in self.running:
                 process.kill()
 
 
-def test_the_missing_are_named() -> None:
-    """By all that are there, within the time limit."""
-    for code, said in Processes('hosts.join(6)', [0, 2], [4, 4]).ends(60):
+def test_every_process_names_the_missing_ones() -> None:
+    for code, said in RunningScript('processes.join(6)', [0, 2], [4, 4]).wait(60):
         assert code == 2, said
         assert 'missing after 6 seconds: 1, 3.' in said
-    ((code, said),) = Processes('hosts.join(3)', [1], [2]).ends(60)
+
+
+def test_missing_first_process_is_named() -> None:
+    ((code, said),) = RunningScript('processes.join(3)', [1], [2]).wait(60)
     assert code == 2 and 'Process 0 did not answer' in said
 
 
@@ -79,88 +91,92 @@ def test_the_missing_are_named() -> None:
         ([0, 1, 1], [3, 3, 3], 'two processes of number 1'),
     ],
 )
-def test_they_have_to_agree_who_they_are(
+def test_processes_that_disagree_about_numbers_are_refused(
     indices: list[int], counts: list[int], message: str
 ) -> None:
-    for code, said in Processes('hosts.join(20)', indices, counts).ends(60):
+    for code, said in RunningScript('processes.join(20)', indices, counts).wait(60):
         assert code == 2, said
         assert message in said
 
 
-def test_each_hears_all_and_the_silent_are_named() -> None:
+def test_exchange_returns_all_values_and_names_silent_processes() -> None:
     body = """
-        hosts.join(30)
-        print(hosts.exchange('a', {'i': hosts.index()}), hosts.exchange('a', 'again'), flush=True)
-        if hosts.index() < 2:
+        processes.join(30)
+        first = processes.exchange('a', {'i': processes.index()})
+        print(first, processes.exchange('a', 'again'), flush=True)
+        if processes.index() < 2:
             try:
-                hosts.exchange('b', 1, timeout_seconds=2)
+                processes.exchange('b', 1, timeout_seconds=2)
             except UserError as error:
                 print(error, flush=True)
-        hosts.publish(f'done/{hosts.index()}', True)
-        while len(hosts.read_all('done')) < 3:
+        processes.publish(f'done/{processes.index()}', True)
+        while len(processes.read_all('done')) < 3:
             time.sleep(0.1)
     """
-    ends = Processes(body, [0, 1, 2], [3, 3, 3]).ends()
-    for code, said in ends:
+    outcomes = RunningScript(body, [0, 1, 2], [3, 3, 3]).wait()
+    for code, said in outcomes:
         assert code == 0, said
         assert "[{'i': 0}, {'i': 1}, {'i': 2}] ['again', 'again', 'again']" in said
-    for _, said in ends[:2]:
+    for _, said in outcomes[:2]:
         assert 'did not answer within 2 seconds (b): 2.' in said
 
 
-def test_a_signal_to_one_stops_all_at_one_step() -> None:
+def test_signal_to_one_process_stops_all_at_one_step() -> None:
     body = """
-        hosts.join(30)
-        with hosts.Preemption() as preemption:
+        processes.join(30)
+        with processes.Preemption() as preemption:
             for step in range(1, 200):
                 time.sleep(0.05)
-                if step == 5 and hosts.index() == 1:
+                if step == 5 and processes.index() == 1:
                     os.kill(os.getpid(), signal.SIGTERM)
                 if preemption.reached(step):
                     break
         print('stopped at', step, flush=True)
-        hosts.exchange('end', True)
+        processes.exchange('end', True)
     """
-    ends = Processes(body, [0, 1], [2, 2]).ends()
-    assert [code for code, _ in ends] == [0, 0], ends
-    steps = {said.split('stopped at ')[1].split()[0] for _, said in ends}
+    outcomes = RunningScript(body, [0, 1], [2, 2]).wait()
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    steps = {said.split('stopped at ')[1].split()[0] for _, said in outcomes}
     assert len(steps) == 1 and 5 <= int(steps.pop()) < 199
 
 
 @pytest.mark.parametrize('victim', [0, 1])
-def test_a_silent_death_is_noticed(victim: int) -> None:
-    """Nothing is sent between the processes but signs of life."""
+def test_killed_process_is_noticed(victim: int) -> None:
+    """The processes send each other nothing but signs of life."""
     body = f"""
-        hosts.join(30)
-        hosts.exchange('ready', True)
-        if hosts.index() == {victim}:
+        processes.join(30)
+        processes.exchange('ready', True)
+        if processes.index() == {victim}:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(80)
     """
-    ends = Processes(body, [0, 1], [2, 2]).ends(75)
-    assert ends[victim][0] == -signal.SIGKILL
-    code, said = ends[1 - victim]
+    outcomes = RunningScript(body, [0, 1], [2, 2]).wait(75)
+    assert outcomes[victim][0] == -signal.SIGKILL
+    code, said = outcomes[1 - victim]
     assert code == 75, said
     assert 'lost each other' in said and 'same command' in said
 
 
-def test_a_mistake_of_one_ends_all() -> None:
+def test_user_error_of_one_process_ends_all() -> None:
     body = """
-        hosts.join(30)
+        processes.join(30)
         def work():
-            if hosts.index() == 1:
+            if processes.index() == 1:
                 raise UserError('the disk of this host is full')
             time.sleep(60)
-        hosts.end_together(work)
+        processes.end_together(work)
     """
-    (first, said), (second, _) = Processes(body, [0, 1], [2, 2]).ends(50)
+    (first, said), (second, _) = RunningScript(body, [0, 1], [2, 2]).wait(50)
     assert (first, second) == (2, 2)
     assert 'process 1 on' in said and 'the disk of this host is full' in said
 
 
-def test_one_process_is_the_plain_case() -> None:
+def test_single_process_exchanges_with_itself() -> None:
     assert processes.exchange('x', {'a': (1, 2)}) == [json.loads('{"a": [1, 2]}')]
     assert (processes.index(), processes.count(), processes.is_first()) == (0, 1, True)
+
+
+def test_single_process_notes_a_signal_and_restores_the_handler() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with processes.Preemption() as preemption:
         assert not preemption.reached(1)

@@ -1,4 +1,4 @@
-"""What happens to long runs, each made to happen to real processes that train together."""
+"""Faults of long runs, each in real processes that train together."""
 
 import json
 import os
@@ -17,52 +17,64 @@ from conftest import UNOPTIMISED, mural, once
 from mural_jax.workdir import metrics
 from mural_jax.workdir.checkpoints import Checkpoints
 
-# Long enough that a signal meets it on its way.
+# Long enough that a signal comes before its end.
 LONG = ('--config.schedule.num_steps=60', '--config.schedule.checkpoint_every=10')
 
 
-class Together:
-    """`mural train` in several processes on this machine, one CPU device each."""
+class TrainingProcesses:
+    """`mural train` in several processes on this machine, with one CPU device each."""
 
     def __init__(self, count: int, folder: Path, data_dir: Path, *words: str, other: str = ''):
-        """`other` is one more word for the last process alone."""
+        """Starts the processes; `other` is one more argument of the last process alone."""
         with socket.socket() as free:
             free.bind(('localhost', 0))
             port = free.getsockname()[1]
         flags = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
-        command = [sys.executable, '-m', 'mural_jax', 'train', '--config=emoji:tiny', *words,
-                   f'--workdir={folder}', f'--data_dir={data_dir}']  # fmt: skip
+        command = [
+            sys.executable,
+            '-m',
+            'mural_jax',
+            'train',
+            '--config=emoji:tiny',
+            *words,
+            f'--workdir={folder}',
+            f'--data_dir={data_dir}',
+        ]
         self.folder, self.logs = folder, folder.parent / f'{folder.name}-logs'
         self.logs.mkdir(exist_ok=True)
         self.running = []
         for index in range(count):
             environment = os.environ | {
-                'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', 'JAX_NUM_PROCESSES': str(count),
-                'JAX_COORDINATOR_ADDRESS': f'localhost:{port}', 'JAX_PROCESS_ID': str(index),
-            }  # fmt: skip
+                'XLA_FLAGS': flags,
+                'PYTHONWARNINGS': 'ignore',
+                'JAX_NUM_PROCESSES': str(count),
+                'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+                'JAX_PROCESS_ID': str(index),
+            }
             last = [other] if other and index == count - 1 else []
             with (self.logs / str(index)).open('w') as log:
                 self.running.append(
                     subprocess.Popen(command + last, env=environment, stdout=log, stderr=log)
                 )
 
-    def until(self, step: int) -> 'Together':
-        """Waits until these processes train, and for metrics of this step or a later one."""
+    def wait_for_step(self, step: int) -> 'TrainingProcesses':
+        """Waits until the processes train and have written metrics of this step."""
         deadline = time.monotonic() + 240
-        while 'global batch' not in self.said(0) or all(
+        while 'global batch' not in self.read_log(0) or all(
             line['step'] < step for line in metrics.read(self.folder)
         ):
-            assert time.monotonic() < deadline and self.running[0].poll() is None, self.said(0)
+            assert time.monotonic() < deadline and self.running[0].poll() is None, self.read_log(0)
             time.sleep(0.05)
         return self
 
-    def signal(self, number: int, *which: int) -> 'Together':
+    def signal(self, number: int, *which: int) -> 'TrainingProcesses':
+        """Sends a signal to some of the processes, to all by default."""
         for index in which or range(len(self.running)):
             self.running[index].send_signal(number)
         return self
 
-    def codes(self, seconds: float = 240) -> list[int]:
-        """The exit codes of all, which have to come within the time."""
+    def wait(self, seconds: float = 240) -> list[int]:
+        """The exit codes of all processes, which must end within the time."""
         deadline = time.monotonic() + seconds
         try:
             return [p.wait(max(deadline - time.monotonic(), 0.1)) for p in self.running]
@@ -70,11 +82,11 @@ class Together:
             for process in self.running:
                 process.kill()
 
-    def said(self, index: int) -> str:
+    def read_log(self, index: int) -> str:
         return (self.logs / str(index)).read_text(encoding='utf-8', errors='replace')
 
 
-def parameters(folder: Path, step: int) -> list[np.ndarray]:
+def read_arrays(folder: Path, step: int) -> list[np.ndarray]:
     import jax
 
     checkpoints = Checkpoints(folder)
@@ -83,7 +95,8 @@ def parameters(folder: Path, step: int) -> list[np.ndarray]:
     return jax.tree.leaves(found)
 
 
-def lines(folder: Path) -> list[dict]:
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics without those that depend on the machine."""
     return [
         {k: v for k, v in line.items() if k not in metrics.TIMINGS} for line in metrics.read(folder)
     ]
@@ -91,39 +104,48 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope='session')
 def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes to the end."""
+    """The workdir of a run in two processes that nothing disturbed."""
 
     def make(folder: Path) -> None:
-        assert Together(2, folder / 'run', data_dir, *LONG).codes() == [0, 0]
+        assert TrainingProcesses(2, folder / 'run', data_dir, *LONG).wait() == [0, 0]
 
     return once(tmp_path_factory, 'undisturbed', make) / 'run'
 
 
-def test_a_worker_is_killed(undisturbed: Path, data_dir: Path, tmp_path: Path) -> None:
-    """The other one ends with words and the code for a restart; the restart ends bit-identical."""
+def test_killed_process_restarts_to_a_bit_identical_end(
+    undisturbed: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """The other process ends with a message and the exit code for a restart."""
     folder = tmp_path / 'run'
-    started = Together(2, folder, data_dir, *LONG).until(12).signal(signal.SIGKILL, 1)
-    codes = started.codes(seconds=90)
-    assert codes == [75, -signal.SIGKILL], started.said(0)
-    assert 'lost' in started.said(0) and 'same command' in started.said(0)
-    again = Together(2, folder, data_dir, *LONG)
-    assert again.codes() == [0, 0], again.said(0)
-    for ours, theirs in zip(parameters(folder, 60), parameters(undisturbed, 60), strict=True):
+    started = TrainingProcesses(2, folder, data_dir, *LONG).wait_for_step(12)
+    started.signal(signal.SIGKILL, 1)
+    codes = started.wait(seconds=90)
+    assert codes == [75, -signal.SIGKILL], started.read_log(0)
+    assert 'lost' in started.read_log(0) and 'same command' in started.read_log(0)
+    again = TrainingProcesses(2, folder, data_dir, *LONG)
+    assert again.wait() == [0, 0], again.read_log(0)
+    for ours, theirs in zip(read_arrays(folder, 60), read_arrays(undisturbed, 60), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert lines(folder) == lines(undisturbed)
+    assert read_metrics(folder) == read_metrics(undisturbed)
 
 
-def test_other_numbers_of_processes(undisturbed: Path, data_dir: Path, tmp_path: Path) -> None:
-    """4, 1 and 2 processes, the first two stopped by SIGTERM: batches of a run that was never
-    stopped, one after the other, and its losses up to the order of sums."""
+def test_number_of_processes_may_change_between_restarts(
+    undisturbed: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """4, 1 and 2 processes, the first two stopped by SIGTERM. The batches are those of a run that
+    was never stopped, and the losses too up to the order of sums."""
     folder = tmp_path / 'run'
     for count, step in ((4, 4), (1, 20)):
-        started = Together(count, folder, data_dir, *LONG).until(step).signal(signal.SIGTERM)
-        assert started.codes() == [75] * count, started.said(0)
-        assert 'same command' in started.said(0)
-    last = Together(2, folder, data_dir, *LONG)
-    assert last.codes() == [0] * 2, last.said(0)
-    for ours, theirs in zip(lines(folder), lines(undisturbed), strict=True):
+        started = (
+            TrainingProcesses(count, folder, data_dir, *LONG)
+            .wait_for_step(step)
+            .signal(signal.SIGTERM)
+        )
+        assert started.wait() == [75] * count, started.read_log(0)
+        assert 'same command' in started.read_log(0)
+    last = TrainingProcesses(2, folder, data_dir, *LONG)
+    assert last.wait() == [0] * 2, last.read_log(0)
+    for ours, theirs in zip(read_metrics(folder), read_metrics(undisturbed), strict=True):
         counts = {name for name in theirs if name.startswith(('examples/', 'bad/', 'step'))}
         assert {name: ours[name] for name in counts} == {name: theirs[name] for name in counts}
         for name in theirs:
@@ -135,15 +157,17 @@ def test_other_numbers_of_processes(undisturbed: Path, data_dir: Path, tmp_path:
         assert positions == {'captions': 960, 'translations': 960}
 
 
-def test_one_host_has_another_config(data_dir: Path, tmp_path: Path) -> None:
-    started = Together(2, tmp_path / 'run', data_dir, other='--config.seed=1')
-    assert started.codes() == [2, 2], started.said(0)
-    assert 'seed' in started.said(0) and 'process 1' in started.said(0)
+def test_process_with_another_config_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    started = TrainingProcesses(2, tmp_path / 'run', data_dir, other='--config.seed=1')
+    assert started.wait() == [2, 2], started.read_log(0)
+    assert 'seed' in started.read_log(0) and 'process 1' in started.read_log(0)
     assert not (tmp_path / 'run' / 'config.json').exists()
 
 
-def test_the_newest_checkpoint_is_cut_short(workdir: Path, data_dir: Path, tmp_path: Path) -> None:
-    """It falls back to the one before, says so, and ends as if nothing had happened."""
+def test_damaged_newest_checkpoint_is_passed_over(
+    workdir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """The run goes back to the checkpoint before, and ends as if nothing had happened."""
     copy = shutil.copytree(workdir, tmp_path / 'copy')
     arrays = max(
         (path for path in (copy / 'checkpoints' / '12' / 'params').rglob('*') if path.is_file()),
@@ -153,12 +177,14 @@ def test_the_newest_checkpoint_is_cut_short(workdir: Path, data_dir: Path, tmp_p
     done = mural('train', '--config=emoji:tiny', f'--workdir={copy}', f'--data_dir={data_dir}')
     assert done.returncode == 0, done.stderr
     assert 'going back to step 8' in done.stderr
-    for ours, theirs in zip(parameters(copy, 12), parameters(workdir, 12), strict=True):
+    for ours, theirs in zip(read_arrays(copy, 12), read_arrays(workdir, 12), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert lines(copy) == lines(workdir)
+    assert read_metrics(copy) == read_metrics(workdir)
 
 
-def test_two_at_once_in_one_workdir(workdir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_second_training_in_a_workdir_is_refused(
+    workdir: Path, data_dir: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(workdir, tmp_path / 'copy')
     shutil.rmtree(copy / 'checkpoints')
     words = ('train', '--config=emoji:tiny', f'--workdir={copy}', f'--data_dir={data_dir}')
@@ -179,14 +205,14 @@ def test_two_at_once_in_one_workdir(workdir: Path, data_dir: Path, tmp_path: Pat
     assert json.loads((copy / 'config.json').read_text())['seed'] == 0
 
 
-def test_processes_share_the_scoring(data_dir: Path, tmp_path: Path) -> None:
-    """Two processes find on their way what one finds afterwards."""
+def test_two_processes_score_as_one(data_dir: Path, tmp_path: Path) -> None:
+    """Scores during training in two processes are those of one process afterwards."""
     name = 'image_text_held_out'
     few = ("--config.languages.image_text=('en',)", "--config.languages.translation_only=('uz',)")
     every = f'--config.evaluators.{name}.every=12'
     folder = tmp_path / 'run'
-    together = Together(2, folder, data_dir, every, *few)
-    assert together.codes() == [0, 0], together.said(0) + together.said(1)
+    together = TrainingProcesses(2, folder, data_dir, every, *few)
+    assert together.wait() == [0, 0], together.read_log(0) + together.read_log(1)
     path = folder / 'eval' / '12.json'
     found = json.loads(path.read_text())['results'][name]
     done = mural(

@@ -1,6 +1,8 @@
-"""The gradient of a step: the same however the batch is cut, over devices and over microbatches."""
+"""The gradient of a step: the same over any devices and microbatches, and with penalties."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,65 +13,68 @@ from flax import nnx
 
 from mural_jax.distributed.mesh import MeshShape, batch_sharding, tree_sharding
 from mural_jax.models import functional
-from mural_jax.models.dual_encoder import DualEncoder
-from mural_jax.models.heads import Linear
+from mural_jax.models.dual_encoder import DualEncoder, build_spaces
 from mural_jax.models.layers import Layers
+from mural_jax.models.spaces import Space
 from mural_jax.models.text import Transformer
 from mural_jax.models.vision import ViT
 from mural_jax.objectives.sigmoid import Sigmoid
 from mural_jax.objectives.softmax import Softmax
-from mural_jax.tasks.base import embed, total_loss
+from mural_jax.tasks.base import encode_and_run, total_loss
 from mural_jax.tasks.contrast import Contrast
-from mural_jax.training.gradients import Loss, accumulate_gradient, compute_gradient
+from mural_jax.training.gradients import Loss, PenaltyTerm, accumulate_gradient, compute_gradient
 
 SIZE = 32
+STEP = np.int32(3)
 LAYERS = Layers(width=16, depth=1, num_heads=2, mlp_ratio=2.0, dropout=0.2)
-KINDS = {
+OBJECTIVES = {
     'softmax': lambda **by: Softmax(margin=0.1, label_smoothing=0.1, **by),
     'sigmoid': lambda **by: Sigmoid(**by),
 }
+VIEWS = {
+    'captions': (('image', 'image'), ('text', 'text')),
+    'pairs': (('source', 'text'), ('target', 'text')),
+}
+SPACES = {
+    f'{kind}_{stream}': Space(
+        sides=tuple(dict.fromkeys(encoder for _, encoder in view)),
+        embedding=12,
+        temperature=0.2,
+        bias=-2.0 if kind == 'sigmoid' else None,
+    )
+    for kind in OBJECTIVES
+    for stream, view in VIEWS.items()
+}
 
 
-def tasks(**by: Any) -> dict[str, Contrast]:
-    """Each objective on each stream; those of one stream share its passes."""
-    views = {
-        'captions': (('image', 'image'), ('text', 'text')),
-        'pairs': (('source', 'text'), ('target', 'text')),
-    }
+def make_tasks(**by: Any) -> dict[str, Contrast]:
+    """Each objective on each stream; tasks of one stream share its passes."""
     return {
         f'{kind}_{stream}': Contrast(
             stream,
             view,
-            make(**by),
+            make_objective(**by),
+            space=f'{kind}_{stream}',
             weight=1.0 if stream == 'captions' else 0.5,
-            temperature=0.2,
-            bias=-2.0 if kind == 'sigmoid' else None,
         )
-        for kind, make in KINDS.items()
-        for stream, view in views.items()
+        for kind, make_objective in OBJECTIVES.items()
+        for stream, view in VIEWS.items()
     }
 
 
 @functools.cache
-def model() -> tuple[Any, Any, Any]:
+def build_model() -> tuple[Any, Any, Any]:
     """A tower of each kind; without batch norms the examples do not look at each other."""
     rngs = nnx.Rngs(0)
     towers = {
         'image': ViT(rngs=rngs, layers=LAYERS, image_size=8, patches=(4,)),
         'text': Transformer(rngs=rngs, vocab_size=40, layers=LAYERS, max_length=6),
     }
-    names = tasks()
-    heads = {
-        name: {tower: Linear(width=16, embedding=12, rngs=rngs) for tower in task.towers}
-        for name, task in names.items()
-    }
-    bias = {name: task.bias for name, task in names.items() if task.bias is not None}
-    return functional.split(
-        DualEncoder(towers=towers, heads=heads, temperature=dict.fromkeys(names, 0.2), bias=bias)
-    )
+    spaces = build_spaces(SPACES, {'image': 16, 'text': 16}, rngs)
+    return functional.split(DualEncoder(towers=towers, spaces=spaces))
 
 
-def batches() -> dict[str, dict[str, np.ndarray]]:
+def make_batches() -> dict[str, dict[str, np.ndarray]]:
     """Some examples share an id, also with one that another device or microbatch has."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 60, (SIZE, 2)).astype(np.int32)
@@ -83,70 +88,129 @@ def batches() -> dict[str, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def plain() -> tuple[Any, Any]:
+def compute_reference() -> tuple[Any, float]:
     """(gradient, loss) as anybody would write it: one device, all at once, float32."""
-    graphdef, params, statistics = model()
+    graphdef, params, statistics = build_model()
 
     def loss(params: Any) -> jax.Array:
-        built = functional.merge(graphdef, params, statistics)
-        embedded = embed(built, tasks(), batches(), jax.random.key(7))
-        return total_loss(built, tasks(), embedded, batches())[0]
+        model = functional.merge(graphdef, params, statistics)
+        outputs = encode_and_run(model, make_tasks(), make_batches(), jax.random.key(7), STEP)
+        return total_loss(model, make_tasks(), outputs, make_batches(), STEP)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     return jax.device_get(gradient), float(value)
 
 
-def cut(count: int, mesh: dict[str, int], microbatches: int, **by: Any) -> tuple:
-    """The same by what training uses, on `count` devices."""
-    graphdef, params, statistics = model()
+def compute_on_mesh(
+    count: int,
+    mesh: dict[str, int],
+    microbatches: int,
+    penalties: Mapping[str, PenaltyTerm] | None = None,
+    frozen: frozenset[str] = frozenset(),
+    **by: Any,
+) -> tuple[Any, dict[str, float]]:
+    """(gradient, logs) as training computes them, on `count` devices."""
+    graphdef, params, statistics = build_model()
     built = MeshShape(**mesh).build(jax.devices()[:count])
     params = jax.device_put(params, tree_sharding(params, (), built))
-    placed = jax.device_put(batches(), batch_sharding(built))
+    placed = jax.device_put(make_batches(), batch_sharding(built))
 
     @jax.jit
-    def gradient(params: Any, batches: Any) -> tuple:
+    def compute(params: Any, batches: Any, penalties: Any) -> tuple:
         key = jax.random.key(7)
-        loss = Loss(graphdef, tasks(**by), frozenset(), frozenset(), statistics, key)
+        tasks = make_tasks(**by)
+        loss = Loss(graphdef, tasks, frozen, frozenset(), statistics, key, STEP, penalties)
         if microbatches == 1:
             return compute_gradient(loss, params, batches)[:2]
         return accumulate_gradient(loss, params, batches, microbatches, ())[:2]
 
     with jax.set_mesh(built):
-        found, logs = gradient(params, placed)
-    return jax.device_get(found), float(logs['loss'])
+        gradient, logs = compute(params, placed, penalties or {})
+    return jax.device_get(gradient), {name: float(value) for name, value in logs.items()}
 
 
-def assert_equal(found: tuple, expected: tuple, tolerance: float = 1e-5) -> None:
-    """The loss, and each array in its norm, within a relative tolerance."""
-    assert found[1] == pytest.approx(expected[1], rel=tolerance)
+def assert_same_gradient(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """The norm of each array's difference is within a relative tolerance."""
     for (path, ours), theirs in zip(
-        jax.tree.leaves_with_path(found[0]), jax.tree.leaves(expected[0]), strict=True
+        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
     ):
         error = np.linalg.norm(np.float64(ours) - theirs)
         assert error <= tolerance * np.linalg.norm(theirs) + 1e-12, jax.tree_util.keystr(path)
 
 
+def assert_is_reference(found: tuple[Any, dict[str, float]]) -> None:
+    gradient, loss = compute_reference()
+    assert found[1]['loss'] == pytest.approx(loss, rel=1e-5)
+    assert_same_gradient(found[0], gradient)
+
+
 @pytest.mark.parametrize('by', ['gathered', 'ring'])
 @pytest.mark.parametrize('count', [1, 2, 8])
 @pytest.mark.parametrize('microbatches', [1, 4])
-def test_however_it_is_cut_it_is_the_same(by: str, count: int, microbatches: int) -> None:
-    """Softmax and sigmoid, with dropout on, and with pairs that are ignored across devices and
-    microbatches."""
-    assert_equal(cut(count, {'data': count}, microbatches, by=by, tile=2), plain())
+def test_devices_and_microbatches_change_nothing(by: str, count: int, microbatches: int) -> None:
+    """With dropout, and with pairs that are ignored across devices and microbatches."""
+    assert_is_reference(compute_on_mesh(count, {'data': count}, microbatches, by=by, tile=2))
 
 
 @pytest.mark.parametrize('mesh', [{'data': 1, 'fsdp': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}])
-def test_whatever_the_mesh(mesh: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharded_parameters_change_nothing(
+    mesh: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr('mural_jax.distributed.mesh.SMALLEST_SPLIT', 16)
-    assert_equal(cut(8, mesh, 4, by='ring', tile=4), plain())
+    assert_is_reference(compute_on_mesh(8, mesh, 4, by='ring', tile=4))
 
 
-def test_dropout_is_on() -> None:
-    """Another key is another loss, or the tests above would not see the dropout."""
-    graphdef, params, statistics = model()
-    built = functional.merge(graphdef, params, statistics)
+def test_dropout_depends_on_the_key() -> None:
+    """Or the tests above would not see the dropout."""
+    graphdef, params, statistics = build_model()
+    model = functional.merge(graphdef, params, statistics)
     one, other = (
-        embed(built, tasks(), batches(), jax.random.key(k))['softmax_captions']['image']
-        for k in (7, 8)
+        encode_and_run(model, make_tasks(), make_batches(), jax.random.key(seed), STEP)
+        for seed in (7, 8)
     )
-    assert float(jnp.abs(one - other).max()) > 1e-2
+    difference = one['softmax_captions']['image'] - other['softmax_captions']['image']
+    assert float(jnp.abs(difference).max()) > 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticPenalty:
+    """1/2 sum_k importance_k (params_k - anchor_k)^2."""
+
+    def __call__(self, params: Any, anchor: Any, importance: Any) -> jax.Array:
+        terms = jax.tree.map(
+            lambda p, a, i: 0.5 * jnp.sum(i * (p - a) ** 2), params, anchor, importance
+        )
+        return sum(jax.tree.leaves(terms), jnp.float32(0))
+
+
+def make_penalty(weight: float) -> PenaltyTerm:
+    """A penalty with random anchor and importance."""
+    _, params, _ = build_model()
+    rng = np.random.default_rng(1)
+    anchor, importance = (
+        jax.tree.map(lambda x: rng.uniform(size=x.shape).astype(np.float32), params)
+        for _ in range(2)
+    )
+    return PenaltyTerm(QuadraticPenalty(), anchor, importance, weight)
+
+
+@pytest.mark.parametrize('microbatches', [1, 4])
+def test_penalty_adds_its_gradient_once(microbatches: int) -> None:
+    _, params, _ = build_model()
+    term = make_penalty(0.3)
+    gradient, loss = compute_reference()
+    expected = jax.tree.map(
+        lambda g, p, a, i: g + 0.3 * i * (p - a), gradient, params, term.anchor, term.importance
+    )
+    value = float(term.objective(params, term.anchor, term.importance))
+    found, logs = compute_on_mesh(1, {}, microbatches, {'ewc': term}, by='gathered')
+    assert_same_gradient(found, expected)
+    assert logs['ewc/penalty'] == pytest.approx(value, rel=1e-5)
+    assert logs['loss'] == pytest.approx(loss + 0.3 * value, rel=1e-5)
+
+
+def test_penalty_gives_frozen_parameters_no_gradient() -> None:
+    frozen = frozenset({'towers/text/token_VD'})
+    gradient, _ = compute_on_mesh(1, {}, 1, {'ewc': make_penalty(0.3)}, frozen, by='gathered')
+    assert not gradient['towers']['text']['token_VD'].any()
+    assert gradient['towers']['text']['stack']['blocks']['mlp']['up']['kernel'].any()

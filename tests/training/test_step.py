@@ -135,7 +135,7 @@ def test_clamped_temperature_still_has_a_gradient() -> None:
     for _ in range(2):
         state, logs = trainer.step(state, first_batches())
     np.testing.assert_allclose(logs['image_text/temperature'], 0.05, rtol=1e-3)
-    moment = state.optimizer[1].mu['log_temperature']['image_text']
+    moment = state.optimizer[1].mu['spaces']['image_text']['log_temperature']
     assert float(jnp.abs(moment)) > 0
 
 
@@ -149,7 +149,9 @@ def test_task_of_weight_zero_changes_nothing() -> None:
     trainer, first = make_trainer('--config.tasks.text_text.weight=0.0')
     before = jax.device_get(first.params)
     state, logs = trainer.step(first, first_batches())
-    temperatures = [params['log_temperature']['text_text'] for params in (before, state.params)]
+    temperatures = [
+        params['spaces']['text_text']['log_temperature'] for params in (before, state.params)
+    ]
     assert_close(*temperatures)
     np.testing.assert_allclose(logs['loss'], logs['image_text/loss'], rtol=1e-6)
 

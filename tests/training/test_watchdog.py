@@ -1,4 +1,4 @@
-"""A stall is noticed, explained and survived."""
+"""A stall is noticed, described and survived."""
 
 import os
 import re
@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from mural_jax.training.watchdog import Exchange, Watchdog, waiting
+from mural_jax.training.watchdog import Exchange, Watchdog, describe_stall
 from mural_jax.types import UserError
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end, 'waited too long'
         time.sleep(0.01)
 
 
-def test_a_stall_is_said_once_with_all_stacks(
+def test_stall_is_reported_once_with_all_stacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
@@ -32,25 +32,25 @@ def test_a_stall_is_said_once_with_all_stacks(
     reader.start()
     with Watchdog(tmp_path, 0.3, say=said.append) as watchdog:
         watchdog.beat(38, 'data')
-        until(lambda: bool(said))
+        wait_until(lambda: bool(said))
         time.sleep(0.5)
         assert len(said) == 1
         watchdog.beat(38, 'step')
-        until(lambda: len(said) == 2)
+        wait_until(lambda: len(said) == 2)
         release.set()
         reader.join()
     stacks = tmp_path / 'stall-0-38.txt'
-    host = re.escape(f'host 0 ({socket.gethostname()})')
-    assert re.match(rf'no progress for \d+ s: {host} waits for data at step 38; stacks', said[0])
+    first = re.escape(f'process 0 ({socket.gethostname()})')
+    assert re.match(rf'no progress for \d+ s: {first} waits for data at step 38; stacks', said[0])
     assert said[0].endswith(f'stacks are in {stacks}')
     assert re.fullmatch(r'going on after \d+ s, with step 38', said[1])
     text = stacks.read_text()
     assert text.count('Thread 0x') + text.count('thread 0x') >= 3
-    assert 'in until' in text
+    assert 'in wait_until' in text
     assert text.strip() in capsys.readouterr().err
 
 
-def test_no_stall_nothing_said(tmp_path: Path) -> None:
+def test_progress_is_not_reported(tmp_path: Path) -> None:
     said: list[str] = []
     with Watchdog(tmp_path, 1.0, say=said.append) as watchdog:
         for step in range(30):
@@ -59,16 +59,19 @@ def test_no_stall_nothing_said(tmp_path: Path) -> None:
     assert not said and not list(tmp_path.iterdir())
 
 
-def test_off_and_wrong(tmp_path: Path) -> None:
+def test_zero_seconds_start_no_threads(tmp_path: Path) -> None:
     threads = threading.active_count()
     with Watchdog(tmp_path, 0) as watchdog:
         watchdog.beat(1, 'step')
         assert threading.active_count() == threads
+
+
+def test_negative_seconds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='0 for never'):
         Watchdog(tmp_path, -1)
 
 
-def test_a_beat_costs_microseconds(tmp_path: Path) -> None:
+def test_beat_costs_microseconds(tmp_path: Path) -> None:
     with Watchdog(tmp_path, 60) as watchdog:
         started = time.perf_counter()
         for step in range(10_000):
@@ -76,66 +79,72 @@ def test_a_beat_costs_microseconds(tmp_path: Path) -> None:
         assert (time.perf_counter() - started) / 10_000 < 50e-6
 
 
-def test_stacks_that_cannot_be_written(tmp_path: Path) -> None:
+def test_stall_is_reported_if_stacks_cannot_be_written(tmp_path: Path) -> None:
     said: list[str] = []
     with Watchdog(tmp_path / 'nowhere', 0.2, say=said.append):
-        until(lambda: bool(said))
+        wait_until(lambda: bool(said))
     assert 'could not be written' in said[0]
 
 
-def beat(host: int, phase: str, step: int, silent: float = 0.0) -> dict:
-    return {'host': host, 'name': f'node{host}', 'phase': phase, 'step': step, 'silent': silent}
+def make_beat(process: int, phase: str, step: int, silent: float = 0.0) -> dict:
+    host = f'node{process}'
+    return {'process': process, 'host': host, 'phase': phase, 'step': step, 'silent': silent}
 
 
 @pytest.mark.parametrize(
     ('beats', 'words'),
     [
         (
-            [beat(0, 'step', 38), beat(1, 'data', 38), beat(2, 'step', 38), beat(3, 'step', 38)],
-            'host 1 (node1) waits for data at step 38; '
-            'hosts 0, 2, 3 wait in step 38 for the others',
+            [
+                make_beat(0, 'step', 38),
+                make_beat(1, 'data', 38),
+                make_beat(2, 'step', 38),
+                make_beat(3, 'step', 38),
+            ],
+            'process 1 (node1) waits for data at step 38; '
+            'processes 0, 2, 3 wait in step 38 for the others',
         ),
         (
-            [beat(0, 'step', 38), beat(1, 'data', 38), beat(2, 'save', 37)],
-            'host 1 (node1) waits for data at step 38; host 2 (node2) saves after step 37; '
-            'host 0 (node0) waits in step 38 for the others',
+            [make_beat(0, 'step', 38), make_beat(1, 'data', 38), make_beat(2, 'save', 37)],
+            'process 1 (node1) waits for data at step 38; process 2 (node2) saves after step 37; '
+            'process 0 (node0) waits in step 38 for the others',
         ),
-        ([beat(0, 'step', 5), beat(1, 'step', 5)], 'hosts 0, 1 wait in step 5'),
-        ([beat(0, 'save', 5), beat(1, 'save', 5)], 'hosts 0, 1 save after step 5'),
-        ([beat(0, 'start', 0), beat(1, 'start', 0)], 'hosts 0, 1 start'),
+        ([make_beat(0, 'step', 5), make_beat(1, 'step', 5)], 'processes 0, 1 wait in step 5'),
+        ([make_beat(0, 'save', 5), make_beat(1, 'save', 5)], 'processes 0, 1 save after step 5'),
+        ([make_beat(0, 'start', 0), make_beat(1, 'start', 0)], 'processes 0, 1 start'),
         (
-            [beat(0, 'step', 5), beat(1, 'step', 5, silent=40.0)],
-            'host 1 (node1) is silent for 40 s, its process is gone or frozen; it waits in step 5; '
-            'host 0 (node0) waits in step 5 for the others',
+            [make_beat(0, 'step', 5), make_beat(1, 'step', 5, silent=40.0)],
+            'process 1 (node1) is silent for 40 s, it is gone or frozen; it waits in step 5; '
+            'process 0 (node0) waits in step 5 for the others',
         ),
     ],
 )
-def test_who_waits_for_what(beats: list[dict], words: str) -> None:
-    assert waiting(beats) == words
+def test_processes_that_hold_up_the_others_come_first(beats: list[dict], words: str) -> None:
+    assert describe_stall(beats) == words
 
 
-def test_a_host_that_stopped_publishing_is_silent(tmp_path: Path) -> None:
-    texts = {1: '{"host": 1, "name": "other", "step": 7, "phase": "step", "count": 3}'}
+def test_process_that_stopped_publishing_is_silent(tmp_path: Path) -> None:
+    texts = {1: '{"process": 1, "host": "other", "step": 7, "phase": "step", "count": 3}'}
     said: list[str] = []
-    exchange = Exchange(lambda host, text: texts.__setitem__(host, text), lambda: dict(texts))
+    exchange = Exchange(lambda number, text: texts.__setitem__(number, text), lambda: dict(texts))
     with Watchdog(tmp_path, 1.5, exchange, said.append) as watchdog:
         watchdog.beat(7, 'step')
-        until(lambda: bool(said))
-    assert re.search(r'host 1 \(other\) is silent for \d s, its process is gone', said[0])
-    assert f'host 0 ({socket.gethostname()}) waits in step 7 for the others' in said[0]
+        wait_until(lambda: bool(said))
+    assert re.search(r'process 1 \(other\) is silent for \d s, it is gone', said[0])
+    assert f'process 0 ({socket.gethostname()}) waits in step 7 for the others' in said[0]
 
 
-def test_a_failing_exchange_does_not_stop_it(tmp_path: Path) -> None:
+def test_failing_exchange_does_not_stop_the_watchdog(tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError('the coordinator is gone')
 
     said: list[str] = []
     with Watchdog(tmp_path, 0.3, Exchange(fail, fail), said.append):
-        until(lambda: bool(said))
-    assert 'other hosts cannot be asked' in said[0] and 'the coordinator is gone' in said[0]
+        wait_until(lambda: bool(said))
+    assert 'other processes cannot be asked' in said[0] and 'the coordinator is gone' in said[0]
 
 
-TWO = """
+TWO_PROCESSES = """
 import sys, time
 from pathlib import Path
 import jax
@@ -153,13 +162,13 @@ jax.distributed.shutdown()
 """
 
 
-def test_two_processes_know_who_is_waited_for(tmp_path: Path) -> None:
+def test_two_processes_name_the_one_that_holds_up(tmp_path: Path) -> None:
     with socket.socket() as listening:
         listening.bind(('localhost', 0))
         port = listening.getsockname()[1]
     started = [
         subprocess.Popen(
-            [sys.executable, '-c', TWO, str(number), f'localhost:{port}', str(tmp_path)],
+            [sys.executable, '-c', TWO_PROCESSES, str(number), f'localhost:{port}', str(tmp_path)],
             env=os.environ | {'XLA_FLAGS': ''},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -172,7 +181,7 @@ def test_two_processes_know_who_is_waited_for(tmp_path: Path) -> None:
         out, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
         assert (
-            f's: host 1 ({name}) waits for data at step 38; host 0 ({name}) '
+            f's: process 1 ({name}) waits for data at step 38; process 0 ({name}) '
             'waits in step 38 for the others; stacks are in '
         ) in out
         assert re.search(r'going on after \d+ s, with step 39', out)
