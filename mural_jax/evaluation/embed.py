@@ -128,7 +128,7 @@ class ModelEmbedder:
                 vectors = _encode(graphdef, space, tower, *arrays, filled)
             embedded.append(jax.tree.map(np.asarray, vectors))
         represented = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *embedded)
-        # A NaN would rank nowhere, and the recall would look like a bad model's.
+        # NaN compares false with everything: ranks would be wrong without any error.
         finite_N = np.ones(count, bool)
         for array in jax.tree.leaves(represented):
             finite_N &= np.isfinite(array).reshape(count, -1).all(1)
@@ -181,11 +181,11 @@ def _count_hidden(
 
     def words(encoding: Any) -> Array:
         logit_BMV = model.words(encoding, batch['word_place'])
-        return correct(prediction.classes(logit_BMV, batch['word_target']))
+        return correct(prediction.classify(logit_BMV, batch['word_target']))
 
     def regions(encoding: Any) -> Array:
         logit_BMC = model.region_classes(encoding, batch['region_place'], region_BRF.shape[1])
-        return correct(prediction.classes(logit_BMC, batch['region_target']))
+        return correct(prediction.classify(logit_BMC, batch['region_target']))
 
     return {
         'words': words(both),

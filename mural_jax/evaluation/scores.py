@@ -81,6 +81,7 @@ def score(
     galleries = []
     for name, evaluator in evaluators.items():
         protocol = describe_protocol(evaluator, languages)
+        # The file has more entries, such as the number of items, which are known after scoring.
         if not force and protocol.items() <= scores.protocol.get(name, {}).items():
             log(f'{name}: has scores with the same protocol, skipped; --force scores it again')
             own = choose_groups(evaluator, groups, _without_means(scores.results[name]))
@@ -103,7 +104,9 @@ def score(
 
 def describe_protocol(evaluator: Evaluator, languages: Sequence[str]) -> dict[str, Any]:
     """Returns an evaluator's protocol with its languages and headline, as JSON reads it back."""
+    # Languages belong to the protocol: other languages are other scores.
     own = {'languages': list(evaluator.languages or languages), 'headline': evaluator.headline}
+    # Through JSON and back, so that tuples compare equal to the lists in the file.
     return json.loads(json.dumps(evaluator.protocol() | own))
 
 
@@ -113,6 +116,7 @@ def choose_groups(evaluator: Evaluator, groups: Groups, results: Results) -> Gro
     An evaluator with languages of its own also gets the group `all` of them, unless a group or a
     language is called that.
     """
+    # An evaluator without languages has its only row under that name.
     taken = {ALL} & {*groups, *results}
     own = {ALL: list(results)} if evaluator.languages and not taken else {}
     return {**groups, **own}
@@ -124,6 +128,7 @@ def compute_intervals(samples: SamplesByLanguage, size: int, groups: Groups) -> 
     Percentile bootstrap: the `size` items of the split are drawn 1,000 times with replacement, the
     same ones in all languages.
     """
+    # The mean over a group is drawn from its languages' draws, which share the items of each draw.
     draws = draw_metrics(samples, size)
     for group, members in groups.items():
         rows = [draws[language] for language in members if language in draws]
@@ -201,6 +206,7 @@ def _regroup(scores: CheckpointScores, name: str, groups: Groups, path: Path) ->
     if with_means == scores.results[name] and members == scores.groups.get(name):
         return False
     scores.results[name], scores.groups[name] = with_means, members
+    # Intervals come from the stored samples; the model is not needed.
     size, samples = read_samples(path.with_suffix('.npz')).get(name, (0, {}))
     scores.intervals[name] = compute_intervals(samples, size, groups)
     return True
@@ -234,7 +240,9 @@ def _write(path: Path, scores: CheckpointScores, new: Mapping[str, Evaluation]) 
                 arrays[f'values_{len(about)}'] = np.stack([*part.values.values()])
                 about.append([name, size, language, list(part.values)])
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name first: a process that dies leaves the old file whole.
     part_path = path.with_name(f'{path.stem}.{os.getpid()}.part.npz')
     np.savez_compressed(part_path, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
     part_path.replace(path.with_suffix('.npz'))
+    # Last, since the JSON says which scores exist; samples without scores do no harm.
     write_atomic(path, json.dumps(scores._asdict(), indent=1, ensure_ascii=False))

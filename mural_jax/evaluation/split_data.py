@@ -135,16 +135,19 @@ class SplitData:
         `text` is the kind of text to read. Imports TensorFlow. Raises UserError if the data set or
         the split does not exist, is empty, or lacks images.
         """
+        # Only here: it imports TensorFlow, which takes seconds.
         from mural_jax.data.sets.records import Records
 
         records = Records(dataset, split, self.data_dir)
         if images and not records.has_image:
             raise UserError(f'{dataset}:{split} has no images. Name a data set captions/NAME.')
+        # Before reading: features of another width would fail in the middle.
         if images and self.regions and self.regions.by == 'features':
             records.check_features(self.regions.size)
         examples = list(records.examples(image=images))
         if not examples:
             raise UserError(f'{dataset}:{split} is empty: there is nothing to score.')
+        # Examples without a text of the kind stay: other languages may have one.
         texts = [
             {language: kinds[text] for language, kinds in example['texts'].items() if text in kinds}
             for example in examples
@@ -178,6 +181,7 @@ class SplitData:
         region_NRF = crops.cut_regions(self.regions, image_NHWC, parsed).numpy()
         if not self.tags:
             return region_NRF
+        # Tags come with the image, so they do not depend on the scored language.
         tags = [_first_text(example['texts'], self.tags) for example in examples]
         return self.embedder.tokenize(tags), region_NRF
 
@@ -198,6 +202,7 @@ class SplitData:
         fitted = load_fitted(spec, self.data_dir)
         spec = dataclasses.replace(spec, sources={'only': source}, batch_size=BATCH_SIZE)
         reader = open_stream(spec, self.data_dir, self.tokenizer, seed=0, fitted=fitted)
+        # Batches repeat the split without end; one pass is enough.
         size = int(reader.pool.sizes.sum())
         for number, batch in enumerate(reader.batches(0, -(-size // BATCH_SIZE))):
             yield batch, np.arange(number * BATCH_SIZE, (number + 1) * BATCH_SIZE) < size

@@ -41,8 +41,10 @@ class RunValidator:
         found, _ = scores.score(
             due,
             self.groups,
+            # The parameters of this step, still sharded over the mesh of training.
             self.open_data(state.params, state.statistics),
             self.folder / f'{step}.json',
+            # A run that went back to an earlier checkpoint scores the step anew.
             force=True,
             write=processes.is_first(),
         )
@@ -58,6 +60,7 @@ def flatten_means(name: str, rows: Mapping[str, Mapping[str, float]]) -> list[tu
 
     An evaluator without group means has all its rows there.
     """
+    # Languages one by one would flood the log of training.
     means = {row: values for row, values in rows.items() if row.startswith(MEAN)} or rows
     return [
         (f'{PREFIX}/{name}/{row}/{metric}', value)

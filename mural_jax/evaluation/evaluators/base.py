@@ -49,6 +49,7 @@ class Evaluation(NamedTuple):
     results: Results
     size: int
     gallery: EmbeddedGallery | None = None
+    # Empty for metrics of a whole set, such as a correlation, which have no values per query.
     samples: Mapping[str, Sequence[QuerySamples]] = {}
 
 
@@ -101,6 +102,7 @@ class SplitEvaluator:
     dataset, split: the examples to score.
     """
 
+    # Properties of the kind, not fields of a config.
     headline: ClassVar[str]
     joint: ClassVar[bool] = False
 
@@ -140,8 +142,11 @@ def choose_languages(
     UserError if the evaluator names a language that the data lacks.
     """
     if ALL in evaluator.languages:
+        # Languages with fewer texts would fail in `require_gallery_size`.
         counts = Counter(language for texts in examples.texts for language in texts)
         return [language for language in examples.languages if counts[language] >= at_least]
+    # Languages of the config may be missing, since one list serves many data sets; a language that
+    # this evaluator names itself is a mistake.
     missing = [language for language in evaluator.languages if language not in examples.languages]
     if missing:
         raise UserError(
@@ -166,6 +171,7 @@ def select_with_text(
 
 def require_gallery_size(count: int, evaluator: SplitEvaluator, language: str) -> None:
     """Raises UserError if a gallery of `count` items is smaller than the largest K of R@K."""
+    # Such a score would look perfect and mean nothing.
     if count < max(RANKS):
         raise UserError(
             f'{evaluator.where.rstrip(":")} has a gallery of {count} in {language}, for which '

@@ -93,6 +93,7 @@ class BitextAccuracy(SplitEvaluator):
         data.require_dense(self.space)
         examples = data.read_examples(self.dataset, self.split, self.text, images=False)
         texts = examples.first_texts
+        # Before anything is embedded, so that a wrong language costs no time.
         wanted = choose_paired_languages(self, self.pivots, languages, examples)
         # Pivots are embedded once, not once for each language.
         pivots = {pivot: BitextSide.embed(texts, pivot, data, self.space) for pivot in self.pivots}
@@ -119,6 +120,7 @@ class BitextAccuracy(SplitEvaluator):
                 (100 * ranks.hit_rate(1)).astype(np.float32)
                 for ranks in self._rank(side.take(places), other.take(places))
             )
+            # With one pivot the metrics do not name it, so that languages of several sets compare.
             name, mean = ('pivot', 'accuracy') if single else (pivot, f'{pivot}_accuracy')
             values: dict[str, np.ndarray] = {
                 f'text_to_{name}_accuracy': there_N,
@@ -128,6 +130,7 @@ class BitextAccuracy(SplitEvaluator):
             parts.append(QuerySamples(np.array(places, np.int32), values))
         if single:
             return parts
+        # The mean over the sentences of all pivots has all their queries, so samples of its own.
         item_N = np.concatenate([part.item_N for part in parts])
         accuracies = [part.values[f'{pivot}_accuracy'] for pivot, part in zip(pivots, parts)]
         return [*parts, QuerySamples(item_N, {'accuracy': np.concatenate(accuracies)})]
@@ -135,6 +138,7 @@ class BitextAccuracy(SplitEvaluator):
     def _rank(self, text_ND: np.ndarray, pivot_ND: np.ndarray) -> tuple[Ranks, Ranks]:
         """Returns the ranks of the translations, from the texts and from the pivot."""
         if self.score == 'cosine':
+            # The translation of a sentence has the same number.
             own = list(np.arange(len(text_ND))[:, None])
             return rank_queries(text_ND, pivot_ND, own), rank_queries(pivot_ND, text_ND, own)
         there, back = margin.find_both_neighbours(text_ND, pivot_ND, self.k)
@@ -212,6 +216,7 @@ class BitextMining(SplitEvaluator):
         self, examples: SplitExamples, language: str, side: BitextSide, pivot: BitextSide
     ) -> dict[tuple[int, int], int]:
         """Returns {(row of the text, row of the pivot's sentence): the first such example}."""
+        # Equal sentences share a row, so several examples may be one gold pair.
         gold: dict[tuple[int, int], int] = {}
         for place in select_with_text(examples, [language, self.pivot], self):
             gold.setdefault((side.row[place], pivot.row[place]), place)
@@ -231,11 +236,13 @@ class BitextMining(SplitEvaluator):
         pairs = list(zip(mined.left_P.tolist(), mined.right_P.tolist()))
         threshold = self.threshold
         if threshold is None:
+            # This looks at the answers, as the published scripts do; the protocol says so.
             right_P = np.array([pair in gold for pair in pairs])
             threshold = margin.choose_threshold(mined.score_P, right_P, len(gold))
         taken = {pair for pair, score in zip(pairs, mined.score_P) if score >= threshold}
         hits = len(taken & gold.keys())
         metrics = {
+            # 2PR / (P + R) with P = hits / taken and R = hits / gold.
             'f1': 200 * hits / (len(taken) + len(gold)),
             'precision': 100 * hits / max(len(taken), 1),
             'recall': 100 * hits / len(gold),
@@ -268,6 +275,7 @@ def choose_paired_languages(
     '*' stands for the languages with translations into every pivot. Raises UserError if the data
     has no text in a pivot, and if no language is left.
     """
+    # Messages name what the data has, because every set names languages in its own way.
     known = examples.languages
     missing = [pivot for pivot in pivots if pivot not in known]
     if missing:
@@ -278,6 +286,7 @@ def choose_paired_languages(
         )
     wanted = [x for x in choose_languages(evaluator, languages, examples) if x not in pivots]
     paired = {
+        # Languages that share at least one example with a pivot.
         pivot: {language for texts in examples.texts if pivot in texts for language in texts}
         for pivot in pivots
     }

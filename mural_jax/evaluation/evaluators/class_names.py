@@ -19,6 +19,7 @@ def names_of_data(examples: SplitExamples, place_N: np.ndarray) -> Names:
     The name of a class in a language is the first text of its first example with one.
     """
     names: Names = {}
+    # `setdefault` keeps the first name: later examples of the class may have others.
     for place in place_N:
         number = int(examples.label_N[place])
         for language, texts in examples.texts[place].items():
@@ -36,6 +37,7 @@ def read_names_file(path: str) -> Names:
     names: Names = {}
     for language, node in _read_json(path, 'class names').items():
         try:
+            # Checked here in full: a wrong file would otherwise score wrong classes silently.
             numbers, words = node
             valid = len(numbers) == len(words) == len(set(numbers))
             valid = valid and all(type(n) is int for n in numbers)
@@ -71,6 +73,7 @@ def check_templates(templates: Any, where: str) -> None:
     """Raises UserError if there is no template, or one has no place for the name."""
     if not templates:
         raise UserError(f"{where} has no template. '{{}}' alone is the name without any words.")
+    # `str.replace` would leave such a template as it is, the same for every class.
     for template in templates:
         if '{}' not in template:
             raise UserError(

@@ -61,15 +61,18 @@ class ZeroShotClassification(SplitEvaluator):
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
         data.require_dense(self.space)
         examples = data.read_examples(self.dataset, self.split, self.text, images=True)
+        # Examples without a class are neither queries nor a source of names.
         place_N = select_labelled(examples, self.where)
         names = self._read_names(examples, place_N)
         chosen = self._choose_languages(names, languages)
+        # All languages together, so that batches of texts are full.
         class_MD = self._embed_classes(data, names, chosen)
         image_ND = data.embedder.embed_images(self.space, examples)
         results, samples, start = {}, {}, 0
         for language in chosen:
             number_C = np.array(sorted(names[language]))
             class_CD = class_MD[start : start + len(number_C)]
+            # Classes of a language lie one after another in class_MD.
             start += len(number_C)
             samples[language] = [_classify(examples, place_N, number_C, image_ND, class_CD)]
             results[language] = mean_metrics(samples[language]) | {
@@ -97,6 +100,7 @@ class ZeroShotClassification(SplitEvaluator):
         """Returns, by language, the names of the classes that have an image."""
         if not self.names_file:
             return class_names.names_of_data(examples, place_N)
+        # A class that no image has would only be a distractor that the data does not contain.
         present = set(examples.label_N[place_N].tolist())
         return {
             language: {number: name for number, name in own.items() if number in present}
@@ -106,6 +110,7 @@ class ZeroShotClassification(SplitEvaluator):
     def _choose_languages(self, names: Names, languages: Sequence[str]) -> list[str]:
         """Returns the languages to score. Raises UserError if a requested one lacks classes."""
         where = self.names_file or self.where
+        # If no language has enough classes, the kind of text is wrong, not one language.
         most = max((len(own) for own in names.values()), default=0)
         if most < self.min_classes:
             raise UserError(
@@ -158,6 +163,7 @@ def _classify(
     place_N: the labelled examples. number_C: the sorted numbers of the classes, class_CD their
     embeddings.
     """
+    # Images of classes without a name in the language have no right answer there.
     place_Q = place_N[np.isin(examples.label_N[place_N], number_C)]
     right_Q = np.searchsorted(number_C, examples.label_N[place_Q])
     ranks = rank_queries(image_ND[place_Q], class_CD, list(right_Q[:, None]))
@@ -186,6 +192,7 @@ def embed_ensembles(
     parts = []
     for chunk in _split_into_chunks(prompts):
         vector_TD = embed([text for texts in chunk for text in texts]).astype(np.float64)
+        # Lists may have different lengths: `reduceat` sums each from its first text on.
         first_M = np.cumsum([0] + [len(texts) for texts in chunk[:-1]])
         sum_MD = np.add.reduceat(vector_TD, first_M)
         with np.errstate(invalid='ignore'):

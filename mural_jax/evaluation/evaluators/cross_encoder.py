@@ -74,6 +74,7 @@ class CrossEncoder(SplitEvaluator):
             )
 
     def needs(self) -> dict[str, str]:
+        # With another run as the first stage, the space is that run's.
         own = self.rerank.k and not self.rerank.workdir
         return {'spaces': self.rerank.space} if own else {}
 
@@ -84,6 +85,7 @@ class CrossEncoder(SplitEvaluator):
             other = data.open_run(self.rerank.workdir) if self.rerank.workdir else data
             # The other run may take images of another size, so it decodes its own.
             first_stage = other, decode_all(self._read(other))
+        # Decoded once for all languages, since every image is scored with many texts.
         visual = decode_all(examples)
         samples, costs = {}, {}
         for language in choose_languages(self, languages, examples):
@@ -112,7 +114,9 @@ class CrossEncoder(SplitEvaluator):
         first_stage: (the dual encoder, its images of the whole split), None to score all pairs.
         """
         started = time.perf_counter()
+        # Rows are texts and columns images; pairs that nobody scores stay behind all others.
         score_NN = np.full((len(places), len(places)), -np.inf, np.float32)
+        # All pairs, row after row.
         pair_P2 = np.indices(score_NN.shape).reshape(2, -1).T
         if first_stage:
             other, seen = first_stage
@@ -142,6 +146,7 @@ class CrossEncoder(SplitEvaluator):
         near_NN = np.zeros(score_NN.shape, bool)
         k = min(self.rerank.k, len(texts))
         # Rows are texts, then (transposed views of the same memory) images.
+        # Both directions need their candidates: recall is measured in both.
         for near, scores in ((near_NN, score_NN), (near_NN.T, score_NN.T)):
             best_NK = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             np.put_along_axis(near, best_NK, True, axis=1)

@@ -33,11 +33,13 @@ class HiddenParts(SplitEvaluator):
         for batch, real_B in data.batches(self.stream, self):
             for name, count_RB in data.embedder.hidden_counts(batch).items():
                 counts.setdefault(name, []).append(count_RB[:, real_B])
+            # The stream gives some examples a wrong partner; `match` is 1 for true pairs.
             matches.append(batch['match'][real_B])
         by_metric = {name: np.concatenate(parts, axis=1) for name, parts in counts.items()}
         match_N = np.concatenate(matches)
         score_N = by_metric.pop('match')[0]
         metrics = {
+            # Over all hidden places at once: examples have different numbers of them.
             name: float(100 * right_N.sum() / max(count_N.sum(), 1))
             for name, (right_N, count_N) in by_metric.items()
         }
@@ -63,5 +65,6 @@ def auc(positive_N: np.ndarray, negative_M: np.ndarray) -> float:
         return float('nan')
     from scipy import stats  # Imported here because it takes a second.
 
+    # The U statistic counts the pairs in which the positive scores higher, ties by half.
     above = stats.mannwhitneyu(positive_N, negative_M).statistic
     return float(above / (len(positive_N) * len(negative_M)))

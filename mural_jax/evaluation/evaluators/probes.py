@@ -77,6 +77,7 @@ class Probe(SplitEvaluator):
         """Returns (training, test) features. Raises UserError if training lacks classes."""
         train, test = (self._embed(data, split) for split in (self.train_split, self.split))
         check_representations(test.vector_ND, train.vector_ND)
+        # A class without training images can never be right, and would lower the score silently.
         missing = np.setdiff1d(test.label_N, train.label_N)
         if len(missing):
             raise UserError(
@@ -165,6 +166,7 @@ class KnnProbe(Probe):
                 f'k={self.k} is more than the {len(train.label_N)} images with a class of '
                 f'{self.dataset}:{self.train_split}. Make it smaller.'
             )
+        # Classes as columns 0 ... C - 1, whatever their numbers are.
         number_C, class_N = np.unique(train.label_N, return_inverse=True)
         train_ND = jnp.asarray(train.vector_ND)
 
@@ -173,6 +175,7 @@ class KnnProbe(Probe):
             # Relative to the nearest, so that exp cannot overflow at any temperature.
             weight_BK = np.exp((near_BK - near_BK[:, :1]).astype(np.float64) / self.temperature)
             vote_BC = np.zeros((len(query_BD), len(number_C)))
+            # Unbuffered: several neighbours of a query may have the same class.
             np.add.at(vote_BC, (np.arange(len(query_BD))[:, None], class_N[place_BK]), weight_BK)
             return vote_BC
 
@@ -194,6 +197,7 @@ def hold_out_mask(label_N: np.ndarray) -> np.ndarray:
     The same examples every time, since the seed is fixed.
     """
     order_N = np.random.default_rng(SEED).permutation(len(label_N))
+    # A random order within each class, class after class.
     order_N = order_N[np.argsort(label_N[order_N], kind='stable')]
     _, first_C, count_C = np.unique(label_N[order_N], return_index=True, return_counts=True)
     held_N = np.zeros(len(label_N), bool)
@@ -207,6 +211,7 @@ def search_c(accuracy: Callable[[float], float]) -> float:
     Seven candidates from 1e-6 to 1e6; then, halving the distance each time, the two neighbours of
     the best, until they are an eighth of a decade apart.
     """
+    # By exponent; the best so far stays a candidate.
     seen: dict[float, float] = {}
 
     def best(exponents: Sequence[float]) -> float:
@@ -214,6 +219,7 @@ def search_c(accuracy: Callable[[float], float]) -> float:
         return max(sorted(seen), key=lambda x: seen[x])
 
     step = COARSE
+    # First every COARSE decades over the whole range.
     peak = best(np.arange(-DECADES, DECADES + step, step).tolist())
     while step > FINE:
         step /= 2
@@ -268,6 +274,7 @@ def _rank_classes(
     scores: features [B, D] -> scores of the classes `number_C`, [B, C]. width: number of values
     that `scores` computes for an image, if that is more than the classes.
     """
+    # The column of each image's class; number_C is sorted.
     right_Q = np.searchsorted(number_C, test.label_N)
     size = max(1, BLOCK_SCORES // max(width, len(number_C)))
     parts = [

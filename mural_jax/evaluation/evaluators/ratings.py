@@ -55,6 +55,7 @@ class RatedSimilarity(SplitEvaluator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # An example has one image and many kinds of text, so sides decide where pairs come from.
         images = self.sides.count(IMAGE)
         if len(self.sides) != 2:
             raise UserError(f'sides={self.sides} must be two kinds of text, or {IMAGE!r}.')
@@ -80,6 +81,7 @@ class RatedSimilarity(SplitEvaluator):
         if not self.ratings:
             return self._score_examples(data, languages)
         has_images = IMAGE in self.sides
+        # CxC names the images of a pair image1 and image2; texts stand under their own kinds.
         columns = IMAGE_COLUMNS if has_images else self.sides
         pairs = read_ratings(self.ratings, columns, self.score)
         if has_images:
@@ -106,11 +108,13 @@ class RatedSimilarity(SplitEvaluator):
             ]
             texts = [[own[place][language] for place in places] for own in texts_of]
             ids = [first.ids[place] for place in places]
+            # Data that was ingested twice would count each pair twice.
             require_unique_pairs(ids, texts, has_image, self.where)
             vectors = [_embed_distinct(data, self.space, own) for own in texts]
             queries: Sequence[Hashable] = texts[0]
             if has_image:
                 side = self.sides.index(IMAGE)
+                # Back at its place among the sides: only texts were embedded so far.
                 vectors.insert(side, self._embed_images(data, first, places))
                 queries = ids if side == 0 else queries
             rated = RatedEmbeddings(
@@ -133,6 +137,7 @@ class RatedSimilarity(SplitEvaluator):
 
     def _embed_image_pairs(self, data: SplitData, pairs: list[RatedPair]) -> RatedEmbeddings:
         examples = data.read_examples(self.dataset, self.split, '', images=True)
+        # Tables name files with or without their folders.
         place_of = {named_images.base_name(name): i for i, name in enumerate(examples.ids)}
         names = [[named_images.base_name(name) for name in pair.sides] for pair in pairs]
         missing = sorted({name for pair in names for name in pair if name not in place_of})
@@ -143,6 +148,7 @@ class RatedSimilarity(SplitEvaluator):
             )
         places = [[place_of[name] for name in side] for side in zip(*names)]
         image_ND = self._embed_images(data, examples, places[0] + places[1])
+        # Embedded together above, so that an image on both sides is embedded once.
         left_PD, right_PD = np.split(image_ND, 2)
         queries = number_keys([pair[0] for pair in names])
         return RatedEmbeddings(left_PD, right_PD, _rating_column(pairs), queries)
@@ -198,6 +204,7 @@ def require_unique_pairs(
     Some images of COCO have two captions of the same words. So with images a repeated pair is an
     error only if every pair is repeated.
     """
+    # Without images the id of an example identifies its pair.
     keys = list(zip(ids, *texts)) if has_image else ids
     counts = collections.Counter(keys)
     repeated = [key for key, count in counts.items() if count > 1]
@@ -209,6 +216,7 @@ def select_examples(examples: SplitExamples, places: Sequence[int]) -> SplitExam
     """Returns some of the examples with their images, in the order of `places`."""
 
     def decode(start: int, stop: int) -> Any:
+        # One by one, since the original decodes ranges alone and the places are scattered.
         rows = [examples.decode(place, place + 1) for place in places[start:stop]]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 

@@ -49,6 +49,7 @@ class ImageTextRetrieval(SplitEvaluator):
         super().__post_init__()
         if self.captions not in ('first', 'all'):
             raise UserError(f"captions={self.captions!r} must be 'first' or 'all'.")
+        # Without the place of the text all texts would be one.
         if '{}' not in self.prompt:
             raise UserError(f'prompt={self.prompt!r} must contain {{}}, the place of the text.')
 
@@ -65,6 +66,7 @@ class ImageTextRetrieval(SplitEvaluator):
             places, texts = self._select_gallery(examples, language)
             owner_M = np.repeat(np.arange(len(places)), [len(own) for own in texts])
             flat = [self.prompt.replace('{}', text) for own in texts for text in own]
+            # In one call for all images of the language, so that batches are full.
             embedded = data.embedder.embed_texts(self.space, flat)
             require_gallery_size(self.fold or len(places), self, language)
             own = take_rows(images, places)
@@ -83,6 +85,7 @@ class ImageTextRetrieval(SplitEvaluator):
         self, examples: SplitExamples, language: str
     ) -> tuple[list[int], list[list[str]]]:
         """Returns (the images with a text in a language, the texts of each)."""
+        # Examples that share an id are captions of one image, which counts at its first place.
         first_place: dict[str, int] = {}
         texts: dict[int, list[str]] = {}
         for place in select_with_text(examples, [language], self):
@@ -100,6 +103,7 @@ class ImageTextRetrieval(SplitEvaluator):
     def protocol(self) -> dict[str, Any]:
         first = self.captions == 'first'
         prompt = 'without a prompt' if self.prompt == '{}' else f'in the prompt {self.prompt!r}'
+        # An entry only if it is set, so that protocols without folds stay as they are.
         folds = {'folds': f'mean over galleries of {self.fold} images'} if self.fold else {}
         own = {
             'name': 'one caption' if first else 'all captions',
@@ -133,6 +137,7 @@ class TranslationRetrieval(SplitEvaluator):
         texts = examples.first_texts
         samples = {}
         for language in choose_languages(self, languages, examples, max(RANKS)):
+            # The pivot would find itself.
             if language == self.pivot:
                 continue
             places = select_with_text(examples, [language, self.pivot], self)

@@ -58,12 +58,14 @@ class FileRetrieval(SplitEvaluator):
         return {}
 
     def __call__(self, data: SplitData, languages: Sequence[str]) -> Evaluation:
+        # Ids join the two files; rows may be in any order.
         place = {name: row for row, name in enumerate(self.images.ids)}
         owner_M = np.array([place[name] for name in self.texts.ids])
         language_M = np.array(self.texts.languages)
         samples = {}
         for language in self.languages:
             rows = np.flatnonzero(language_M == language)
+            # Images with a text in the language, numbered anew from 0.
             places, own_M = np.unique(owner_M[rows], return_inverse=True)
             require_gallery_size(len(places), self, language)
             image_ND, text_MD = self.images.vector_ND[places], self.texts.vector_ND[rows]
@@ -111,6 +113,7 @@ def build_evaluators(images: Path, texts: Path, language: str) -> dict[str, File
         text = text._replace(languages=[language or 'en'] * len(text.ids))
     _check_files(images, image, texts, text)
     files = {'images': _describe_file(images), 'texts': _describe_file(texts)}
+    # Each kind of text is a score of its own: captions and names are not comparable.
     evaluators = {}
     for kind in sorted(set(text.kinds)) or ['']:
         own = _select_kind(text, kind)
@@ -159,6 +162,7 @@ def read_parquet(path: Path, more: Sequence[str]) -> FileEmbeddings:
         table = parquet.read_table(path, columns=wanted)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f'{path} is not a readable Parquet file ({error}).') from error
+    # Only the short columns become Python lists, not the embeddings.
     columns = {name: table[name].to_pylist() for name in wanted if name != 'embedding'}
     for name, values in columns.items():
         if any(value is None or value == '' for value in values):
@@ -191,6 +195,7 @@ def _normalize(
     path: Path, array: np.ndarray, ids: list[str], languages: list[str], kinds: list[str]
 ) -> FileEmbeddings:
     vector_ND = normalize_rows(array, f'embeddings of {path}')
+    # Of the file as given; the protocol says whether it had to be scaled.
     error = float(np.abs(np.linalg.norm(array.astype(np.float64), axis=1) - 1).max())
     return FileEmbeddings(vector_ND, error, ids, languages, kinds)
 

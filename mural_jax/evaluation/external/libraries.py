@@ -55,6 +55,7 @@ def load_model(name: str) -> ExternalModel:
     try:
         import torch
 
+        # Both libraries are optional, and slow to import.
         module = __import__(library)
     except (ImportError, RuntimeError) as error:
         raise _missing_library_error(library, error) from error
@@ -90,6 +91,7 @@ def load_open_clip(
     )
     model.eval()
     tokenize = library.get_tokenizer(name)
+    # Exports pass `str` here: their own tokenizer prepares the text.
     if clean:
         tokenize.clean_fn = clean
 
@@ -207,6 +209,7 @@ def normalize_rows(vector_ND: np.ndarray, what: str) -> np.ndarray:
 
     Raises UserError if one is not finite, or is zero and has no direction; `what` names them.
     """
+    # In float64, so that lengths are 1 within float32 rounding.
     vector_ND = vector_ND.astype(np.float64)
     length_N = np.linalg.norm(vector_ND, axis=1)
     bad = int((~(np.isfinite(length_N) & (length_N > 0))).sum())

@@ -40,6 +40,7 @@ def evaluate_model(
         )
     evaluators = _build_evaluators(config['evaluators'], only)
     model = libraries.load_model(name)
+    # After loading, so that a model that cannot be read claims no folder.
     claim_folder(out, name, config['languages'])
     _score(evaluators, config['languages'], _split_data(model, data_dir), out, force)
 
@@ -68,6 +69,7 @@ def _build_evaluators(nodes: Mapping[str, Any], only: list[str]) -> dict[str, An
     evaluators = {}
     for name in only or nodes:
         evaluators[name] = build(EVALUATORS, nodes[name], f'evaluators.{name}')
+        # The protocol `Embedder` is all that a model of another library has.
         if evaluators[name].joint:
             raise UserError(
                 f'{name} needs joint passes of a model of mural_jax; a model of another library '
@@ -91,6 +93,7 @@ def read_claim(out: Path) -> dict[str, Any] | None:
     None if the folder is a workdir, or nobody claimed it. Raises UserError if it cannot be read.
     """
     path = out / CLAIM
+    # A workdir has scores of its own run.
     if (out / 'config.json').exists() or not path.exists():
         return None
     try:
@@ -107,6 +110,7 @@ def claim_folder(out: Path, model: str, groups: Mapping[str, Any]) -> None:
     claim = read_claim(out) or {'model': model, 'languages': {}}
     if claim['model'] != model:
         raise UserError(f'{out} holds scores of {claim["model"]}. Give another folder with --out.')
+    # The report needs the groups of every suite that was scored into the folder.
     languages = claim['languages'] | {name: list(own) for name, own in groups.items()}
     write_atomic(out / CLAIM, json.dumps({'model': model, 'languages': languages}))
 

@@ -40,6 +40,7 @@ def draw_items(size: int, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
 
     Each draw takes `size` items with replacement.
     """
+    # Multinomial counts are draws with replacement, without listing the items.
     rng = np.random.default_rng([seed, size])
     return rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float32)
 
@@ -67,6 +68,7 @@ def mean_over_draws(values: Sequence[np.ndarray]) -> np.ndarray:
     A language without queries in a draw does not count there; NaN if no language has any.
     """
     value_LS = np.stack(values)
+    # In a draw without any item of a language its value is NaN.
     valid_LS = np.isfinite(value_LS)
     with np.errstate(invalid='ignore'):
         return np.where(valid_LS, value_LS, 0).sum(0) / valid_LS.sum(0)
@@ -88,5 +90,6 @@ def bootstrap_p_value(difference_S: np.ndarray) -> float:
     exactly 0 counts for both sides, and one is added to each side so that p is never 0.
     """
     finite = difference_S[np.isfinite(difference_S)]
+    # S draws cannot show a p below 2 / (S + 1).
     sides = ((finite <= 0).sum() + 1, (finite >= 0).sum() + 1)
     return float(min(1.0, 2 * min(sides) / (len(finite) + 1)))

@@ -32,6 +32,7 @@ def correlate_ratings(rated: RatedEmbeddings, where: str) -> dict[str, float]:
     Raises UserError if there is no correlation; `where` names the data in its message.
     """
     _check_ratings(rated.rating_P, where)
+    # In float64: rounding would break or make ties, which ranks depend on.
     cosine_P = (rated.left_PD.astype(np.float64) * rated.right_PD).sum(1)
     if np.ptp(cosine_P) == 0:
         raise UserError(
@@ -39,6 +40,7 @@ def correlate_ratings(rated: RatedEmbeddings, where: str) -> dict[str, float]:
         )
     metrics = {'spearman': 100 * spearman(cosine_P, rated.rating_P), 'pairs': float(len(cosine_P))}
     value_S = bootstrap_correlations(cosine_P, rated.rating_P, rated.query_P)
+    # A draw whose ratings or cosines are all equal has no correlation.
     value_S = value_S[np.isfinite(value_S)]
     if not len(value_S):
         return metrics

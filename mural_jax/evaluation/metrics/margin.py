@@ -57,6 +57,7 @@ def find_neighbours(query_QD: np.ndarray, item_ND: np.ndarray, k: int) -> Neighb
     check_representations(query_QD, item_ND)
     _, place_QK = find_nearest(query_QD, item_ND, min(k, len(item_ND)))
     score_QK = np.empty(place_QK.shape)
+    # Blocks bound the memory of the gathered neighbours [B, K, D].
     size = max(1, BLOCK_SCORES // (place_QK.shape[1] * query_QD.shape[1]))
     for start in range(0, len(query_QD), size):
         rows = slice(start, start + size)
@@ -80,6 +81,7 @@ def margin_scores(there: Neighbours, back: Neighbours, score: Score) -> np.ndarr
     """
     if score == 'cosine':
         return there.score_QK
+    # Half of b(x, y) each: the mean cosine around x, and around y.
     around_Q, around_N = there.score_QK.mean(1), back.score_QK.mean(1)
     around_QK = (around_Q[:, None] + around_N[there.place_QK]) / 2
     if score == 'distance':
@@ -97,6 +99,7 @@ def rank_own(neighbours: Neighbours, margin_QK: np.ndarray) -> Ranks:
 
     An item that is not a candidate ranks behind all of them. Scores within TIE are equal.
     """
+    # Item q belongs to query q.
     is_own_QK = neighbours.place_QK == np.arange(len(margin_QK))[:, None]
     own_Q = np.where(is_own_QK, margin_QK, -np.inf).max(1)
     is_candidate_Q = np.isfinite(own_Q)
@@ -113,6 +116,7 @@ def mine_pairs(
     there, back = find_both_neighbours(left_ND, right_MD, k)
     forward, forward_N = _best_candidates(there, margin_scores(there, back, score))
     backward, backward_M = _best_candidates(back, margin_scores(back, there, score))
+    # Candidates from each side, before the strategy chooses among them.
     left, right = np.arange(len(forward)), np.arange(len(backward))
     if strategy == 'forward':
         return _sort_by_score(MinedPairs(left, forward, forward_N))
@@ -121,6 +125,7 @@ def mine_pairs(
     if strategy == 'intersection':
         mutual = np.flatnonzero(backward[forward] == left)
         return _sort_by_score(MinedPairs(mutual, forward[mutual], forward_N[mutual]))
+    # 'max': the candidates of both sides compete for the same sentences.
     columns = (left, backward), (forward, right), (forward_N, backward_M)
     return _use_each_once(_sort_by_score(MinedPairs(*map(np.concatenate, columns))))
 
@@ -167,6 +172,7 @@ def choose_threshold(score_P: np.ndarray, right_P: np.ndarray, gold: int) -> flo
     """
     if not len(score_P):
         return 0.0
+    # If the threshold falls behind pair i, the first i + 1 pairs are taken.
     taken_P = np.arange(1, len(score_P) + 1)
     f1_P = 2 * np.cumsum(right_P) / (taken_P + gold)
     lower_P = np.append(score_P[1:], score_P[-1])

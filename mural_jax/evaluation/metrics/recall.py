@@ -46,9 +46,11 @@ def recall_both_ways(
       similarity: how the space compares its left side with its right one.
     """
     count = count_rows(left_items)
+    # One gallery is one fold of everything.
     fold = fold or count
     parts: list[list[QuerySamples]] = []
     for start in range(0, count - fold + 1, fold):
+        # Right items follow the left item that they belong to.
         chosen_M = np.flatnonzero((owner_M >= start) & (owner_M < start + fold))
         own_M = owner_M[chosen_M] - start
         one = take_rows(left_items, slice(start, start + fold))
@@ -57,6 +59,7 @@ def recall_both_ways(
             rank_queries(one, other, group_by_owner(own_M, fold), similarity),
             rank_queries(other, one, list(own_M[:, None]), Swapped(similarity)),
         )
+        # The bootstrap draws left items, with the right items that belong to them.
         items = np.arange(start, start + fold), own_M + start
         parts.append(_name_metrics(ranks, items, left, right))
     return [_concatenate(column) for column in zip(*parts)]
@@ -75,6 +78,7 @@ def recall_of_scores(score_NN: np.ndarray, left: str, right: str) -> list[QueryS
 
 def group_by_owner(owner_M: np.ndarray, count: int) -> list[np.ndarray]:
     """Returns for each of `count` owners the numbers of its items."""
+    # Sorted by owner, the items of each are one slice.
     order = np.argsort(owner_M, kind='stable')
     ends = np.cumsum(np.bincount(owner_M, minlength=count))
     return np.split(order, ends[:-1])
@@ -106,6 +110,7 @@ def add_mean_recall(values: Mapping[str, Any]) -> dict[str, Any]:
 
     The values are numbers, or arrays with one number for each draw.
     """
+    # The same for draws as for numbers, so the mean recall has an interval too.
     recalls = [value for name, value in values.items() if name.endswith(_ENDS)]
     if not recalls:
         return dict(values)

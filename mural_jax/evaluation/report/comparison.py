@@ -72,6 +72,7 @@ def compare_runs(name: str, first: RunScores, second: RunScores, groups: Groups)
     size, one = first.samples[name]
     _, other = second.samples[name]
     differences = {x: subtract_samples(one[x], other[x]) for x in one if x in other}
+    # One set of draws for all languages, so that the mean of a group has draws too.
     draws = draw_differences(differences, size, metric)
     values = {
         x: second.scores.results[name][x][metric] - first.scores.results[name][x][metric]
@@ -94,6 +95,7 @@ def choose_metric(name: str, first: RunScores, second: RunScores) -> tuple[str, 
     if not all(results):
         return '', 'only one of the runs was scored by it'
     metric = first.scores.headline(name)
+    # First, since different protocols make any further comparison meaningless.
     different = differing_entries(first.scores.protocol[name], second.scores.protocol[name])
     if different:
         words = '; '.join(f'{key} is “{a}” and “{b}”' for key, a, b in different)
@@ -104,6 +106,7 @@ def choose_metric(name: str, first: RunScores, second: RunScores) -> tuple[str, 
     shared = [x for x in one if x in other]
     if not shared:
         return metric, 'no language has scores query by query in both runs'
+    # Paired draws need the same queries in the same order.
     if size != other_size or not all(_have_same_queries(one[x], other[x]) for x in shared):
         return metric, 'the queries are not the same: the data was prepared differently'
     rows = [result.get(x, {}) for result in results for x in shared]
@@ -159,6 +162,7 @@ def draw_differences(
         for weight in (lambda v_N: v_N, np.ones_like)
     )
     parts_of: dict[str, list[np.ndarray]] = {}
+    # In parts of 1,000 draws, which bounds the memory for all metrics of a draw.
     for seed in range(max(1, -(-4 * len(differences) // int(LEVEL * DRAWS)))):
         drawn_IS = bootstrap.draw_items(size, seed=seed).T
         with np.errstate(invalid='ignore'):
@@ -177,9 +181,11 @@ def holm_correction(p: Sequence[float]) -> np.ndarray:
     Holm 1979, Scand. J. Statist. 6:65-70. If all differences with an adjusted p of at most a are
     called real, the chance that one or more of them is not is at most a.
     """
+    # The smallest p is multiplied by L, the next by L - 1, and so on.
     order = np.argsort(p, kind='stable')
     times = np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
+    # An adjusted p is never below that of a smaller p.
     adjusted[order] = np.minimum(np.maximum.accumulate(times * np.asarray(p)[order]), 1)
     return adjusted
 

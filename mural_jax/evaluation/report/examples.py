@@ -115,8 +115,10 @@ def embed_names(
 
     def order(place: int) -> tuple[int, bytes]:
         names = index.names[place]
+        # Many languages first: the map needs parallel texts.
         return -sum(x in names for x in languages), _hash_names(names)
 
+    # Fewer images for more languages, so that the number of texts stays about the same.
     count = max(16, min(IMAGES, TEXTS // max(len(languages), 1)))
     places = sorted(held_out_images(index.splits), key=order)[:count]
     cells = [
@@ -191,6 +193,7 @@ def _rank_targets(index: IndexedImages, names: EmbeddedNames, gallery_M: np.ndar
 def _make_example(
     index: IndexedImages, language: str, place: int, query_D: np.ndarray, gallery_M: np.ndarray
 ) -> QueryExample:
+    # In NumPy: a few queries need no accelerator.
     score_M = index.image_ND[gallery_M] @ query_D
     best = gallery_M[np.argsort(-score_M, kind='stable')[:RESULTS]]
     right = float(score_M[np.flatnonzero(gallery_M == place)[0]])

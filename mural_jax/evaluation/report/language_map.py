@@ -34,12 +34,14 @@ def place_languages(vector_LND: np.ndarray, languages: list[str]) -> LanguageMap
     the images that count.
     """
     has_text_LN = np.isfinite(vector_LND).all(-1)
+    # A language without any text must not raise the bar for images.
     used_L = has_text_LN.any(1)
     counts_N = has_text_LN.sum(0) >= NEARLY * used_L.sum()
     used_L = has_text_LN[:, counts_N].mean(1) >= 0.5 if counts_N.any() else used_L & False
     if counts_N.sum() < LEAST or used_L.sum() < 3:
         return None
     vector_LND = vector_LND[used_L][:, counts_N].astype(np.float64)
+    # What is left of a text is how its language differs from the others.
     apart_LND = vector_LND - np.nanmean(vector_LND, axis=0, keepdims=True)
     mean_LD = np.nanmean(apart_LND, axis=1)
     xy_L2, share_2 = principal_components(mean_LD)
@@ -53,6 +55,7 @@ def principal_components(point_LD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Computed from the singular values of the centred points. The largest coordinate of each axis is
     positive, so that drawings of the same model are equal.
     """
+    # PCA without the covariance matrix, which loses precision.
     left_LK, value_K, _ = np.linalg.svd(point_LD - point_LD.mean(0), full_matrices=False)
     xy_L2 = (left_LK * value_K)[:, :2]
     largest_2 = np.take_along_axis(xy_L2, np.abs(xy_L2).argmax(0)[None], axis=0)

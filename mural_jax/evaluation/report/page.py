@@ -64,6 +64,7 @@ def load_run(workdir: Path, step: int, config: dict[str, Any]) -> ReportedRun:
     """Returns a run at a step. Raises UserError if the scores cannot be read."""
     found = scores.read(workdir, step)
     path = workdir / 'eval' / f'{step}.json'
+    # The time of the file, since scores may be added to it later.
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return ReportedRun(
         workdir,
@@ -91,6 +92,7 @@ def render_page(runs: Sequence[ReportedRun], findings: ModelFindings) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        # A misspelt name in the template is an error, not an empty place.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -103,6 +105,7 @@ def render_page(runs: Sequence[ReportedRun], findings: ModelFindings) -> str:
     }
     groups = merge_groups([run.groups for run in runs])
     names = label_runs([run.workdir for run in runs])
+    # The same metric for curves of training as for the scores.
     headlines = {
         name: run.measured.scores.headline(name)
         for run in runs
@@ -126,6 +129,7 @@ def label_runs(workdirs: Sequence[Path]) -> list[str]:
     Raises UserError if a run is named twice.
     """
     parts = [workdir.resolve().parts for workdir in workdirs]
+    # The shortest names that differ: folders alone, then with one parent, and so on.
     for depth in range(1, max(map(len, parts)) + 1):
         names = ['/'.join(part[-depth:]).replace('//', '/') for part in parts]
         if len(set(names)) == len(names):

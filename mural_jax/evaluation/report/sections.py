@@ -106,6 +106,7 @@ def scored_members(languages: Sequence[str], groups: Groups) -> dict[str, list[s
 def split_by_group(languages: Sequence[str], groups: Groups) -> dict[str, list[str]]:
     """Returns each language once, in the first group that has it, without empty groups."""
     left = list(languages)
+    # Groups may overlap, but the page shows each language once.
     split: dict[str, list[str]] = {}
     for name, members in groups.items():
         split[name] = [x for x in left if x in members]
@@ -119,6 +120,7 @@ def _groups_of(name: str, runs: Sequence[RunScores]) -> dict[str, list[str]]:
 
     Without the group of all languages, which would hide the others.
     """
+    # Not the groups of the run's config: a suite was scored over groups of its own.
     merged = merge_groups([run.scores.groups.get(name, {}) for run in runs])
     return {group: members for group, members in merged.items() if group != ALL}
 
@@ -132,6 +134,7 @@ def _build_section(name: str, runs: Sequence[RunScores], groups: Groups) -> Sect
     # A single row, such as `all`, stands in the place of means.
     single = languages if len(languages) == 1 else []
     means = [row for row in rows if row.startswith(MEAN)] or single
+    # Cells of all runs first: they share one axis.
     shown = {row: [_cell(run, name, row, metric) for run in runs] for row in rows}
     axis = _fit_axis([cell for cells in shown.values() for cell in cells if cell is not None])
     split = split_by_group([x for x in languages if x not in means], groups)
@@ -170,6 +173,7 @@ def _fit_axis(cells: Sequence[Cell] | Sequence[Difference], symmetric: bool = Fa
     """Returns an axis from zero to a round number, symmetric if there are negative values."""
     ends = [x for cell in cells for x in (cell.value, cell.low, cell.high) if np.isfinite(x)]
     largest = max([abs(x) for x in ends], default=1.0)
+    # A round end makes the axes of different sections comparable at a glance.
     high = float(next((nice for nice in NICE if largest <= nice), np.ceil(largest)))
     low = -high if symmetric or min(ends, default=0) < 0 else 0.0
     return Axis(low, high, 1 if high > 1 else 3)
@@ -185,6 +189,7 @@ def _metric_table(name: str, run: RunScores) -> tuple[list[str], dict[str, list[
 def _summarize(name: str, metric: str, runs: Sequence[RunScores]) -> dict[str, str]:
     """Returns the columns of the page's table of what was measured."""
     run = next(run for run in runs if name in run.scores.results)
+    # One run speaks for all: where protocols differ, the section itself says so.
     protocol, rows = run.scores.protocol.get(name, {}), run.scores.results[name]
     directions = dict.fromkeys(
         match.expand(r'\1 to \2').replace('_', ' ')
@@ -230,6 +235,7 @@ def _compare(
 ) -> Differences:
     """Returns how the run number `other` differs from the first one."""
     present = {row for run in runs for row in run.scores.results.get(name, {})}
+    # Means that no run shows need no difference.
     means = {row.removeprefix(MEAN): own for row, own in members.items() if row in present}
     comparison = compare_runs(name, runs[0], runs[other], means)
     rows = comparison.rows

@@ -22,6 +22,7 @@ def print_tables(
     by_language: list[str] = []
     alone: list[str] = []
     for name in evaluators:
+        # An evaluator that knows no languages has a single row.
         has_languages = set(scores.results[name]) - {ALL}
         (by_language if has_languages else alone).append(name)
     if by_language:
@@ -57,6 +58,7 @@ def _language_table(scores: CheckpointScores, names: list[str], groups: Groups) 
     rest = [language for language in rest if not language.startswith(MEAN)]
     more = {ALL: rest} if ALL not in groups else {}
     for group, members in {**groups, **more}.items():
+        # A page of 200 rows hides the means.
         for language in members if len(members) <= MANY else ():
             add_row(language)
         add_row(f'{MEAN}{group}', style='bold')
