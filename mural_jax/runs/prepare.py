@@ -28,7 +28,7 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
     # Only here: whoever asks for the path of a vocabulary needs no TensorFlow.
     from mural_jax.data.fitted.catalog import ensure_fitted
     from mural_jax.data.ingest import ingest
-    from mural_jax.data.reading.draws import Pool
+    from mural_jax.data.reading.pool import Pool
     from mural_jax.data.reading.selection import ensure_filters
 
     streams = run.streams

@@ -14,7 +14,7 @@ from mural_jax.types import Batch
 
 
 class BatchStream(Protocol):
-    """What training needs from a stream; `data.streams.base.OpenStream` is one.
+    """What training needs from a stream; `data.reading.stream.OpenStream` is one.
 
     labels: names of the kinds of examples; a batch's `origin` indexes them.
     """
@@ -25,7 +25,9 @@ class BatchStream(Protocol):
     @property
     def mixture(self) -> dict[str, Any]: ...
 
-    def batches(self, position: int, count: int, host: int, num_hosts: int) -> Iterator[Batch]: ...
+    def batches(
+        self, position: int, count: int, process: int, num_processes: int
+    ) -> Iterator[Batch]: ...
 
     def follow(self, mixture: Mapping[str, Any], position: int) -> str: ...
 

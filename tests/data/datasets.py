@@ -44,11 +44,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_captions(
-    folder: Path, pictures: Mapping[str, bytes], rows: Iterable[tuple[str, str, str]], **fields: Any
+    folder: Path, images: Mapping[str, bytes], rows: Iterable[tuple[str, str, str]], **fields: Any
 ) -> CaptionTable:
-    """`pictures` by name, `rows` of (picture's name, language, caption), written to a folder."""
+    """`images` by name, `rows` of (name of the image, language, caption), written to a folder."""
     (folder / 'images').mkdir(parents=True, exist_ok=True)
-    for name, data in pictures.items():
+    for name, data in images.items():
         (folder / 'images' / name).write_bytes(data)
     keys = ('image', 'lang', 'caption')
     table = write_rows(folder / 'captions.jsonl', (dict(zip(keys, row)) for row in rows))
@@ -59,11 +59,11 @@ def write_captions(
 def ingest_captions(
     data_dir: Path,
     name: str,
-    pictures: Mapping[str, bytes],
+    images: Mapping[str, bytes],
     rows: Iterable[tuple[str, str, str]],
     max_bad: float = 1.0,
 ) -> str:
-    reader = write_captions(data_dir / 'made' / name, pictures, rows)
+    reader = write_captions(data_dir / 'made' / name, images, rows)
     return ingest(reader, name, data_dir, RecordLimits(), max_bad)
 
 

@@ -18,8 +18,8 @@ import tensorflow as tf
 from mural_jax.data.fields.crops import NO_CLASS, region_mask
 from mural_jax.data.fields.image_settings import NUM_IMAGE_RANDOM
 from mural_jax.data.fitted.base import FittedArtefact
-from mural_jax.data.reading.draws import Pool
 from mural_jax.data.reading.order import uniform
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.sets.schema import parse_examples
 from mural_jax.data.streams.regions import RegionPairs
 from mural_jax.types import UserError

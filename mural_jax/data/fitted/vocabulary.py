@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mural_jax.data.reading.draws import Pool
 from mural_jax.data.reading.order import language_shares
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.sets.index import split_words
 from mural_jax.data.sets.records import Records, read_texts
 from mural_jax.data.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mural_jax.data.reading.draws import Pool
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.sets import filters as selection
 from mural_jax.data.sets.filter_settings import Filters
 from mural_jax.data.sets.records import Records, open_split

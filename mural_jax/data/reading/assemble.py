@@ -39,6 +39,7 @@ class BatchAssembler:
         self._stream, self._tokenizer = stream, tokenizer
         self._fields = stream.fields()
         self._num_joined, self._substitutes = num_joined, substitutes
+        # Padding may be a special token that a text ends with, too.
         special_ids = tuple(sorted({tokenizer.pad_id, *tokenizer.special_ids}))
         self._context = ReadingContext(special_ids, tokenizer.vocab_size, fitted)
 
@@ -59,7 +60,10 @@ class BatchAssembler:
         return [*kinds, tf.int32, tf.float32]
 
     def set_shapes(self, arrays: Sequence[tf.Tensor], size: int) -> None:
-        """Tells TensorFlow the shapes of the arrays of a batch of `size` examples."""
+        """Tells TensorFlow the shapes of the arrays of a batch of `size` examples.
+
+        It knows none of what a Python function returns, and decoding needs the batch size.
+        """
         shapes = [[size]] * self.num_records + [[size, self._num_joined]] * self.num_numbers
         shapes += [[size], [size, self._stream.num_random]]
         for array, shape in zip(arrays, shapes, strict=True):

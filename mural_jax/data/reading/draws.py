@@ -1,16 +1,11 @@
-"""What a stream can draw: which records of each source and language, and which of their texts."""
+"""The draws of a stream: which records of each source and language, and which of their texts."""
 
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mural_jax.data.fields.text_choice import choose_texts
 from mural_jax.data.reading.order import language_shares
-from mural_jax.data.reading.selection import read_keep_mask
-from mural_jax.data.sets.hashes import BITS
 from mural_jax.data.sets.index import read_sketches
 from mural_jax.data.sets.records import Records
 from mural_jax.data.streams.base import Stream, StreamSource
@@ -48,164 +43,31 @@ class Draw(NamedTuple):
     sides: tuple[LanguageTexts, ...]
 
 
-class Pool:
-    """All that a stream draws from. Its members are the records of all draws, one after another.
+class DrawBuilder:
+    """Makes the draws of a stream, one source after another, and collects their texts.
 
-    records: the opened split of each source.
-    kinds, languages: the kinds of texts of all sources, and the languages that are drawn.
-    draws, sizes, weights: the draws, how many members each has, and their weights.
-    base_S: number of each draw's first member.
-    record_G, source_G: the record and the source of each member.
+    texts: all texts that can be drawn.
     rows: by (source, language), the record and the number in it of each text that can be drawn.
-
-    Raises UserError where the data is not prepared, or lacks what the stream asks for.
     """
 
-    def __init__(self, stream: Stream, data_dir: Path):
-        self._stream = stream
-        self.records = [
-            Records(source.dataset, source.split, data_dir) for source in stream.sources.values()
-        ]
-        self.kinds = sorted({kind for records in self.records for kind in records.kinds})
-        held = _languages_with_texts(self.records)
-        self.languages = stream.languages or tuple(sorted(held))
-        self._check_contents(held)
+    def __init__(self, stream: Stream, kinds: list[str], languages: tuple[str, ...]):
+        """`kinds` and `languages` are those of the pool, over all sources."""
+        self._stream, self._kinds, self._languages = stream, kinds, languages
+        self.texts = TextArrays()
         self.rows: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
-        self._texts = _TextArrays()
-        self.draws: list[Draw] = []
-        for number, (name, source) in enumerate(stream.sources.items()):
-            keep_T = read_keep_mask(self.records[number], source, data_dir)
-            self.draws += self._make_draws(number, name, source, keep_T)
-        self._check_languages_drawn()
-        self.sizes = np.array([len(draw.record_M) for draw in self.draws])
-        self.weights = np.array([draw.weight for draw in self.draws])
-        self.base_S = np.cumsum(self.sizes) - self.sizes
-        self.record_G = np.concatenate([draw.record_M for draw in self.draws])
-        self.source_G = np.repeat([draw.source for draw in self.draws], self.sizes)
-        sides = range(stream.num_texts)
-        self._first_NG = [np.concatenate([d.sides[n].first_M for d in self.draws]) for n in sides]
-        self._size_NG = [np.concatenate([d.sides[n].size_M for d in self.draws]) for n in sides]
-        self._texts.join()
-        self._tag_SR = (
-            [_number_tags(records, stream.tags) for records in self.records] if stream.tags else []
-        )
-        self._weight_K = stream.text.kind_weights(self.kinds)
-        self._most_K = stream.text.most_joined(self.kinds)
 
-    @property
-    def fingerprint(self) -> str:
-        """A name of what fixes the order of a stream: its data sets, and what filters kept."""
-        parts = [records.index.fingerprint for records in self.records]
-        return f'{zlib.crc32(repr((parts, self.sizes.tolist())).encode()):08x}'
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels SOURCE/LANGUAGE of all draws, each once."""
-        return tuple(dict.fromkeys(draw.label for draw in self.draws))
-
-    @property
-    def num_joined(self) -> int:
-        """Largest number of stored texts that are joined to one text of an example."""
-        return int(self._most_K.max())
-
-    def choose_texts(self, member_B: np.ndarray, side: int, random_B3: np.ndarray) -> np.ndarray:
-        """Numbers of the stored texts that become one text of each member, int64 [B, J].
-
-        -1 fills rows where fewer are joined. `side` says which text of an example it is.
-        """
-        first_B, size_B = self._first_NG[side][member_B], self._size_NG[side][member_B]
-        within = np.arange(size_B.sum()) - np.repeat(np.cumsum(size_B) - size_B, size_B)
-        kind_T = self._texts.kind_P[np.repeat(first_B, size_B) + within]
-        place_BJ = choose_texts(kind_T, size_B, self._weight_K, self._most_K, random_B3)
-        number_BJ = self._texts.number_P[first_B[:, None] + np.maximum(place_BJ, 0)]
-        number_BJ = number_BJ.astype(np.int64)
-        return np.where(place_BJ < 0, -1, number_BJ)
-
-    def find_tags(self, member_B: np.ndarray) -> np.ndarray:
-        """Number of the stored text that names what is in each image, int64 [B, J]; -1 for none.
-
-        Only the first column is used; the shape is that of `choose_texts`.
-        """
-        number_BJ = np.full((len(member_B), self.num_joined), -1)
-        source_B, record_B = self.source_G[member_B], self.record_G[member_B]
-        for source in np.unique(source_B):
-            here = source_B == source
-            number_BJ[here, 0] = self._tag_SR[source][record_B[here]]
-        return number_BJ
-
-    def choose_most_similar(self, member_B: np.ndarray, other_BC: np.ndarray) -> np.ndarray:
-        """The one of C other members whose text is most similar to a member's own, int64 [B].
-
-        Texts are compared by their sketches (`hashes.text_sketch`). A text with the very same
-        sketch is taken last: it is probably the same text.
-        """
-        if other_BC.shape[1] == 1:
-            return other_BC[:, 0]
-        first_G, sketch_P = self._first_NG[0], self._texts.sketch_P
-        own_B1, sketch_BC = sketch_P[first_G[member_B[:, None]]], sketch_P[first_G[other_BC]]
-        distance_BC = np.bitwise_count(own_B1 ^ sketch_BC).astype(int)
-        best_B = np.where(distance_BC == 0, BITS + 1, distance_BC).argmin(axis=1)
-        return other_BC[np.arange(len(other_BC)), best_B]
-
-    def read(self, member_B: np.ndarray) -> np.ndarray:
-        """Serialized examples of members, an object array [B] of bytes."""
-        source_B, record_B = self.source_G[member_B], self.record_G[member_B]
-        serialized_B = np.empty(len(member_B), object)
-        for source in np.unique(source_B):
-            here = source_B == source
-            serialized_B[here] = self.records[source].read(record_B[here])
-        return serialized_B
-
-    def locate(self, member: int) -> dict[str, Any]:
-        """{dataset, shard, index} of a member, for messages."""
-        records = self.records[self.source_G[member]]
-        return {'dataset': records.name, **records.locate(int(self.record_G[member]))}
-
-    @property
-    def _names(self) -> str:
-        return ', '.join(records.name for records in self.records)
-
-    def _check_contents(self, held: set[str]) -> None:
-        """Raises UserError where the sources have not what the config names, `held` languages."""
-        stream = self._stream
-        missing = [language for language in stream.all_languages if language not in held]
-        if missing:
-            raise UserError(
-                f'{self._names}: no texts in {missing}. There are texts in: '
-                f'{" ".join(sorted(held))}'
-            )
-        unknown = [
-            kind for kind in {**stream.text.kinds, **stream.text.joined} if kind not in self.kinds
-        ]
-        if unknown:
-            raise UserError(
-                f'{self._names}: no texts of the kind {unknown}; there are {self.kinds}. '
-                'Change text.kinds and text.joined of the stream.'
-            )
-        if stream.images and not all(records.has_image for records in self.records):
-            raise UserError(
-                f'{self._names}: not all of these data sets have images, which captions need.'
-            )
-
-    def _check_languages_drawn(self) -> None:
-        """Raises UserError where a language of the config has nothing left to draw."""
-        drawn = {draw.label.split('/')[1] for draw in self.draws}
-        lost = [language for language in self._stream.languages if language not in drawn]
-        if lost:
-            raise UserError(
-                f'{self._names}: nothing is left to draw in {lost}. Pairs need a text in another '
-                'language of the same row; filters and text.kinds may have taken everything.'
-            )
-
-    def _make_draws(
-        self, number: int, name: str, source: StreamSource, keep_T: np.ndarray
+    def build(
+        self, number: int, name: str, source: StreamSource, records: Records, keep_T: np.ndarray
     ) -> Iterator[Draw]:
-        """The draws of one source; their weights add up to the source's."""
+        """The draws of source `number`; their weights add up to the source's.
+
+        `keep_T` says which texts of its index may be drawn. Raises UserError where none is left.
+        """
         stream = self._stream
-        found = self._find_pairs(number, keep_T)
+        found = self._find_pairs(number, records, keep_T)
         if not found:
             raise UserError(
-                f'{self.records[number].name} has nothing to draw in {stream.all_languages} as '
+                f'{records.name} has nothing to draw in {stream.all_languages} as '
                 'this stream is configured. Change its languages, its filters, its text or its '
                 'pivots.'
             )
@@ -222,35 +84,37 @@ class Pool:
                 yield Draw(label, f'{name}/{pair}', number, weight, record_M, sides)
 
     def _find_pairs(
-        self, number: int, keep_T: np.ndarray
+        self, number: int, records: Records, keep_T: np.ndarray
     ) -> dict[str, list[tuple[str, np.ndarray, tuple[LanguageTexts, ...]]]]:
         """By language of the first text: (name of the pair, records, texts of each side).
 
         A stream whose examples have one text gets one entry a language, named by it.
         """
-        records, pivots = self.records[number], self._stream.pivots
-        wanted = dict.fromkeys((*self.languages, *self._stream.all_languages))
+        pivots = self._stream.pivots
+        wanted = dict.fromkeys((*self._languages, *self._stream.all_languages))
         texts = {
-            language: self._add_texts(number, language, keep_T)
+            language: self._add_texts(number, records, language, keep_T)
             for language in wanted
             if language in records.languages
         }
         found: dict[str, list[tuple[str, np.ndarray, tuple[LanguageTexts, ...]]]] = {}
-        for language in self.languages:
+        for language in self._languages:
             mine = texts.get(language)
             if mine is None or not len(mine.record_M):
                 continue
             if pivots is None:
                 found[language] = [(language, mine.record_M, (mine,))]
                 continue
-            others = [x for x in pivots or self.languages if x != language and x in texts]
+            others = [x for x in pivots or self._languages if x != language and x in texts]
             pairs = [(f'{language}-{x}', *_intersect(mine, texts[x])) for x in others]
             found[language] = [pair for pair in pairs if len(pair[1])]
         return {language: pairs for language, pairs in found.items() if pairs}
 
-    def _add_texts(self, number: int, language: str, keep_T: np.ndarray) -> LanguageTexts:
-        """The texts of a source in one language that can be drawn; adds them to the pool."""
-        records, stream = self.records[number], self._stream
+    def _add_texts(
+        self, number: int, records: Records, language: str, keep_T: np.ndarray
+    ) -> LanguageTexts:
+        """The texts of a source in one language that can be drawn; adds them to `texts`."""
+        stream = self._stream
         index, column = records.index, records.languages.index(language)
         start, end = index.offset_L[column : column + 2]
         wanted = stream.text.kinds or [k for k in records.default_kinds if k != stream.tags]
@@ -259,21 +123,22 @@ class Pool:
             for place, kind in enumerate(records.kinds)
             if kind in wanted and stream.text.kinds.get(kind, 1.0)
         ]
+        # The index is sorted by language, then by record: a record's texts follow each other.
         rows = start + np.flatnonzero(
             keep_T[start:end] & np.isin(index.kind_T[start:end], drawable)
         )
         # Data sets number their kinds each in its own way; the pool has one numbering.
-        kind_of = np.array([self.kinds.index(kind) for kind in records.kinds], np.uint8)
+        kind_of = np.array([self._kinds.index(kind) for kind in records.kinds], np.uint8)
         record_M, first_M, size_M = np.unique(
             index.record_T[rows], return_index=True, return_counts=True
         )
         self.rows[number, language] = index.record_T[rows], index.number_T[rows]
         sketch_T = read_sketches(records, index)[rows] if stream.candidates > 1 else None
-        first = self._texts.add(index.number_T[rows], kind_of[index.kind_T[rows]], sketch_T)
+        first = self.texts.add(index.number_T[rows], kind_of[index.kind_T[rows]], sketch_T)
         return LanguageTexts(record_M, first_M + first, size_M)
 
 
-class _TextArrays:
+class TextArrays:
     """The texts that can be drawn, of all sources and languages, one after another.
 
     number_P, kind_P, sketch_P: of each text, its number in its record, its kind, and its sketch,
@@ -291,37 +156,12 @@ class _TextArrays:
         return self._size - len(number_T)
 
     def join(self) -> None:
+        """Makes the arrays. Appending to arrays all along would copy them again and again."""
         numbers, kinds, sketches = zip(*self._parts)
         self.number_P, self.kind_P = np.concatenate(numbers), np.concatenate(kinds)
         given = [sketch_T for sketch_T in sketches if sketch_T is not None]
         self.sketch_P = np.concatenate(given or [np.zeros(0, np.uint64)])
         self._parts.clear()
-
-
-def _languages_with_texts(opened: list[Records]) -> set[str]:
-    return {
-        language
-        for records in opened
-        for language, count in zip(records.languages, np.diff(records.index.offset_L))
-        if count
-    }
-
-
-def _number_tags(records: Records, kind: str) -> np.ndarray:
-    """The number of each record's first text of a kind, int64 [R], -1 for none.
-
-    Raises UserError where the data set has no such texts.
-    """
-    if kind not in records.kinds:
-        raise UserError(
-            f'{records.name}: no texts of the kind {kind!r}, which tags names; there are '
-            f'{sorted(records.kinds)}.'
-        )
-    index, number_R = records.index, np.full(len(records), -1)
-    rows = np.flatnonzero(index.kind_T == records.kinds.index(kind))
-    # Backwards, so that the first text of a record is written last.
-    number_R[index.record_T[rows][::-1]] = index.number_T[rows][::-1]
-    return number_R
 
 
 def _intersect(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mural_jax.data.reading.draws import Pool
 from mural_jax.data.reading.order import index_shuffle, uniform
+from mural_jax.data.reading.pool import Pool
 
 AHEAD = 2**16  # number of following positions among which a partner is drawn
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mural_jax.data.reading.draws import Pool
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.sets import checks
 from mural_jax.data.sets.schema import parse_examples
 from mural_jax.data.streams.base import Stream

@@ -11,8 +11,8 @@ from mural_jax.data.fields import text_choice
 from mural_jax.data.fields.texts import join_texts
 from mural_jax.data.reading import partners
 from mural_jax.data.reading.assemble import BatchAssembler
-from mural_jax.data.reading.draws import Pool
 from mural_jax.data.reading.order import Mixture, uniform
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.reading.repair import Repairer
 from mural_jax.data.reading.substitutes import Substitutes
 from mural_jax.data.sets.schema import parse_examples
@@ -69,11 +69,13 @@ class OpenStream:
         self._repairer = Repairer(settings, self)
         negatives = [field.role for field in settings.fields().values() if field.negative_of]
         substitutes = None
+        # Reads many texts, which takes seconds: only for streams that need it.
         if 'text' in negatives:
             substitutes = Substitutes(self.read_texts(np.arange(SAMPLE))[0])
         self.assembler = BatchAssembler(
             settings, tokenizer, fitted, self.pool.num_joined, substitutes
         )
+        # For repairs: it must compute exactly what tf.data's graph computes.
         self._assemble = tf.function(
             self.assembler.assemble, autograph=False, reduce_retracing=True
         )
@@ -130,7 +132,8 @@ class OpenStream:
         for first in range(start, end, self.batch_size):
             try:
                 batch = next(loaded)
-            # An error message of TensorFlow that holds broken bytes raises UnicodeDecodeError.
+            # After an error tf.data goes on with the next batch, so the broken one is made here.
+            # A message of TensorFlow that holds broken bytes raises UnicodeDecodeError instead.
             except (tf.errors.OpError, UnicodeDecodeError) as error:
                 position_B = first + np.arange(size)
                 draws = self._mixture.locate(position_B)
@@ -142,13 +145,6 @@ class OpenStream:
     def take_bad(self) -> list[dict[str, Any]]:
         """What was broken since the last call: {position, dataset, shard, index, reason} each."""
         return self._repairer.take_listed()
-
-    def count_classes(self, field: str) -> int | None:
-        """Number of classes of a target field, where settings or data sets fix it."""
-        count = self.settings.fields()[field].num_classes
-        if count is not None:
-            return count
-        return self.settings.count_classes(self.pool.records).get(field)
 
     def members_at(self, position_B: np.ndarray) -> np.ndarray:
         """The members of the pool at positions, int64 [B]."""
@@ -213,7 +209,11 @@ class OpenStream:
         return self._assemble([tf.constant(array) for array in arrays])
 
     def _load_batches(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
-        """The batches of `size` examples that begin at the positions `firsts`."""
+        """The batches of `size` examples that begin at the positions `firsts`.
+
+        NumPy and the reader of records run in one Python function for a whole batch, since Python
+        code holds its lock; decoding runs in TensorFlow's threads.
+        """
 
         def read(first: np.ndarray) -> list[np.ndarray]:
             position_B = int(first) + np.arange(size)

@@ -237,7 +237,7 @@ class Stream:
     def prepare_data(self, open_pool: Callable[[], Any]) -> list[str]:
         """Computes what training reads besides examples, and returns one line about each result.
 
-        `open_pool` opens the stream's `reading.draws.Pool`, which takes a while for large data.
+        `open_pool` opens the stream's `reading.pool.Pool`, which takes a while for large data.
         """
         del open_pool
         return []

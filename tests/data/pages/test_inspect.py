@@ -12,7 +12,7 @@ from mural_jax.config.load import load_config
 from mural_jax.data import tokenizer
 from mural_jax.data.ingest.ingest import ingest
 from mural_jax.data.pages import contents, histograms, inspect
-from mural_jax.data.reading.draws import Pool
+from mural_jax.data.reading.pool import Pool
 from mural_jax.data.reading.selection import ensure_filters
 from mural_jax.data.reading.stream import open_stream
 from mural_jax.data.sets.checks import RecordLimits

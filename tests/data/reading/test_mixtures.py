@@ -235,7 +235,7 @@ def test_resume_with_the_same_weights_changes_nothing(data_dir: Path) -> None:
     unbroken = take_steps(resume_feed(data_dir), 24)
     first = resume_feed(data_dir)
     take_steps(first, 20)
-    first.examples()
+    first.count_examples()
     same = resume_feed(data_dir, first.progress)
     assert same.changes == []
     assert_batches_equal(join_batches(unbroken[20:]), join_batches(take_steps(same, 4)))
@@ -244,14 +244,14 @@ def test_resume_with_the_same_weights_changes_nothing(data_dir: Path) -> None:
 def test_weights_may_change_on_a_resume(data_dir: Path) -> None:
     first = resume_feed(data_dir)
     head = take_steps(first, 20)
-    first.examples()
+    first.count_examples()
     second = resume_feed(data_dir, first.progress, weight=0.25)
     assert 'weights change at example 320: a/en' in second.changes[0]
     middle = take_steps(second, 60)
     labels = second.streams['c'].labels
     share = np.mean([labels[origin][0] == 'a' for origin in join_batches(middle)['origin']])
     assert abs(share - 0.2) < 0.05
-    second.examples()
+    second.count_examples()
     # Resumed again with the new weights, nothing changes, and all epochs have continued.
     third = resume_feed(data_dir, second.progress, weight=0.25)
     assert third.changes == []
@@ -259,7 +259,7 @@ def test_weights_may_change_on_a_resume(data_dir: Path) -> None:
     again = resume_feed(data_dir, first.progress, weight=0.25)
     assert_batches_equal(join_batches(tail), join_batches(take_steps(again, 80)[60:]))
     assert count_epochs(third.streams['c'], head + middle + tail, 'text') > 30
-    counts = third.examples()
+    counts = third.count_examples()
     assert sum(counts.values()) == 100 * SIZE == len(join_batches(head + middle + tail)['origin'])
 
 

@@ -1,6 +1,5 @@
 """Streams of regions: hidden parts, mismatched pairs, hard negatives and tags."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -206,11 +205,14 @@ def test_batches_have_the_declared_shapes(scenes_dir: Path, name: str) -> None:
     }
 
 
-def test_classes_of_regions_are_counted(scenes_dir: Path) -> None:
+def test_classes_of_regions_are_those_of_the_data(scenes_dir: Path) -> None:
     stream, _ = open_scenes(scenes_dir)
     (records,) = stream.pool.records
-    assert stream.count_classes('region_target') == records.region_facts['num_classes']
-    assert stream.count_classes('match') == 2
-    patches = dataclasses.replace(stream.settings.regions, by='patches')
-    without, _ = open_scenes(scenes_dir, regions=patches)
-    assert without.count_classes('region_target') == 0
+    counts = stream.settings.count_classes(stream.pool.records)
+    assert counts == {'region_target': records.region_facts['num_classes']}
+
+
+def test_patches_have_no_classes_in_the_data(scenes_dir: Path) -> None:
+    regions = RegionSettings(by='patches', most=4, side=8)
+    stream, _ = open_scenes(scenes_dir, regions=regions)
+    assert stream.settings.count_classes(stream.pool.records) == {}
