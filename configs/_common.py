@@ -1,7 +1,7 @@
-"""What the configs of the papers share: data that everybody has, and its evaluators.
+"""What the configs of the papers share: freely available data, and evaluators on it.
 
-The papers' own data is not public. These configs read `emoji_cldr`, real pictures with names in
-over a hundred languages, until `streams.*.dataset` and `evaluators` name other data.
+The papers' own data is not public. These configs read `emoji_cldr`, real images with names in over
+a hundred languages, unless `streams.*.sources` and `evaluators` name other data.
 """
 
 from typing import Any
@@ -10,14 +10,13 @@ from mural_jax.configs import _scale
 from mural_jax.configs.emoji import IMAGE_TEXT, TRANSLATION_ONLY
 
 LANGUAGES = dict(image_text=IMAGE_TEXT, translation_only=TRANSLATION_ONLY)
-TRAINABLE = 'kernel|token_VD|position_LD'  # What decays: not norms, biases and scalars.
+TRAINABLE = (
+    'kernel|token_VD|position_LD'  # Parameters with weight decay: no norms, biases, scalars.
+)
 
 
 def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
-    """The words of a config's argument, at most one of them a size.
-
-    Raises ValueError for a word that is not there, and for two sizes.
-    """
+    """The words of a config's argument. Raises ValueError for an unknown word or two sizes."""
     words, known = set(arg.split(',')), [*sizes.split(), *options.split()]
     if not words <= set(known):
         raise ValueError(f'{name}:{arg} is not a config; there are {", ".join(known)}.')
@@ -27,7 +26,7 @@ def words_of(name: str, arg: str, sizes: str, options: str = '') -> set[str]:
 
 
 def source(dataset: str, split: str = 'train', **filters: Any) -> dict[str, Any]:
-    """One source of a stream, with what the command line may change; filters are off."""
+    """One source of a stream. All filters are off, but present, so that flags can set them."""
     off = dict(
         languages=(),
         min_side=0,
@@ -44,7 +43,7 @@ def source(dataset: str, split: str = 'train', **filters: Any) -> dict[str, Any]
 
 
 def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> dict[str, Any]:
-    """The stream of pictures with a text."""
+    """A stream of images with one text each."""
     return dict(
         kind='captions',
         sources=dict(main=source('emoji_cldr/pictures')),
@@ -60,7 +59,7 @@ def captions(image_size: int, max_length: int, batch_size: int, **more: Any) -> 
 
 
 def translations(max_length: int, batch_size: int) -> dict[str, Any]:
-    """The stream of translation pairs, from English into all other languages."""
+    """A stream of translation pairs, from English into all other languages."""
     return dict(
         kind='translations',
         sources=dict(main=source('emoji_cldr/translations')),
@@ -75,7 +74,7 @@ def translations(max_length: int, batch_size: int) -> dict[str, Any]:
 
 
 def evaluators(text_space: str) -> dict[str, Any]:
-    """Held-out pictures and names; texts are compared in `text_space`."""
+    """Retrieval of held-out images and names; translations are compared in `text_space`."""
     return {
         'image_text_held_out': dict(
             kind='image_text',
@@ -96,5 +95,5 @@ def evaluators(text_space: str) -> dict[str, Any]:
 
 
 def tiny_schedule() -> dict[str, int]:
-    """Of the sizes for tests, all this project's own."""
+    """The schedule of all sizes for tests (ours)."""
     return _scale.schedule(12, 2, 4, keep=2)

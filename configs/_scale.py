@@ -1,18 +1,18 @@
-"""What every config says about devices, memory and safety, so that a flag can change it.
+"""Fields that every config has, so that a flag can change them: devices, memory, safety, losses.
 
-On one machine or many, the run is the same: these fields say how it is computed.
+A run gives the same results on one machine or many; most of these fields say how it is computed.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-# What moments are kept in, and where the optimizer's state waits.
+# The dtype of moments, and whether the optimizer's state waits in host memory.
 OPTIMIZER = dict(momentum_dtype='float32', offload=False)
 
 
 def scale(config: ConfigDict) -> None:
-    """Copies of the model on all devices, and the usual safety."""
+    """A copy of the model on every device, and the default safety."""
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.sharding = ()
     config.microbatches = 1
@@ -20,7 +20,7 @@ def scale(config: ConfigDict) -> None:
 
 
 def schedule(num_steps: int, log_every: int, checkpoint_every: int, keep: int) -> dict[str, Any]:
-    """A schedule in steps; checkpoints by the clock and by a metric are off."""
+    """A schedule in steps; checkpoints by time and by a metric are off."""
     return dict(
         num_steps=num_steps,
         log_every=log_every,
@@ -32,14 +32,14 @@ def schedule(num_steps: int, log_every: int, checkpoint_every: int, keep: int) -
 
 
 def softmax(margin: float = 0.0, label_smoothing: float = 0.0) -> dict[str, Any]:
-    """The contrastive softmax, all scores at once; by='ring' computes them tile by tile."""
+    """The contrastive softmax over the whole score matrix; by='ring' computes it tile by tile."""
     return dict(
         kind='softmax', margin=margin, label_smoothing=label_smoothing, by='gathered', tile=256
     )
 
 
 def sigmoid() -> dict[str, Any]:
-    """The contrastive sigmoid, likewise."""
+    """The pairwise sigmoid over the whole score matrix; by='ring' computes it tile by tile."""
     return dict(kind='sigmoid', by='gathered', tile=256)
 
 

@@ -3,10 +3,10 @@
     align:base           EfficientNet-B5 and BERT-base, the baseline of its table 8
     align:l2             EfficientNet-L2 and BERT-large, the reported model
     align:tiny           seconds, for tests
-    align:base,finetune  its fine-tuning, from the run before and with its vocabulary:
+    align:base,finetune  fine-tunes a run, with the vocabulary of that run:
                          --config.init_from.model=RUN --config.tokenizer.path=RUN/vocabulary.model
 
-Jia et al. 2021, arXiv:2102.05918. What the paper does not say is marked as ours.
+Jia et al. 2021, arXiv:2102.05918. What the paper does not state is marked as ours.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@
     clip:b32,lit                the image tower is locked: --config.init_from.image=FILE
 
 Radford et al. 2021, arXiv:2103.00020, tables 18 to 20; LiT: Zhai et al. 2022, arXiv:2111.07991.
-What the paper does not say is marked as ours.
+What the paper does not state is marked as ours.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""MURAL on emoji: real pictures named in over a hundred languages, minutes on two CPU cores.
+"""MURAL on emoji: real images named in over a hundred languages, minutes on two CPU cores.
 
-    emoji            MURAL: image-text pairs in 12 languages, translation pairs of 20 others
-    emoji:align      ALIGN: the image-text task alone, as many steps
-    emoji:shuffled   the control: each text gets the translation of another
-    emoji:decomposed   MURAL over one transformer for patches and words (VLDeformer), each alone
-    emoji:tiny       seconds, for tests; also of another arm: emoji:align,tiny
+    emoji            MURAL: image-text pairs in 12 languages, translation pairs in 20 others
+    emoji:align      ALIGN: the image-text task alone, for as many steps
+    emoji:shuffled   the control: each text gets the translation of another text
+    emoji:decomposed MURAL over one transformer for patches and for words (VLDeformer)
+    emoji:tiny       a size for tests, seconds; combines with the others: emoji:align,tiny
 
 Jain et al. 2021, arXiv:2109.05125. The mechanism and the losses are the paper's; sizes, steps and
 rates are this project's own, chosen for two cores and six minutes.
@@ -13,29 +13,31 @@ rates are this project's own, chosen for two cores and six minutes.
 from ml_collections import ConfigDict
 from mural_jax.configs import _scale
 
-IMAGE_TEXT = ('en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl')
-# be, ga, uz and tg are among the eight under-resourced languages of the paper.
-TRANSLATION_ONLY = (
-    'be',
-    'ga',
-    'uz',
-    'tg',
-    'mt',
-    'yo',
-    'zu',
-    'xh',
-    'ha',
-    'ig',
-    'so',
-    'qu',
-    'sw',
-    'cy',
-    'am',
-    'si',
-    'ne',
-    'km',
-    'hy',
-    'ka',
+IMAGE_TEXT = tuple(['en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl'])
+# be, ga, uz and tg are among the paper's eight under-resourced languages.
+TRANSLATION_ONLY = tuple(
+    [
+        'be',
+        'ga',
+        'uz',
+        'tg',
+        'mt',
+        'yo',
+        'zu',
+        'xh',
+        'ha',
+        'ig',
+        'so',
+        'qu',
+        'sw',
+        'cy',
+        'am',
+        'si',
+        'ne',
+        'km',
+        'hy',
+        'ka',
+    ]
 )
 
 IMAGE_SIZE = 64  # pixels
@@ -67,11 +69,11 @@ def get_config(arg: str = 'mural') -> ConfigDict:
             max_length=MAX_LENGTH,
             image_size=IMAGE_SIZE,
             text=dict(kinds=dict(name=0.5, keyword=0.5), joined=dict(keyword=3)),
-            # Mirrored texts and arrows cost less than mirrored everything else gains.
+            # Mirroring spoils emoji with letters and arrows, and helps all others more.
             augment=dict(shift=0.12, zoom=0.2, rotate=15.0, colour=0.3, mirror=0.5),
         ),
-        # Translations from English into all others, as LaBSE has them, the image-text languages
-        # too: MURAL's translation pairs cover both.
+        # From English into all other languages, as in LaBSE; MURAL's translation pairs cover the
+        # languages with images too.
         translations=dict(
             kind='translations',
             sources=dict(emoji=dict(dataset='emoji_cldr/translations', split='train', weight=1.0)),
@@ -133,11 +135,11 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         decay='cosine',
         b2=0.98,
         weight_decay=(('kernel|token_VD', 0.2),),
-        # A slow text head stays near to orthogonal, so what the translations align in the text
-        # tower holds in the space of the pictures.
+        # A text head that learns slowly stays nearly orthogonal, so what translations align in the
+        # text tower stays aligned in the space of the images.
         multipliers=(('heads/text', 0.1),),
     )
-    pictures = dict(
+    images = dict(
         kind='image_text',
         dataset='emoji_cldr/pictures',
         space='image_text',
@@ -145,8 +147,8 @@ def get_config(arg: str = 'mural') -> ConfigDict:
         every=0,
     )
     config.evaluators = {
-        'image_text_held_out': dict(pictures, split='test'),
-        'image_text_seen': dict(pictures, split='train'),
+        'image_text_held_out': dict(images, split='test'),
+        'image_text_seen': dict(images, split='train'),
         'text_text_held_out': dict(
             kind='text_text',
             dataset='emoji_cldr/translations',
@@ -166,7 +168,7 @@ def get_config(arg: str = 'mural') -> ConfigDict:
 
 
 def _decompose(config: ConfigDict) -> None:
-    """One transformer for both, over patches of 16 pixels; sizes, steps and rates are ours."""
+    """One transformer for patches of 16 pixels and for words; sizes, steps and rates are ours."""
     config.init_from = dict(model='')
     config.schedule.num_steps = 1000
     config.optimizer.learning_rate = 1e-3

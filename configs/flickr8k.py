@@ -2,11 +2,11 @@
 
     flickr8k          MURAL: photos with captions in en, pt and ar; translation pairs of de, fr,
                       cs, hi and Bodo (brx), which never meet a photo
-    flickr8k:align    ALIGN: the image-text task alone, as many steps
-    flickr8k:tiny     seconds, for tests; also of another arm: flickr8k:align,tiny
+    flickr8k:align    ALIGN: the image-text task alone, for as many steps
+    flickr8k:tiny     a size for tests, seconds; also flickr8k:align,tiny
 
-The data sets are made first, by `mural data ingest` (docs/data.md has the lines):
-`captions/flickr8k` with the splits train and dev, and `translations/multi30k`.
+`mural data ingest` makes its data sets first (docs/data.md has the commands): `captions/flickr8k`
+with the splits train and dev, and `translations/multi30k`.
 
 Jain et al. 2021, arXiv:2109.05125. The mechanism and the losses are the paper's; sizes, steps and
 rates are this project's own.

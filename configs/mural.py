@@ -9,8 +9,8 @@
                       pixels, from a run of one stream: --config.init_from.model=WORKDIR (ours)
 
 Jain et al. 2021, arXiv:2109.05125, on the recipe of ALIGN (Jia et al. 2021, arXiv:2102.05918) and
-the translation loss of LaBSE (Feng et al. 2022, arXiv:2007.01852). The paper has released no code:
-what none of the three says is marked as ours.
+the translation loss of LaBSE (Feng et al. 2022, arXiv:2007.01852). The paper has no public code.
+What none of the three papers states is marked as ours.
 """
 
 from ml_collections import ConfigDict
@@ -55,7 +55,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
 
 
 def _decompose(config: ConfigDict) -> None:
-    """One transformer for both sides of both tasks; pictures of 224 pixels in 196 patches."""
+    """One transformer for both sides of both tasks; images of 224 pixels in 196 patches."""
     config.init_from = dict(model='')
     config.streams.captions.update(
         kind='regions',

@@ -1,16 +1,17 @@
-"""Unicoder-VL: one transformer over words and regions, pretrained by what was hidden of pairs.
+"""Unicoder-VL: one transformer over words and regions, pretrained on pairs with hidden parts.
 
     unicoder_vl:base     the paper's size, on stored features of regions
     unicoder_vl:scenes   minutes on two cores, on composed scenes
     unicoder_vl:photos   minutes on two cores, on patches of photographs, eight languages
     unicoder_vl:tiny     seconds, for tests, on composed scenes
 
-    unicoder_vl:base,retrieval   the matching head alone, nothing hidden, from a pretrained run:
-                                 --config.init_from.model=WORKDIR; of each size
-    unicoder_vl:base,similar     mismatched pairs are the most similar ones of a group (X-VLM)
-    unicoder_vl:base,tags        names of objects are a part of the picture (VinVL)
+    unicoder_vl:base,retrieval   fine-tunes the matching head of a pretrained run, nothing hidden:
+                                 --config.init_from.model=WORKDIR
+    unicoder_vl:base,similar     draws similar images and texts as mismatched pairs (X-VLM)
+    unicoder_vl:base,tags        makes the names of objects a part of the image (VinVL)
 
-Li et al. 2020, arXiv:1908.06066. What the paper does not say is marked as ours. Data:
+Each option combines with each size.
+Li et al. 2020, arXiv:1908.06066. What the paper does not state is marked as ours. Data:
 
     mural data ingest scenes --name=scenes --objects=300    # scenes, tiny; --tags for tags
     mural data ingest captions --name=flickr8k ...    # photos, as for configs/flickr8k.py
@@ -25,6 +26,7 @@ from mural_jax.configs.flickr8k import IMAGE_TEXT, TRANSLATION_ONLY
 
 MAX_LENGTH = 35  # tokens; ours, as VLDeformer's
 SIZES = 'base scenes photos tiny'
+TAGS = {'regions': 'tags', 'regions_negative': 'tags_negative'}  # by the field of regions
 
 
 def get_config(arg: str = 'base') -> ConfigDict:
@@ -110,7 +112,7 @@ def get_config(arg: str = 'base') -> ConfigDict:
         'hidden': dict(
             kind='hidden', stream='pairs', dataset='captions/regions', split='test', every=0
         ),
-        # All pairs; with k, those that the decomposed run in workdir has nearest.
+        # Scores all pairs; with k > 0 only the nearest of the decomposed run in `workdir`.
         'cross_encoder': dict(
             kind='cross_encoder',
             dataset='captions/regions',
@@ -142,19 +144,18 @@ def get_config(arg: str = 'base') -> ConfigDict:
 
 
 def with_tags(config: ConfigDict) -> None:
-    """A picture is its tags and its regions."""
+    """Makes an image its tags and its regions."""
     for stream in config.streams.values():
         stream.tags = 'tags'
     for task in config.tasks.values():
-        task.encode = _tagged(task.encode)
+        task.encode = _add_tags(task.encode)
 
 
-def _tagged(field: Any) -> Any:
-    """What an `encode` names, with tags beside regions."""
+def _add_tags(field: Any) -> Any:
+    """The fields of views, each field of regions together with its tags."""
     if isinstance(field, str):
-        is_picture = field.startswith('regions')
-        return (field.replace('regions', 'tags'), field) if is_picture else field
-    return tuple(map(_tagged, field))
+        return (TAGS[field], field) if field in TAGS else field
+    return tuple(map(_add_tags, field))
 
 
 def _shrink(config: ConfigDict) -> None:
@@ -167,7 +168,7 @@ def _shrink(config: ConfigDict) -> None:
     pairs.sources.main.dataset = 'captions/scenes'
     for evaluator in config.evaluators.values():
         evaluator.dataset = 'captions/scenes'
-    config.evaluators.cross_encoder.gallery = 500  # Of all, a million pairs take minutes.
+    config.evaluators.cross_encoder.gallery = 500  # All images would be a million pairs, minutes.
     pairs.regions.update(by='boxes', most=4, side=8, size=0)
     config.model.update(num_classes=100, dtype='float32')
     config.model.towers.fusion.update(max_length=20, feature_size=192)
@@ -175,7 +176,7 @@ def _shrink(config: ConfigDict) -> None:
 
 
 def _scenes(config: ConfigDict) -> None:
-    """Of 300 emoji; all ours."""
+    """Scenes of 300 emoji; all values are ours."""
     config.schedule.num_steps = 6000
     config.tokenizer.vocab_size = 1000
     config.streams.pairs.max_length = 28
@@ -184,7 +185,7 @@ def _scenes(config: ConfigDict) -> None:
 
 
 def _photos(config: ConfigDict) -> None:
-    """Patches of photographs; a codebook says what kind of patch was hidden. All ours."""
+    """Patches of photographs, whose classes are those of a codebook; all values are ours."""
     config.languages = dict(all=IMAGE_TEXT + TRANSLATION_ONLY)
     config.tokenizer.vocab_size = 8000
     pairs = config.streams.pairs
@@ -199,11 +200,11 @@ def _photos(config: ConfigDict) -> None:
 
 
 def _retrieve(config: ConfigDict, large: bool) -> None:
-    """Fine-tuning: half of the pairs do not belong together, and nothing is hidden."""
+    """Fine-tuning for retrieval: half of the pairs do not match, and nothing is hidden."""
     config.streams.pairs.update(hide_words=0.0, hide_regions=0.0)
     config.tasks = dict(match=config.tasks['match'])
-    # Most pairs are soon told apart and give hardly a gradient: those of the others are no spikes,
-    # and they are clipped.
+    # Most pairs are soon easy and give hardly any gradient, so the gradient of a hard one would
+    # look like a spike. Clipping is enough.
     config.safety.spike = 0.0
     config.optimizer.multipliers = (('word/|word_bias_V|region/|classes', 0.0),)
     if large:
@@ -225,8 +226,11 @@ def pooled_space(config: ConfigDict, temperature: float) -> dict[str, Any]:
 
 
 def _among_similar(config: ConfigDict) -> None:
-    """Text and picture are matched against the most similar of a group, by embeddings of each alone
-    that a contrastive task trains along (X-VLM, arXiv:2111.08276; temperature 0.07 from there)."""
+    """Matches texts and images against the most similar of a group (X-VLM, arXiv:2111.08276).
+
+    A contrastive task trains the embeddings that say which are similar; its temperature of 0.07
+    is X-VLM's.
+    """
     pairs = config.streams.pairs
     whole = dict(kind='regions', hard_negatives=False)
     for name, value in pairs.items():
@@ -243,5 +247,5 @@ def _among_similar(config: ConfigDict) -> None:
     config.tasks.image_text = dict(
         stream='whole', encode=encode, space='image_text', weight=1.0, objective=_scale.softmax()
     )
-    if len(config.tasks) == 2:  # Of retrieval nothing else is left.
+    if len(config.tasks) == 2:  # With `retrieval` no task draws hidden pairs.
         del config.streams['pairs']

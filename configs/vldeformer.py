@@ -1,23 +1,24 @@
-"""VLDeformer: the weights of one stream, decomposed into an encoder of one side alone.
+"""VLDeformer: a joint transformer decomposed into an encoder of each side alone.
 
     vldeformer:base     from a run of unicoder_vl:base, --config.init_from.model=WORKDIR
     vldeformer:scenes   minutes on two cores, from a run of unicoder_vl:scenes
     vldeformer:photos   minutes on two cores, from a run of unicoder_vl:photos
     vldeformer:tiny     seconds, for tests, from a run of unicoder_vl:tiny
 
-    vldeformer:base,plain       without hard negatives; of each size
-    vldeformer:base,distilled   scores become like those of the joint model too
-    vldeformer:base,tags        as of unicoder_vl
+    vldeformer:base,plain       without hard negatives
+    vldeformer:base,distilled   also learns the matching scores of the joint model
+    vldeformer:base,tags        makes the names of objects a part of the image, as in unicoder_vl
 
-Zhang et al. 2022, arXiv:2110.11338; constants of its public code, which has the
-hard negatives of its paper and does not use them. Model and data are those of `unicoder_vl`; the
-heads that predict what is hidden rest.
+Each option combines with each size.
+Zhang et al. 2022, arXiv:2110.11338. The constants are those of its public code, which contains the
+hard negatives of the paper but does not use them. Model and data are those of `unicoder_vl`; the
+heads that predict hidden parts keep their weights.
 """
 
 from ml_collections import ConfigDict
 from mural_jax.configs import _common, _scale, unicoder_vl
 
-TEMPERATURE = 0.005  # fixed, both ways
+TEMPERATURE = 0.005  # fixed, in both directions
 RESTING = 'word/|word_bias_V|region/|classes|pooler|match|log_temperature'
 OPTIONS = {'plain', 'distilled', 'tags'}
 
@@ -34,10 +35,10 @@ def get_config(arg: str = 'base') -> ConfigDict:
     if words & {'scenes', 'photos'}:
         config.schedule = _scale.schedule(600, 50, 300, keep=2)
         config.optimizer.update(learning_rate=5e-4, warmup_steps=100)
-        # In vectors as narrow as these its noise is more than the temperature: ours.
+        # In narrow vectors the noise of dropout is larger than the temperature (ours).
         config.model.towers.fusion.layers.dropout = 0.0
     elif 'tiny' not in words:
-        # 200 epochs of COCO's 113,287 pictures.
+        # 200 epochs of COCO's 113,287 images.
         config.schedule = _scale.schedule(12600, 100, 1000, keep=3)
         config.optimizer.update(learning_rate=7.5e-6, warmup_steps=200)
         batch_size = 1800
