@@ -29,14 +29,14 @@ CAPTIONS = f.FeaturesDict(
 )
 
 
-def encode_encode_png(shade: int) -> bytes:
+def encode_png(shade: int) -> bytes:
     file = io.BytesIO()
     # Not as TFDS would encode it, so the test would notice if TFDS encoded the image again.
     Image.new('RGB', (5, 4), (shade, 0, 0)).save(file, 'PNG', compress_level=0)
     return file.getvalue()
 
 
-def make_make_photo(number: int) -> dict[str, Any]:
+def make_photo(number: int) -> dict[str, Any]:
     captions = [
         {'text': f'dog {number}', 'lang': 'en-US', 'id': 1},
         {'text': f'Hund {number}', 'lang': 'de-DE', 'id': 2},
