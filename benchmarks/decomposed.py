@@ -1,13 +1,14 @@
-"""One stream in two stages: pretrained, fine-tuned, decomposed, and its controls.
+"""One stream in two stages: pretraining, fine-tuning, decomposition, and the controls.
 
     python benchmarks/decomposed.py --out=DIR [--size=scenes] [--seeds 0 1 2] [--data_dir=DIR]
 
-Composed scenes are made where they are missing: those of pretraining and fine-tuning, and a few
-others for stage 2, the target, as one that is pretrained on much is brought to a smaller data set.
-`--size=photos` needs the data sets of `unicoder_vl:photos`. Every stage is a run of the command
-line in a folder of its own, `DIR/SEED/STAGE`; one that is done is not run again. Prints a table of
-what the evaluators found, the mean over languages, then over seeds, with the standard deviation
-where there are several.
+Makes the composed scenes that are missing: one set for pretraining and fine-tuning, and a small
+second set for stage 2, as if a model pretrained on much data were adapted to a smaller data set.
+`--size=photos` needs the data sets of `unicoder_vl:photos`.
+
+Every stage is a run of the command line with a workdir of its own, `DIR/SEED/STAGE`. Stages that
+are done are not run again. At the end the script prints a table of all metrics, as means over
+languages and then over seeds, with the standard deviation over several seeds.
 """
 
 import argparse
@@ -18,11 +19,11 @@ import sys
 from pathlib import Path
 
 JOINT, STAGE_2 = 'unicoder_vl', 'vldeformer'
-STEPS = ['--config.schedule.num_steps=1000']  # of fine-tuning, with and without pretraining
-TARGET = 700  # scenes of stage 2
-# stage: (config, its options, the stage whose weights it starts from, flags)
+STEPS = ['--config.schedule.num_steps=1000']  # for fine-tuning with and without pretraining
+TARGET_SCENES = 700  # for stage 2
+# stage: (config, options of the config, the stage whose weights it starts from, further flags)
 STAGES: dict[str, tuple[str, str, str, list[str]]] = {
-    # Few pairs are scored: matching is compared where it is fine-tuned.
+    # A small gallery: retrieval is compared after fine-tuning, and every pair costs a joint pass.
     'pretrained': (JOINT, '', '', ['--config.evaluators.cross_encoder.gallery=100']),
     'tuned': (JOINT, ',retrieval', 'pretrained', STEPS),
     'tuned from scratch': (JOINT, ',retrieval', '', STEPS),
@@ -30,11 +31,13 @@ STAGES: dict[str, tuple[str, str, str, list[str]]] = {
     'decomposed, no hard negatives': (STAGE_2, ',plain', 'tuned', []),
     'decomposed, distilled': (STAGE_2, ',distilled', 'tuned', []),
     'A: without stage 2': (
-        STAGE_2, ',plain', 'tuned',
+        STAGE_2,
+        ',plain',
+        'tuned',
         ['--config.schedule.num_steps=1', '--config.optimizer.learning_rate=0.0'],
     ),
     'B: from random weights': (STAGE_2, '', '', []),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -47,38 +50,43 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--stages', nargs='+', default=list(STAGES), choices=STAGES)
     parser.add_argument(
-        '--set', action='append', default=[], metavar='=FLAG',
-        help='a flag of every stage, --set=--config.schedule.num_steps=600; may be repeated',
-    )  # fmt: skip
+        '--set',
+        action='append',
+        default=[],
+        metavar='=FLAG',
+        help='A flag for every stage, such as --set=--config.schedule.num_steps=600. Repeatable.',
+    )
     given = parser.parse_args()
     data_dir = given.data_dir or given.out / 'data'
     if given.size != 'photos':
-        scenes(data_dir, 'scenes')
-        scenes(data_dir, 'target', '--seed=1', f'--count={TARGET}')
+        ensure_scenes(data_dir, 'scenes')
+        ensure_scenes(data_dir, 'target', '--seed=1', f'--count={TARGET_SCENES}')
     mural('prepare', f'--config={JOINT}:{given.size}', f'--data_dir={data_dir}')
-    found: dict[str, list[dict[str, float]]] = {stage: [] for stage in given.stages}
+    results: dict[str, list[dict[str, float]]] = {stage: [] for stage in given.stages}
     for seed in given.seeds:
         for stage in given.stages:
             folder = given.out / str(seed) / stage.replace(' ', '_')
             flags = [f'--config.seed={seed}', *given.set]
-            found[stage].append(run(stage, given.size, folder, data_dir, flags))
-            print(f'seed {seed}, {stage}: {found[stage][-1]}', flush=True)
-    for stage, rows in found.items():
+            results[stage].append(run_stage(stage, given.size, folder, data_dir, flags))
+            print(f'seed {seed}, {stage}: {results[stage][-1]}', flush=True)
+    for stage, rows in results.items():
         for metric in rows[0]:
             values = [row[metric] for row in rows]
             spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
             print(f'| {stage} | {metric} | {statistics.mean(values):.2f}{spread} |')
 
 
-def scenes(data_dir: Path, name: str, *words: str) -> None:
-    """Makes composed scenes where they are missing."""
+def ensure_scenes(data_dir: Path, name: str, *words: str) -> None:
+    """Makes a data set of composed scenes if it is missing."""
     if not (data_dir / 'captions' / name).exists():
         where = (f'--name={name}', f'--data_dir={data_dir}')
         mural('data', 'ingest', 'scenes', '--objects=300', *where, *words)
 
 
-def run(stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]) -> dict[str, float]:
-    """Trains and evaluates a stage where that is not done; what was found, by metric."""
+def run_stage(
+    stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]
+) -> dict[str, float]:
+    """The metrics of a stage, trained and evaluated now if that is not done yet."""
     config, options, start, more = STAGES[stage]
     if not list((folder / 'eval').glob('*.json')):
         before = folder.parent / start.replace(' ', '_')
@@ -102,6 +110,7 @@ def run(stage: str, size: str, folder: Path, data_dir: Path, flags: list[str]) -
 
 
 def mural(*words: str) -> None:
+    """Runs one command; its output goes to the terminal."""
     subprocess.run([sys.executable, '-P', '-m', 'mural_jax', *words], check=True)
 
 

@@ -1,11 +1,12 @@
-"""Joint passes against passes alone at the papers' size: random weights, made-up pairs.
+"""Joint passes against separate passes at the papers' size, with random weights and pairs.
 
     python benchmarks/joint_passes.py [--config=vldeformer:base,plain] [--batch=512]
         [--coco 5000 25000] [--attention=xla]
 
-Passes a second of one model, compiled before, waited for, the median of RUNS; then what retrieval
-of COCO's size takes by each, all pairs jointly, or each side alone and the products of embeddings
-with the ten best of every row and column. Needs no TensorFlow and no data.
+Measures passes per second of one model: compiled before, each call waited for, the median of RUNS.
+From them follow the seconds of a retrieval of COCO's size: one joint pass per pair, or each side
+alone, all products of embeddings, and the ten best of every row and column. Needs no TensorFlow and
+no data.
 """
 
 import argparse
@@ -32,65 +33,69 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=512)
     parser.add_argument('--coco', type=int, nargs=2, default=[5000, 25000])
     parser.add_argument('--attention', default='xla')
-    given = parser.parse_args()
-    run = Run.of(load_config(given.config, [f'--config.model.attention={given.attention}']))
+    arguments = parser.parse_args()
+    run = Run.of(load_config(arguments.config, [f'--config.model.attention={arguments.attention}']))
     graphdef, params, statistics = run.build_model(run.tokenizer.vocab_size)
     shapes = run.batch_shapes()['pairs']
-    text_BL, region_BRF = made(given.batch, shapes)
+    text_BL, region_BRF = make_pairs(arguments.batch, shapes)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def passed(way: str, *inputs: jax.Array) -> jax.Array:
+    def run_pass(encoder: str, *inputs: jax.Array) -> jax.Array:
         model = merge(graphdef, params, statistics)
-        if way == 'joint':
-            return model.matches(model.encode(way, inputs))
-        return model.project('image_text', way, model.encode(way, inputs[0])).pooled_BD
+        if encoder == 'joint':
+            return model.matches(model.encode(encoder, inputs))
+        return model.represent('image_text', encoder, model.encode(encoder, inputs[0]))
 
     rates = {
-        way: given.batch / seconds(functools.partial(passed, way, *inputs))
-        for way, inputs in (
-            ('joint', (text_BL, region_BRF)), ('image', (region_BRF,)), ('text', (text_BL,)),
+        encoder: arguments.batch / median_seconds(functools.partial(run_pass, encoder, *inputs))
+        for encoder, inputs in (
+            ('joint', (text_BL, region_BRF)),
+            ('image', (region_BRF,)),
+            ('text', (text_BL,)),
         )
-    }  # fmt: skip
+    }
     device = jax.devices()[0]
-    print(f'{given.config} on {device.device_kind}, {text_BL.shape[1]} tokens, '
-          f'{region_BRF.shape[1]} regions, jax {jax.__version__}')  # fmt: skip
-    for way, rate in rates.items():
-        print(f'{way}: {rate:,.0f} passes a second')
-    images, captions = given.coco
+    print(
+        f'{arguments.config} on {device.device_kind}, {text_BL.shape[1]} tokens, '
+        f'{region_BRF.shape[1]} regions, jax {jax.__version__}'
+    )
+    for encoder, rate in rates.items():
+        print(f'{encoder}: {rate:,.0f} passes per second')
+    images, captions = arguments.coco
     joint = images * captions / rates['joint']
     encode = images / rates['image'] + captions / rates['text']
-    score = scores(images, captions, run.model['embedding'])
+    score = time_scoring(images, captions, run.spaces['image_text'].embedding)
     print(
         f'{images:,} x {captions:,}: {joint:,.0f} s jointly (extrapolated), {encode:.2f} s to '
         f'encode alone and {score:.3f} s to score: {joint / (encode + score):,.0f} times faster'
     )
 
 
-def made(batch: int, shapes: dict) -> tuple[jax.Array, jax.Array]:
-    """Full texts and full pictures."""
+def make_pairs(batch: int, shapes: dict) -> tuple[jax.Array, jax.Array]:
+    """Texts and images without padding: (int32 [B, L], float32 [B, R, F])."""
     text_BL = jnp.full((batch, *shapes['text'].shape[1:]), 5, jnp.int32)
     region_BRF = jax.random.normal(jax.random.key(0), (batch, *shapes['regions'].shape[1:]))
     geometry = jnp.array([0.1, 0.1, 0.4, 0.4, 0.09])
     return text_BL, region_BRF.at[..., -5:].set(geometry[None, None])
 
 
-def scores(images: int, captions: int, width: int) -> float:
-    """Seconds of all products and the ten best of every row and column."""
+def time_scoring(images: int, captions: int, width: int) -> float:
+    """Seconds to compute all products and the ten best of every row and column."""
     image_ND, text_MD = (
         jax.random.normal(jax.random.key(n), (n, width)) for n in (images, captions)
     )
 
     @jax.jit
-    def best(image_ND: jax.Array, text_MD: jax.Array) -> tuple:
+    def find_best(image_ND: jax.Array, text_MD: jax.Array) -> tuple:
         score_NM = image_ND @ text_MD.T
         return jax.lax.top_k(score_NM, 10), jax.lax.top_k(score_NM.T, 10)
 
-    return seconds(functools.partial(best, image_ND, text_MD))
+    return median_seconds(functools.partial(find_best, image_ND, text_MD))
 
 
-def seconds(call: Callable) -> float:
+def median_seconds(call: Callable) -> float:
     times = []
-    for _ in range(RUNS + 1):
+    for _ in range(RUNS + 1):  # The first call compiles.
         started = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - started)
