@@ -96,10 +96,7 @@ def test_unknown_evaluator_has_suggestion(
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ('', 'What is scored?'),
-        ('--workdir=a --model=b', '--workdir and --model are given'),
         ('--texts=a.npy', 'What is scored?'),
-        ('--images=a.npy --out=c', '--images needs --texts too'),
         ('--images=a.npy --texts=b.npy', '--images needs --out too'),
         ('--images=a.npy --texts=b.npy --out=c --step=3', '--step do not go with --images'),
         ('--model=open_clip:a --out=c', '--model needs --config too'),
