@@ -13,32 +13,10 @@ rates are this project's own, chosen for two cores and six minutes.
 from ml_collections import ConfigDict
 from mural_jax.configs import _scale
 
-IMAGE_TEXT = tuple(['en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl'])
+IMAGE_TEXT = ('en', 'de', 'fr', 'es', 'it', 'pt', 'ru', 'zh', 'ja', 'ar', 'tr', 'pl')
 # be, ga, uz and tg are among the paper's eight under-resourced languages.
-TRANSLATION_ONLY = tuple(
-    [
-        'be',
-        'ga',
-        'uz',
-        'tg',
-        'mt',
-        'yo',
-        'zu',
-        'xh',
-        'ha',
-        'ig',
-        'so',
-        'qu',
-        'sw',
-        'cy',
-        'am',
-        'si',
-        'ne',
-        'km',
-        'hy',
-        'ka',
-    ]
-)
+_NAMES = 'be ga uz tg mt yo zu xh ha ig so qu sw cy am si ne km hy ka'
+TRANSLATION_ONLY = tuple(_NAMES.split())
 
 IMAGE_SIZE = 64  # pixels
 MAX_LENGTH = 10  # tokens; 95% of the names and keyword lists are shorter
