@@ -1,4 +1,4 @@
-"""What was hidden is predicted: cross-entropy by example, so that parts of a batch add up."""
+"""Predictions of hidden parts: a cross-entropy for each example, so that parts of a batch add up."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,22 @@ NONE = -1  # The target of a place where nothing is predicted.
 
 
 class Predicted(NamedTuple):
-    """What each example adds: float32 [B] each."""
+    """What each example adds to a loss and an accuracy: float32 [B] each.
 
-    loss_B: Array  # summed over its places
-    right_B: Array  # places whose most likely class is the target
-    count_B: Array  # places with a target
+    loss_B: Sum of the losses of its places. right_B: Number of places whose most likely class is
+    the target. count_B: Number of places with a target.
+    """
+
+    loss_B: Array
+    right_B: Array
+    count_B: Array
 
 
-def classes(logit_BMV: Array, target_BM: Array) -> Predicted:
+def classify(logit_BMV: Array, target_BM: Array) -> Predicted:
     """-log softmax(logit)[target], summed over the places of an example that have a target.
 
-    `target_BM` is int32, NONE where there is none.
+    logit_BMV: Scores of V classes at M places. target_BM: Class numbers, int32, NONE where nothing
+    is to be predicted.
     """
     logit_BMV = logit_BMV.astype(jnp.float32)
     real_BM = target_BM != NONE
@@ -32,10 +37,10 @@ def classes(logit_BMV: Array, target_BM: Array) -> Predicted:
     return Predicted(*(jnp.where(real_BM, x, 0.0).sum(1) for x in (loss_BM, right_BM, 1.0)))
 
 
-def yes_or_no(logit_B: Array, target_B: Array) -> Predicted:
+def classify_binary(logit_B: Array, target_B: Array) -> Predicted:
     """-log sigmoid(logit) where the target is 1, -log sigmoid(-logit) where it is 0.
 
-    `target_B` is int32, NONE where there is none.
+    target_B: int32, NONE where nothing is to be predicted.
     """
     logit_B = logit_B.astype(jnp.float32)
     real_B = target_B != NONE
@@ -44,8 +49,11 @@ def yes_or_no(logit_B: Array, target_B: Array) -> Predicted:
     return Predicted(*(jnp.where(real_B, x, 0.0) for x in (loss_B, right_B, 1.0)))
 
 
-def mean(predicted: Predicted) -> tuple[Array, dict[str, Array]]:
-    """(loss, logs) over all places of all examples; zero where there is none."""
+def average(predicted: Predicted) -> tuple[Array, dict[str, Array]]:
+    """(loss, logs): means over all places of all examples; a loss of 0 where there is none.
+
+    Logs: `accuracy`, the share of places that are predicted right, in [0, 1].
+    """
     count = jnp.maximum(predicted.count_B.sum(), 1.0)
     accuracy = predicted.right_B.sum() / count
     return predicted.loss_B.sum() / count, {'accuracy': accuracy}

@@ -47,7 +47,7 @@ class Matching(Grouped):
         for key_B, (texts, images, counts_B, match) in zip(key_5B[2:], pairs):
             score_B = model.matches(model.encode('joint', (texts, images), key_B))
             target_B = jnp.where(counts_B, match, prediction.NONE)
-            predicted.append(prediction.yes_or_no(score_B, target_B))
+            predicted.append(prediction.classify_binary(score_B, target_B))
         return jax.tree.map(lambda *parts: sum(parts), *predicted)
 
     def draw_others(self, key_B: Array, logit_NGG: Array, same_NGG: Array) -> tuple[Array, Array]:
@@ -62,4 +62,4 @@ class Matching(Grouped):
 
     def loss(self, given: Pass, outputs: Predicted) -> tuple[Array, dict[str, Array]]:
         """See `Task`."""
-        return prediction.mean(outputs)
+        return prediction.average(outputs)

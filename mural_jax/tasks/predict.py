@@ -26,16 +26,16 @@ class Predictable(NamedTuple):
 
 def _predict_words(model: Any, joint: Encoding, batch: Batch) -> Predicted:
     logit_BMV = model.words(joint, batch['word_place'])
-    return prediction.classes(logit_BMV, batch['word_target'])
+    return prediction.classify(logit_BMV, batch['word_target'])
 
 
 def _predict_regions(model: Any, joint: Encoding, batch: Batch) -> Predicted:
     logit_BMC = model.region_classes(joint, batch['region_place'], batch['regions'].shape[1])
-    return prediction.classes(logit_BMC, batch['region_target'])
+    return prediction.classify(logit_BMC, batch['region_target'])
 
 
 def _predict_match(model: Any, joint: Encoding, batch: Batch) -> Predicted:
-    return prediction.yes_or_no(model.matches(joint), batch['match'])
+    return prediction.classify_binary(model.matches(joint), batch['match'])
 
 
 PREDICTED = {
@@ -72,7 +72,7 @@ class Prediction:
 
     def loss(self, given: Pass, outputs: Predicted) -> tuple[Array, dict[str, Array]]:
         """See `Task`."""
-        return prediction.mean(outputs)
+        return prediction.average(outputs)
 
     def trained_spaces(self) -> dict[str, tuple[str, ...]]:
         """See `Task`."""

@@ -11,8 +11,8 @@ LOGIT_BMV = np.array(jax.random.normal(jax.random.key(0), (4, 3, 5))) * 3
 TARGET_BM = np.array([[0, 4, NONE], [2, NONE, NONE], [NONE] * 3, [1, 1, 3]])
 
 
-def test_classes_are_the_double_loop() -> None:
-    predicted = prediction.classes(jnp.array(LOGIT_BMV), jnp.array(TARGET_BM))
+def test_class_losses_equal_double_loop() -> None:
+    predicted = prediction.classify(jnp.array(LOGIT_BMV), jnp.array(TARGET_BM))
     for b, targets in enumerate(TARGET_BM):
         losses, right = [], 0
         for m, target in enumerate(targets):
@@ -24,9 +24,9 @@ def test_classes_are_the_double_loop() -> None:
         assert predicted.right_B[b] == right and predicted.count_B[b] == len(losses)
 
 
-def test_yes_or_no_is_the_loop() -> None:
+def test_binary_losses_equal_loop() -> None:
     logit_B, target_B = np.array([2.0, -3.0, 0.5, 7.0, -90.0]), np.array([1, 1, 0, NONE, 0])
-    predicted = prediction.yes_or_no(jnp.array(logit_B), jnp.array(target_B))
+    predicted = prediction.classify_binary(jnp.array(logit_B), jnp.array(target_B))
     sign_B = np.where(target_B == 1, 1, -1)
     loss_B = np.where(target_B == NONE, 0, np.log1p(np.exp(-sign_B * logit_B)))
     np.testing.assert_allclose(predicted.loss_B, loss_B, rtol=1e-5, atol=1e-30)
@@ -34,23 +34,23 @@ def test_yes_or_no_is_the_loop() -> None:
     np.testing.assert_array_equal(predicted.count_B, [1, 1, 1, 0, 1])
 
 
-def test_the_mean_is_over_places_however_the_batch_is_cut() -> None:
-    whole = prediction.classes(jnp.array(LOGIT_BMV), jnp.array(TARGET_BM))
+def test_mean_over_places_does_not_depend_on_split() -> None:
+    whole = prediction.classify(jnp.array(LOGIT_BMV), jnp.array(TARGET_BM))
     parts = [
-        prediction.classes(jnp.array(LOGIT_BMV[cut]), jnp.array(TARGET_BM[cut]))
+        prediction.classify(jnp.array(LOGIT_BMV[cut]), jnp.array(TARGET_BM[cut]))
         for cut in (slice(0, 1), slice(1, 4))
     ]
     joined = prediction.Predicted(*(jnp.concatenate(x) for x in zip(*parts)))
-    loss, logs = prediction.mean(whole)
-    again, _ = prediction.mean(joined)
+    loss, logs = prediction.average(whole)
+    again, _ = prediction.average(joined)
     np.testing.assert_allclose(loss, again, rtol=1e-6)
     np.testing.assert_allclose(loss, whole.loss_B.sum() / 6, rtol=1e-6)
     assert 0 <= logs['accuracy'] <= 1
 
 
-def test_nothing_hidden_is_no_loss_and_no_gradient() -> None:
+def test_no_target_means_no_loss_and_no_gradient() -> None:
     def loss(logit_BMV: jax.Array) -> jax.Array:
-        return prediction.mean(prediction.classes(logit_BMV, jnp.full((4, 3), NONE)))[0]
+        return prediction.average(prediction.classify(logit_BMV, jnp.full((4, 3), NONE)))[0]
 
     value, gradient = jax.value_and_grad(loss)(jnp.array(LOGIT_BMV))
     assert value == 0 and not gradient.any()
