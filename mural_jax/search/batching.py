@@ -41,6 +41,7 @@ class Batcher(Generic[Request]):
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._pending.get()]
+            # Takes all requests that have arrived, and waits for no others.
             while len(batch) < PASS_SIZES[-1] and not self._pending.empty():
                 batch.append(self._pending.get_nowait())
             # A client that disconnected meanwhile needs no answer.

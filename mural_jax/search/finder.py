@@ -77,6 +77,7 @@ class Finder:
 
     def _find_by_signs(self, sign_U: np.ndarray, count: int) -> np.ndarray:
         """The `count` rows whose signs differ from the query's in the fewest places, ascending."""
+        # int32, as numpy would sum bytes into uint64, which takes twice the memory.
         distance_N = np.concatenate(
             [
                 np.bitwise_count(self._sign_NU[start : start + BLOCK] ^ sign_U).sum(

@@ -15,6 +15,7 @@ FINGERPRINTED_FILES = (DESCRIPTION, WEIGHTS, VOCABULARY)
 def fingerprint_export(folder: Path) -> str:
     """The fingerprint of an exported model: a SHA-256 over its files, in hexadecimal."""
     digest = hashlib.sha256()
+    # A digest of digests: bytes that move from one file to the next change it.
     for name in FINGERPRINTED_FILES:
         with (folder / name).open('rb') as file:
             digest.update(hashlib.file_digest(file, 'sha256').digest())

@@ -33,6 +33,7 @@ FEW_RESULTS, MAX_RESULTS = 32, 200
 DEFAULT_RESULTS = 24  # If a request does not say how many (ours).
 MAX_QUERY_LENGTH = 1000  # Characters (ours).
 UPLOAD_SECONDS = 30  # An image that takes longer to arrive is refused (ours).
+# page.html has its style and script inline, and shows an upload as a blob before it is sent.
 SECURITY_HEADERS = {
     'Content-Security-Policy': "default-src 'self'; style-src 'unsafe-inline'; script-src "
     "'unsafe-inline'; img-src 'self' blob:; frame-ancestors 'none'; form-action 'self'",
@@ -72,6 +73,7 @@ class SearchService:
         self._model, self._finder, self._resize = model, finder, resize
         # One thread: passes share the device, so two at once would only slow each other down.
         self._worker = ThreadPoolExecutor(1)
+        # Decoding an image can take longer than a pass, so it must not hold up the worker.
         self._decoders = ThreadPoolExecutor(2)
         self._texts = Batcher(self._search_texts, self._worker)
         self._images = Batcher(self._search_images, self._worker)

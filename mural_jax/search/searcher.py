@@ -40,6 +40,7 @@ class Searcher:
         Raises UserError if the file is not an image that can be read.
         """
         try:
+            # The images of an index were turned upright before they were embedded.
             query_1D = self.model.encode_image(load_upright(path), self.space)
         except UserError as error:
             raise UserError(f'{path}: {error}') from error

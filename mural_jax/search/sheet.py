@@ -28,6 +28,7 @@ def draw_contact_sheet(index: ImageIndex, hits: Sequence[Hit], side: int = 128) 
         image = Image.open(io.BytesIO(index.read_image(hit.number))).convert('RGB')
         sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, MARGIN))
         name = name_image(index.rows[hit.number])
+        # Glyphs differ in width, so only trying tells how much of the name fits.
         while font.getlength(name) > side:
             name = f'{name[:-2]}…' if len(name) > 2 else ''
         draw.text((left, side + MARGIN + 6), f'{place + 1}.  {hit.score:.3f}', 'black', font)

@@ -158,6 +158,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Writes or replaces a file atomically."""
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    # In the same folder: a rename across file systems would not be atomic.
     with os.fdopen(handle, 'wb') as file:
         file.write(content)
     Path(name).chmod(0o644)  # mkstemp lets nobody else read the file.
@@ -227,7 +228,8 @@ def write_index(
             )
         description.write(new)
         if folder.exists():
-            # A folder cannot be renamed onto one that has files.
+            # A folder cannot be renamed onto one that has files. A process killed between the two
+            # renames leaves no index, which is an error with a remedy, rather than half of one.
             old = new.with_suffix('.old')
             folder.rename(old)
             new.rename(folder)
@@ -255,6 +257,7 @@ class ImageIndex:
         chunks: list[pa.Array] = []
         for path in self._parts:
             table = read_table(path, [*ROW_COLUMNS, 'embedding'])
+            # Parts of different widths would otherwise fail only when a query is compared.
             if table['embedding'].type != form.column_type(dim):
                 raise UserError(
                     f'{path} does not hold {self.description.form} embeddings of {dim} '
@@ -291,6 +294,7 @@ class ImageIndex:
         """The stored image or thumbnail of row `number`, encoded; empty if none is stored."""
         part = int(np.searchsorted(self._ends, number, side='right')) - 1
         place = number - self._ends[part]
+        # Opened anew each time: the page reads thumbnails from several threads.
         with parquet.ParquetFile(self._parts[part]) as file:
             group = file.read_row_group(place // GROUP_ROWS, columns=['image'])
         return group['image'][place % GROUP_ROWS].as_py()

@@ -99,6 +99,7 @@ def _list_folder(folder: Path) -> Iterator[ImageFile]:
 def _describe_file(id_: str, path: Path) -> ImageFile:
     try:
         stat = path.stat()
+        # Not a checksum: an update must not read every image that it keeps.
         version = f'{stat.st_size}-{stat.st_mtime_ns}'
     except OSError:
         version = ''  # A dangling link: reading it will say so.
@@ -120,6 +121,7 @@ def _list_table(path: Path, image_column: str, id_column: str) -> Iterator[Image
             value = value.get('bytes') or value.get('path')
         id_ = str(row[id_column]) if id_column else None
         if isinstance(value, bytes):
+            # These bytes are read anyway, and have no time of their own.
             version = f'{len(value)}-{zlib.crc32(value)}'
             yield ImageFile(id_ or str(number), version, partial(bytes, value))
         elif isinstance(value, str):
@@ -168,10 +170,12 @@ def update(
     """
     with _lock(folder):
         description.write(folder)
+        # A killed update can leave one; nobody else writes here now.
         for unfinished in (folder / store.PARTS).glob('*.part'):
             unfinished.unlink()
         parts = store.list_parts(folder)
         known = {(row.id, row.file_version) for path in parts for row in store.read_rows(path)}
+        # New parts sort behind all others, so that the rows of the others keep their numbers.
         number = 1 + max((int(path.stem) for path in parts), default=-1)
         versions: dict[str, str] = {}
         broken: list[tuple[str, str]] = []
@@ -221,6 +225,7 @@ def _split_batches(files: Iterator[ImageFile]) -> Iterator[list[ImageFile]]:
 def _lock(folder: Path) -> Iterator[None]:
     """Lets one process update an index at a time: two would write the same parts."""
     (folder / store.PARTS).mkdir(parents=True, exist_ok=True)
+    # The kernel releases the lock when its process ends, so a kill leaves none behind.
     with (folder / 'lock').open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,7 +281,7 @@ def _prepare(
 
 def make_thumbnail(image: Image.Image, side: int) -> bytes:
     """The image as a JPEG whose longer side has at most `side` pixels."""
-    small = image.copy()
+    small = image.copy()  # Image.thumbnail changes the image itself.
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     small.save(file, 'JPEG', quality=JPEG_QUALITY)
