@@ -87,6 +87,7 @@ class SpaceModel(nnx.Module):
             if not isinstance(node, str):
                 given = {'width': widths[side], 'embedding': space.embedding, 'rngs': rngs}
                 heads[side] = build(HEADS, node, f'{where}.heads.{side}', **given)
+        # Shared heads come last, when the heads that they share are built.
         for side, node in space.heads.items():
             if isinstance(node, str):
                 if node not in heads or widths[side] != widths[node]:

@@ -117,6 +117,7 @@ class PairObjective:
         # The whole batch is one tile.
         tile = make_tile(self, similarity, *pair_sides(query, result, ids_BN), own)
         tallies = self.tally(tile, 1, scalars), self.tally(tile, 0, scalars)
+        # Hard negatives do not count here: accuracy compares with the batch, as around the ring.
         accuracy = accuracy_of(tallies)
         if hard is not None:
             tallies = self._add_hard_negatives(tallies, similarity, query, result, hard, scalars)
@@ -139,6 +140,7 @@ class PairObjective:
         more_queries = PairTile(
             similarity.score(hard.query, result), _label_real(hard.real_query_B)[:, None]
         )
+        # A query meets hard results and a result hard queries, each in one direction only.
         more = self.tally(more_results, 1, scalars), self.tally(more_queries, 0, scalars)
         return tuple(merge_tallies(self.merges, *pair) for pair in zip(tallies, more))
 

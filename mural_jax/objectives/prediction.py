@@ -30,6 +30,7 @@ def classify(logit_BMV: Array, target_BM: Array) -> Predicted:
     """
     logit_BMV = logit_BMV.astype(jnp.float32)
     real_BM = target_BM != NONE
+    # Where there is no target any class will do: its loss is masked out below.
     wanted_BM1 = jnp.where(real_BM, target_BM, 0)[..., None]
     own_BM = jnp.take_along_axis(logit_BMV, wanted_BM1, axis=-1)[..., 0]
     loss_BM = jax.nn.logsumexp(logit_BMV, axis=-1) - own_BM
@@ -54,6 +55,7 @@ def average(predicted: Predicted) -> tuple[Array, dict[str, Array]]:
 
     Logs: `accuracy`, the share of places that are predicted right, in [0, 1].
     """
+    # Without any target the sums are 0, and so is their mean.
     count = jnp.maximum(predicted.count_B.sum(), 1.0)
     accuracy = predicted.right_B.sum() / count
     return predicted.loss_B.sum() / count, {'accuracy': accuracy}

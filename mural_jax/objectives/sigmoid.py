@@ -37,12 +37,14 @@ class Sigmoid(PairObjective):
     def tally(self, tile: PairTile, dim: int, scalars: Scalars) -> SigmoidTally:
         """See `TallyObjective`."""
         logit_QR = self._logit(tile, scalars)
+        # log_sigmoid stays finite where log(sigmoid) would be log(0).
         log_p_QR = jax.nn.log_sigmoid(jnp.where(tile.positive_QR, logit_QR, -logit_QR))
         loss = -jnp.where(tile.counts_QR, log_p_QR, 0.0).sum(dim)
         return SigmoidTally(*own_and_best(tile, dim), loss)
 
     def loss(self, query: SigmoidTally, result: SigmoidTally, scalars: Scalars) -> Array:
-        """See `TallyObjective`. Every pair stands in the tally of its query and of its result."""
+        """See `TallyObjective`."""
+        # Every pair stands in the tally of its query and in that of its result.
         return 0.5 * (query.loss + result.loss)
 
     def slope(

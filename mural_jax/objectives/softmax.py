@@ -20,6 +20,7 @@ class LogSum(NamedTuple):
 
 
 def _add_log_sums(a: LogSum, b: LogSum) -> LogSum:
+    # Relative to the larger peak no exponential overflows.
     peak = jnp.maximum(a.peak, b.peak)
     return LogSum(peak, a.mass * jnp.exp(a.peak - peak) + b.mass * jnp.exp(b.peak - peak))
 
@@ -71,6 +72,7 @@ class Softmax(PairObjective):
         return SoftmaxTally(
             *own_and_best(tile, dim),
             log_sum=LogSum(peak.squeeze(dim), jnp.exp(exponent_QR - peak).sum(dim)),
+            # Label smoothing needs the sum of the logits, the rest of the loss only their norm.
             total=jnp.where(tile.counts_QR, logit_QR, 0.0).sum(dim),
             number=jnp.broadcast_to(tile.counts_QR, tile.score_QR.shape).sum(dim),
         )
@@ -81,6 +83,7 @@ class Softmax(PairObjective):
 
     def _cross_entropy(self, tally: SoftmaxTally, scalars: Scalars) -> Array:
         own_B = self._logit(tally.own, jnp.ones_like(tally.own), scalars) - tally.log_sum.peak
+        # Both terms relative to the peak: the difference to log(mass) stays accurate.
         mean_B = tally.total / tally.number - tally.log_sum.peak
         target_B = (1 - self.label_smoothing) * own_B + self.label_smoothing * mean_B
         return jnp.log(tally.log_sum.mass) - target_B
@@ -98,6 +101,7 @@ class Softmax(PairObjective):
             e = self.label_smoothing
             return p_QR - ((1 - e) * tile.positive_QR + e / tally.number)
 
+        # Both directions read the same score, so their slopes add.
         of_logit_QR = jnp.where(tile.counts_QR, excess(query, 1) + excess(result, 0), 0.0)
         of_score_QR = of_logit_QR / scalars['temperature']
         return of_score_QR, {'temperature': -of_score_QR * logit_QR}

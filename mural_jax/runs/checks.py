@@ -21,6 +21,7 @@ def check_spaces(spaces: Mapping[str, Space], tasks: Mapping[str, Task]) -> None
     for task in tasks.values():
         for name, scalars in task.trained_spaces().items():
             learned.setdefault(name, set()).update(scalars)
+    # Both mistakes train without an error, and their scores mean nothing.
     for name, space in spaces.items():
         if name not in learned:
             raise UserError(
@@ -93,6 +94,7 @@ def check_tokenizer(model: Mapping[str, Any], tokenizer: Any) -> None:
         if 'vocab_size' not in list_arguments(TOWERS[node['kind']]):
             continue
         where = f'config.model.towers.{tower}'
+        # Such a tower finds the end of a text by its token and needs no padding mask.
         pools_end = node.get('pool') == 'eot'
         pad_id = node.get('pad_id', PAD)
         if pools_end and node.get('eot_id') != tokenizer.eos_id:

@@ -45,12 +45,14 @@ def prepare(config: Config, data_dir: Path, sources: dict[str, str]) -> None:
             print(f'{name}: {line}')
         for artefact, path in ensure_fitted(stream, data_dir).items():
             print(f'{name}: the {artefact} of its data is {path}')
+    # Last, because a vocabulary is trained on the texts that pass the filters.
     path = vocabulary_path(data_dir, run)
     if run.tokenizer.kind != 'sentencepiece' and not run.tokenizer.path:
         raise UserError(
             f'config.tokenizer.kind={run.tokenizer.kind!r} is a published vocabulary: give its '
             'file with --config.tokenizer.path=FILE.'
         )
+    # The file's name depends on everything the vocabulary depends on, so it is never stale.
     if path.exists() and not run.tokenizer.path:
         print(f'the vocabulary is {path}')
         return

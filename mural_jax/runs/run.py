@@ -74,6 +74,7 @@ class Run:
             if key not in config:
                 raise UserError(f'config lacks the key {key!r}.')
             nodes = config[key]
+            # In the order of names: the order of a file does not survive its flags.
             built[key] = {name: build_node(nodes[name], f'{key}.{name}') for name in sorted(nodes)}
         rest = {key: node for key, node in config.items() if key not in built}
         run: Run = make(cls, rest, '', **built)
@@ -126,11 +127,11 @@ class Run:
 
     def build_stages(self) -> tuple[TrainingStage, ...]:
         """The stages in their order; a run without stages is one stage."""
-        optimizer = self.optimizer
-        if pattern := frozen_pattern(self.companions):
-            multipliers = ((pattern, 0.0), *optimizer.multipliers)
-            optimizer = dataclasses.replace(optimizer, multipliers=multipliers)
-        return resolve_stages(self.stages, optimizer, self.schedule.num_steps, list(self.tasks))
+        num_steps = self.schedule.num_steps
+        stages = resolve_stages(self.stages, self.optimizer, num_steps, list(self.tasks))
+        # Companions stay frozen whatever multipliers a stage sets.
+        pattern = frozen_pattern(self.companions)
+        return tuple(stage.freeze(pattern) for stage in stages) if pattern else stages
 
     def build_programs(self, graphdef: Any, params: Any) -> list[StageProgram]:
         """All stages with their trainers; only the paths of `params` count."""
@@ -151,15 +152,18 @@ class Run:
         devices: Devices of the mesh; None for all.
         """
         stage = stage or self.largest_stage
+        # The state of the optimizer must fit all stages, so each knows the optimizers of the others.
         others = [other.optimizer for other in self.build_stages() if other.name != stage.name]
         frozen = stage.optimizer.frozen(params)
+        trains_all = len(stage.tasks) == len(self.tasks)
+        freezes_alike = all(other.frozen(params) == frozen for other in others)
         spec = StepSpec(
             graphdef=graphdef,
             tasks=tuple((name, self.tasks[name]) for name in stage.tasks),
             clamp=self.clamp,
             optimizer=stage.optimizer.build(stage.num_steps, others),
             frozen=frozen,
-            held=frozen - frozen.intersection(*(other.frozen(params) for other in others)),
+            hold_unused=not (trains_all and freezes_alike),
             locked=find_locked_towers(params, frozen),
             microbatches=self.microbatches,
             rules=self.sharding,
@@ -197,6 +201,7 @@ class Run:
             fields: dict[str, tuple] = {
                 field: (about.shape, about.dtype) for field, about in stream.fields().items()
             }
+            # What reading and the trainer add to the fields of the stream.
             fields |= {'index': ((), np.int32), 'ids': ((stream.num_ids,), np.int32)}
             shapes[name] = {
                 field: jax.ShapeDtypeStruct((stream.batch_size, *shape), dtype)

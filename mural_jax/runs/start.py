@@ -37,6 +37,7 @@ def _train(config: Config, workdir: Path, data_dir: Path) -> None:
         preflight.check_data(streams, tokenizer.hash) + preflight.check_devices()
     )
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
+    # A run that goes on takes its weights from its checkpoint.
     if not has_checkpoint(workdir):
         params, statistics, lines = load_initial_weights(
             run.initial_weights, params, statistics, run.paired_spaces, tokenizer.hash
@@ -53,6 +54,7 @@ def _train(config: Config, workdir: Path, data_dir: Path) -> None:
         if processes.is_first():
             write_atomic(workdir / 'config.json', json.dumps(config, indent=2))
             tokenizer.save(workdir / 'vocabulary.model')
+        # Nobody reads the workdir before the first process has made it.
         processes.exchange('the workdir is made', True)
         from mural_jax.training import loop
 

@@ -63,6 +63,7 @@ class LateInteraction:
             )
             return self._pool(cosine_RLM, one.mask_BL[None], right.mask_BL, jnp)
 
+        # All pairs at once would take [Q, R, L, M].
         return jax.lax.map(score_one, left)
 
     def score_pairs(self, left: TokenVectors, right: TokenVectors) -> np.ndarray:

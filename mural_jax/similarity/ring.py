@@ -119,6 +119,7 @@ def _sweep_on_device(
             _merge(column_merges, column_result, column_part),
         )
 
+    # Every tile of columns starts its own round; the results of rows grow over all rounds.
     start = _zeros(row_merges, row_shape, number), _zeros(column_merges, column_shape, number)
     return jax.lax.fori_loop(0, number, send_tile_around, start)
 

@@ -142,6 +142,7 @@ def _forward(
     ids_BN: Array,
     scalars: Scalars,
 ) -> tuple[tuple[Array, Array], tuple]:
+    # Before the sweep: a tile knows only the own scores of pairs that lie in it.
     own_B = own_scores(objective, similarity, query, result)
 
     def compare(row: tuple, column: tuple, scalars: Scalars) -> tuple[Any, Any]:
@@ -174,6 +175,7 @@ def _backward(
             left, right = _join(row_floats, row_rest), _join(column_floats, column_rest)
             return similarity.score(left, right)
 
+        # The similarity differentiates itself: no objective knows how a score is computed.
         _, pull_back = jax.vjp(score, row_floats, column_floats)
         tile = _make_tile(objective, similarity, row, column)
         slope_QR, scalar_slopes = objective.slope(tile, query_tally, result_tally, scalars)

@@ -160,6 +160,7 @@ def encode_and_run(
     outputs = {}
     for number, (name, task) in enumerate(tasks.items()):
         batch = batches[task.stream]
+        # An image-text batch that three tasks read is encoded once.
         views = (task.stream, task.encode)
         if views not in encoded:
             keys = _example_keys(key, number, batch)
@@ -181,6 +182,7 @@ def total_loss(
 
     `outputs` are those of the whole batches; of the model only learned scalars are used.
     """
+    # Added in the order of the tasks, so that a sum has the same bits on each run.
     total = jnp.float32(0)
     logs: dict[str, Array] = {}
     for name, task in tasks.items():

@@ -75,6 +75,7 @@ class Contrast:
         check_views(self, setup, where)
         check_known(self.space, setup.spaces, f'{where}.space')
         space = setup.spaces[self.space]
+        # Two texts share one encoder, so their space has one side.
         sides = tuple(dict.fromkeys(encoder for _, encoder in self.encode))
         if sides != space.sides:
             raise UserError(

@@ -33,6 +33,7 @@ class Distillation(Grouped):
         logit_NGG = self.group_scores(model, given.encodings)
         logit_NGG /= model.scalars(self.space)['temperature']
         teacher = model.companions[self.teacher]
+        # The teacher explains, it does not learn from the student, even where it is not frozen.
         teacher_NGG = jax.lax.stop_gradient(
             self.match_within_groups(teacher, *self.pair_inputs(given.batch))
         )
@@ -53,6 +54,7 @@ class Distillation(Grouped):
             wide = jnp.repeat(jnp.expand_dims(x, dim), self.among, axis=dim)
             return wide.reshape(-1, *x.shape[2:])
 
+        # Text i of a group meets its images one after the other.
         texts, images = repeat(text_NGL, 2), jax.tree.map(lambda x: repeat(x, 1), image)
         score_P = joint_model.matches(joint_model.encode('joint', (texts, images)))
         return score_P.reshape(*size, self.among)

@@ -35,6 +35,7 @@ class Grouped:
             raise UserError(
                 f"encode={self.encode} must be ((image, 'image'), (text, 'text'), ...)."
             )
+        # A group of one has no other example to compare with.
         if self.among < 2:
             raise UserError(f'among={self.among} must be at least 2.')
 

@@ -32,8 +32,10 @@ class Matching(Grouped):
         logit_NGG = score_NGG / jax.lax.stop_gradient(model.scalars(self.space)['temperature'])
         ids_NGI = self.to_groups(batch['ids'])
         same_NGG = jax.vmap(shares_id)(ids_NGI, ids_NGI)
+        # Two keys draw, three are for the dropout of the three joint passes.
         key_5B = jax.vmap(lambda key: jax.random.split(key, 5), out_axes=1)(given.key_B)
         image_B, has_image_B = self.draw_others(key_5B[0], logit_NGG, same_NGG)
+        # The same scores, transposed: now each image draws among the texts.
         text_B, has_text_B = self.draw_others(
             key_5B[1], logit_NGG.swapaxes(1, 2), same_NGG.swapaxes(1, 2)
         )
