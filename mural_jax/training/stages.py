@@ -55,6 +55,12 @@ class TrainingStage:
     def num_steps(self) -> int:
         return self.end - self.start
 
+    def freeze(self, pattern: str) -> 'TrainingStage':
+        """The same stage, in which parameters whose path has the pattern do not learn."""
+        multipliers = ((pattern, 0.0), *self.optimizer.multipliers)
+        optimizer = dataclasses.replace(self.optimizer, multipliers=multipliers)
+        return dataclasses.replace(self, optimizer=optimizer)
+
     @property
     def end_actions(self) -> list[EndAction]:
         return [AT_END[name] for name in self.at_end]

@@ -77,11 +77,11 @@ class StepSpec(NamedTuple):
     """The static part of a training step; each stage of a run compiles its own.
 
     graphdef: structure of the model. tasks: (name, task) pairs, the terms of the loss.
-    frozen: paths of parameters that get no gradient. held: the frozen ones that learn in another
-    stage, so that the optimizer has state for them, which this stage must not change. locked:
-    towers that run as in evaluation. microbatches: parts of a batch that pass through the towers
-    one after the other. rules: where arrays live on the mesh. offload: the optimizer state lives
-    in host memory between steps.
+    frozen: paths of parameters that get no gradient. hold_unused: parameters whose gradient is
+    zero everywhere keep their value and their optimizer state, for a stage that does not train
+    everything that the run trains. locked: towers that run as in evaluation. microbatches: parts
+    of a batch that pass through the towers one after the other. rules: where arrays live on the
+    mesh. offload: the optimizer state lives in host memory between steps.
     """
 
     graphdef: Any
@@ -89,7 +89,7 @@ class StepSpec(NamedTuple):
     optimizer: optax.GradientTransformation
     clamp: Clamp
     frozen: frozenset[str] = frozenset()
-    held: frozenset[str] = frozenset()
+    hold_unused: bool = False
     locked: frozenset[str] = frozenset()
     microbatches: int = 1
     rules: Rules = ()
@@ -164,10 +164,10 @@ def _apply_gradient(spec: StepSpec, gradient: Params, state: State) -> tuple[Par
     """(parameters, optimizer state) after the optimizer's update and the clamp."""
     update, optimizer_state = spec.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
-    if spec.held:
-        # Without a gradient, left-over momentum and weight decay would still move these arrays.
-        params = _keep_held(spec.held, params, state.params)
-        optimizer_state = _keep_held(spec.held, optimizer_state, state.optimizer)
+    if spec.hold_unused:
+        # Momentum from an earlier stage and weight decay would move arrays without a gradient.
+        params = _hold_unused(gradient, params, state.params)
+        optimizer_state = _hold_unused(gradient, optimizer_state, state.optimizer)
     # The clamp comes after the update, not inside the loss: there, a temperature at the bound
     # would have no gradient and could never come back.
     low, high = jnp.log(spec.clamp.lowest), jnp.log(spec.clamp.highest)
@@ -179,16 +179,19 @@ def _apply_gradient(spec: StepSpec, gradient: Params, state: State) -> tuple[Par
     return jax.tree.map_with_path(clamp, params), optimizer_state
 
 
-def _keep_held(held: frozenset[str], new: Any, old: Any) -> Any:
-    """`new` with the old values at every path that ends in one of `held`.
+def _hold_unused(gradient: Params, new: Any, old: Any) -> Any:
+    """`new` with the old values of parameters, or of their moments, without any gradient.
 
     The optimizer keeps its moments in trees of the parameters' form, so a moment's path ends in
     the path of its parameter.
     """
+    used = {path_name(path): jnp.any(x != 0) for path, x in jax.tree.leaves_with_path(gradient)}
 
     def choose(path: tuple, new: Array, old: Array) -> Array:
         parts = path_name(path).split('/')
         tails = ('/'.join(parts[start:]) for start in range(len(parts)))
-        return old if any(tail in held for tail in tails) else new
+        parameter = next((tail for tail in tails if tail in used), None)
+        # A counter of steps belongs to no parameter.
+        return new if parameter is None else jnp.where(used[parameter], new, old)
 
     return jax.tree.map_with_path(choose, new, old)
