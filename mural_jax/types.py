@@ -10,7 +10,7 @@ Letters in tensor names. Where a letter has several meanings, the word before it
     H  height of an image, or width where it is square; numbers of a recurrent state
     I  ids of an example; items that a bootstrap draws
     J  stored texts that are joined to one
-    K  nearest results that are kept; cluster centres; kinds of texts
+    K  nearest results that are kept; cluster centres; kinds of texts; low frequencies
     L  tokens of a text or an encoding; languages
     M  hidden places of an example; records or results of a part; tokens of a result; a second N
     N  any number of rows: ids of an example, embeddings, slots of a block
@@ -19,7 +19,7 @@ Letters in tensor names. Where a letter has several meanings, the word before it
     R  results; regions of an image; records
     S  side of a square in pixels; sources that are mixed; draws of a bootstrap
     T  texts; a tile
-    U  random numbers of an example; distinct texts
+    U  random numbers of an example; distinct texts or hashes
     V  tokens of a vocabulary
     W  width of an image
 """

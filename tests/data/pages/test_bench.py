@@ -1,4 +1,4 @@
-"""What `mural data bench` measures of streams."""
+"""Measurements of streams by `mural data bench`."""
 
 from pathlib import Path
 
@@ -14,30 +14,45 @@ from mural_jax.runs.run import Run
 
 
 @pytest.fixture(scope='module')
-def measured(data_dir: Path) -> dict:
-    run = Run.of(load_config('emoji:tiny', []))
-    read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
-    return bench.bench_streams(run.streams, data_dir, read, run.seed, seconds=0.3)
+def run() -> Run:
+    return Run.of(load_config('emoji:tiny', []))
 
 
-def test_streams_with_pictures_have_a_limit(measured: dict) -> None:
-    captions, translations = measured['captions'], measured['translations']
+@pytest.fixture(scope='module')
+def tokenizer(data_dir: Path, run: Run) -> Tokenizer:
+    return Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+
+
+@pytest.fixture(scope='module')
+def figures(data_dir: Path, run: Run, tokenizer: Tokenizer) -> dict:
+    return bench.bench_streams(run.streams, data_dir, tokenizer, run.seed, seconds=0.3)
+
+
+def test_only_streams_of_images_have_a_limit(figures: dict) -> None:
+    captions = figures['captions']
     assert 0 < captions['share of the limit'] < 3
     # Emoji have 64 x 64 pixels.
     np.testing.assert_allclose(captions['megapixels'], captions['stream'] * 64 * 64 / 1e6)
-    assert 'limit' not in translations
-    assert captions['stages'].keys() > translations['stages'].keys()
-    assert 'augmentation' in captions['stages']
-    costs = [cost for figures in measured.values() for cost in figures['stages'].values()]
+    assert 'limit' not in figures['translations']
+
+
+def test_streams_of_images_have_more_stages(figures: dict) -> None:
+    stages = figures['captions']['stages']
+    assert stages.keys() > figures['translations']['stages'].keys()
+    assert 'augmentation' in stages
+
+
+def test_every_stage_takes_time(figures: dict) -> None:
+    costs = [cost for stream in figures.values() for cost in stream['stages'].values()]
     assert min(min(cost) for cost in costs) > 0
 
 
-def test_tokens_are_those_of_the_texts(data_dir: Path, measured: dict) -> None:
-    run = Run.of(load_config('emoji:tiny', []))
-    read = Tokenizer.load(vocabulary_path(data_dir, run), run.tokenizer)
+def test_tokens_are_counted_as_the_tokenizer_counts(
+    data_dir: Path, run: Run, tokenizer: Tokenizer, figures: dict
+) -> None:
     for name, spec in run.streams.items():
-        stream = open_stream(spec, data_dir, read, run.seed)
+        stream = open_stream(spec, data_dir, tokenizer, run.seed)
         texts = stream.read_texts(np.arange(bench.SAMPLE))
-        tokens = sum(len(ids) for side in texts for ids in read.encode(side, spec.max_length))
-        per_example = measured[name]['tokens'] / measured[name]['stream']
+        tokens = sum(len(ids) for side in texts for ids in tokenizer.encode(side, spec.max_length))
+        per_example = figures[name]['tokens'] / figures[name]['stream']
         np.testing.assert_allclose(per_example, tokens / bench.SAMPLE)

@@ -1,4 +1,4 @@
-"""Pictures and records with broken bytes: refused, or decoded within the limits."""
+"""Images and records with broken bytes are refused, or decoded within the limits."""
 
 import random
 import resource
@@ -17,22 +17,21 @@ from mural_jax.data.sources.reader import Example
 from mural_jax.data.streams.base import StreamSource
 from mural_jax.data.streams.captions import Captions
 
-PICTURE = draw_image(1, (61, 43))
-PALETTE = PICTURE.quantize(64)
+IMAGE = draw_image(1, (61, 43))
+PALETTE = IMAGE.quantize(64)
 FRAMES: dict[str, Any] = {'save_all': True, 'append_images': [PALETTE.rotate(90)] * 5}
 SEEDS = {
-    'jpeg': encode_image(PICTURE, 'JPEG'),
-    'progressive': encode_image(PICTURE, 'JPEG', progressive=True),
+    'jpeg': encode_image(IMAGE, 'JPEG'),
+    'progressive': encode_image(IMAGE, 'JPEG', progressive=True),
     'png': encode_image(PALETTE, 'PNG'),
     'gif': encode_image(PALETTE, 'GIF', **FRAMES),
-    'webp': encode_image(PICTURE, 'WEBP'),
-    'bmp': encode_image(PICTURE, 'BMP'),
+    'webp': encode_image(IMAGE, 'WEBP'),
+    'bmp': encode_image(IMAGE, 'BMP'),
 }
 
 
 @pytest.mark.parametrize('form', SEEDS)
-def test_broken_pictures_never_surprise(form: str) -> None:
-    """They are refused, or decode to no more pixels than are allowed."""
+def test_broken_images_are_refused_or_within_limits(form: str) -> None:
     rng, most, good = random.Random(form), 10_000, 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(FUZZ_ROUNDS):
@@ -44,11 +43,11 @@ def test_broken_pictures_never_surprise(form: str) -> None:
         assert image_HWC.shape[2] == 3
         assert image_HWC.shape[0] * image_HWC.shape[1] <= most
     assert good < FUZZ_ROUNDS
-    # Nor does what a broken header says take memory.
+    # A broken header that claims a large size takes no memory either.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, 'kilobytes'
 
 
-def test_broken_records_never_surprise() -> None:
+def test_broken_records_raise_only_known_errors() -> None:
     features = tfds.features.FeaturesDict(schema.make_features(['de', 'en'], ['x'], has_image=True))
     example = Example('1', [('en', 'x', 'a dog'), ('de', 'x', 'Hund')], SEEDS['jpeg'])
     stored = checks.make_record(example, RecordLimits(), has_image=True)
@@ -65,7 +64,7 @@ def test_broken_records_never_surprise() -> None:
         try:
             schema.parse_examples(broken, *schema.FIELD_SPECS)
             assembler.make_strings([broken, *drawn])
-        # The latter where the message holds bytes of the record.
+        # TensorFlow raises UnicodeDecodeError if its message holds broken bytes of the record.
         except (tf.errors.OpError, UnicodeDecodeError):
             failed += 1
     assert failed > FUZZ_ROUNDS / 4

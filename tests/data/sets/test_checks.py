@@ -1,4 +1,4 @@
-"""Every bad picture and text is decoded right or refused with a reason; none takes the process."""
+"""Checks of images and texts, which are decoded right, or refused with a reason."""
 
 import io
 import struct
@@ -16,63 +16,63 @@ from PIL import Image, ImageFile
 
 from mural_jax.data.sets import checks
 from mural_jax.data.sets.checks import BadRecord, RecordLimits
-from mural_jax.data.sources.reader import Example
+from mural_jax.data.sources.reader import Example, Text
 
-PICTURE = draw_image(1, (61, 43))
-PALETTE = PICTURE.quantize(64)
-ALPHA = PICTURE.copy()
+IMAGE = draw_image(1, (61, 43))
+PALETTE = IMAGE.quantize(64)
+ALPHA = IMAGE.copy()
 ALPHA.putalpha(Image.linear_gradient('L').resize(ALPHA.size))
-WIDE = Image.fromarray(np.asarray(PICTURE.convert('L')).astype(np.uint16) * 257)
+WIDE = Image.fromarray(np.asarray(IMAGE.convert('L')).astype(np.uint16) * 257)
 TURNED = Image.Exif()
 TURNED[0x112] = 6
 FRAMES: dict[str, Any] = {'save_all': True, 'append_images': [PALETTE.rotate(90)] * 5}
 
 
-def rgb(data: bytes) -> np.ndarray:
+def decode_with_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
 
 
 @pytest.mark.parametrize(
     ('image', 'form', 'options', 'most'),
     [
-        (PICTURE, 'JPEG', {'quality': 95}, 2),
-        (PICTURE, 'JPEG', {'quality': 95, 'progressive': True}, 2),
-        (PICTURE.convert('L'), 'JPEG', {'quality': 95}, 2),
-        # Pillow writes it inverted, as Adobe does.
-        (PICTURE.convert('CMYK'), 'JPEG', {'quality': 95}, 2),
+        (IMAGE, 'JPEG', {'quality': 95}, 2),
+        (IMAGE, 'JPEG', {'quality': 95, 'progressive': True}, 2),
+        (IMAGE.convert('L'), 'JPEG', {'quality': 95}, 2),
+        # Pillow inverts CMYK, as Adobe does.
+        (IMAGE.convert('CMYK'), 'JPEG', {'quality': 95}, 2),
         (PALETTE, 'GIF', {}, 0),
         (PALETTE, 'GIF', FRAMES, 0),
         (PALETTE, 'PNG', {}, 0),
         (PALETTE, 'PNG', {'transparency': 3}, 0),
         (ALPHA, 'PNG', {}, 0),
-        (PICTURE.convert('L'), 'PNG', {}, 0),
-        (PICTURE.convert('1'), 'PNG', {}, 0),
-        (PICTURE, 'WEBP', {}, 0),
-        (PICTURE, 'WEBP', {'lossless': True}, 0),
-        (PICTURE, 'BMP', {}, 0),
-        (PICTURE.convert('L'), 'BMP', {}, 0),
+        (IMAGE.convert('L'), 'PNG', {}, 0),
+        (IMAGE.convert('1'), 'PNG', {}, 0),
+        (IMAGE, 'WEBP', {}, 0),
+        (IMAGE, 'WEBP', {'lossless': True}, 0),
+        (IMAGE, 'BMP', {}, 0),
+        (IMAGE.convert('L'), 'BMP', {}, 0),
     ],
 )
-def test_pictures_have_the_colours_that_pillow_sees(
+def test_colours_are_those_of_pillow(
     image: Image.Image, form: str, options: dict[str, Any], most: float
 ) -> None:
-    """What is transparent shows the colours that are stored there, on no ground."""
+    """Transparent pixels show their stored colours, without a background."""
     data = encode_image(image, form, **options)
     found_HWC = checks.decode_image(data)
     assert found_HWC.dtype == np.uint8
-    apart_HWC = abs(found_HWC - rgb(data))
+    apart_HWC = abs(found_HWC - decode_with_pillow(data))
     assert apart_HWC.mean() <= most
     assert apart_HWC.max() <= 10 * most
 
 
 def test_sixteen_bits_are_cut_to_eight() -> None:
-    expected_HW = np.asarray(PICTURE.convert('L'))
+    expected_HW = np.asarray(IMAGE.convert('L'))
     np.testing.assert_array_equal(checks.decode_image(encode_image(WIDE))[..., 1], expected_HW)
 
 
-def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
-    """EXIF is not heeded, neither here nor in streams: portraits of phones lie on their side."""
-    plain, turned = (encode_image(PICTURE, 'JPEG', exif=exif) for exif in (Image.Exif(), TURNED))
+def test_exif_rotation_is_ignored() -> None:
+    """Streams ignore it too, so portraits from phones lie on their side."""
+    plain, turned = (encode_image(IMAGE, 'JPEG', exif=exif) for exif in (Image.Exif(), TURNED))
     assert b'Exif' in turned
     np.testing.assert_array_equal(checks.decode_image(plain), checks.decode_image(turned))
 
@@ -83,20 +83,20 @@ def test_a_picture_that_says_it_is_turned_stays_as_it_is_stored() -> None:
         (b'', 'has no bytes'),
         (b'<html>404</html>', 'is not readable'),
         (b'\0' * 1000, 'is not readable'),
-        (encode_image(PICTURE, 'JPEG')[:-300], 'is broken'),
-        (encode_image(PICTURE, 'JPEG')[:30], 'is not readable'),
-        (encode_image(PICTURE)[:-300], 'is broken'),
+        (encode_image(IMAGE, 'JPEG')[:-300], 'is broken'),
+        (encode_image(IMAGE, 'JPEG')[:30], 'is not readable'),
+        (encode_image(IMAGE)[:-300], 'is broken'),
         (encode_image(PALETTE, 'GIF')[:30], 'is not readable|is broken'),
-        (encode_image(PICTURE, 'WEBP')[:100], 'is not readable|is broken'),
-        (encode_image(PICTURE, 'BMP')[:500], 'is broken'),
-        (encode_image(PICTURE, 'TIFF'), 'is TIFF'),
-        # TensorFlow would take the numbers of its colours for grey values.
+        (encode_image(IMAGE, 'WEBP')[:100], 'is not readable|is broken'),
+        (encode_image(IMAGE, 'BMP')[:500], 'is broken'),
+        (encode_image(IMAGE, 'TIFF'), 'is TIFF'),
+        # TensorFlow would mistake palette indices for grey values.
         (encode_image(PALETTE, 'BMP'), 'is BMP with a palette'),
-        (encode_image(ALPHA, 'WEBP', lossless=True), 'is broken'),  # TensorFlow reads no alpha there
-        (encode_image(PICTURE, 'WEBP', **FRAMES), 'is broken'),
+        (encode_image(ALPHA, 'WEBP', lossless=True), 'is broken'),  # TensorFlow reads no alpha.
+        (encode_image(IMAGE, 'WEBP', **FRAMES), 'is broken'),
     ],
 )
-def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> None:
+def test_bad_images_are_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadRecord, match=reason):
         checks.decode_image(data)
     stored = checks.make_record(
@@ -107,8 +107,8 @@ def test_bad_pictures_are_refused_with_a_reason(data: bytes, reason: str) -> Non
     assert stored['width'] == stored['hash'] == 0
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, with two bytes of pixels."""
+def make_png_header(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, with two bytes of pixels."""
     body = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     pixels = b'IDAT' + zlib.compress(b'\0\0')
     chunks = [
@@ -118,28 +118,28 @@ def png_header(width: int, height: int) -> bytes:
     return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
 
 
-def gif_of_frames(*frames: Image.Image) -> bytes:
+def make_gif(*frames: Image.Image) -> bytes:
     """A GIF of 8 x 8 pixels with frames of any size."""
     data = b'GIF89a' + struct.pack('<HHBBB', 8, 8, 0xF0, 0, 0) + bytes(6)
     for frame in frames:
         body = encode_image(frame.convert('L'), 'GIF', optimize=False)
-        start = body.index(b',', 13 + 768)  # behind its colours
+        start = body.index(b',', 13 + 768)  # Behind the palette.
         data += b',' + struct.pack('<HHHHB', 0, 0, *frame.size, 0) + body[start + 10 : -1]
     return data + b';'
 
 
-def bombs() -> dict[str, bytes]:
-    """Small files with pictures of at least 100 megapixels, once they are decoded."""
+def make_bombs() -> dict[str, bytes]:
+    """Small files of images that have at least 100 megapixels once decoded."""
     large = Image.new('L', (10_000, 10_000))
     return {
-        'header': png_header(10_000, 10_000),
-        'beyond what Pillow opens': png_header(60_000, 60_000),
+        'header': make_png_header(10_000, 10_000),
+        'beyond what Pillow opens': make_png_header(60_000, 60_000),
         'png': encode_image(large),
         'jpeg': encode_image(large, 'JPEG'),
         'webp': encode_image(large.convert('RGB'), 'WEBP', lossless=True, method=0),
         'gif': encode_image(large, 'GIF'),
-        'a second frame': gif_of_frames(Image.new('L', (8, 8)), large),
-        'many frames': gif_of_frames(*[Image.new('L', (1200, 1200))] * 70),
+        'a second frame': make_gif(Image.new('L', (8, 8)), large),
+        'many frames': make_gif(*[Image.new('L', (1200, 1200))] * 70),
     }
 
 
@@ -160,10 +160,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_large_pictures_are_refused_before_a_pixel_is_made(
+def test_large_images_are_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {'good': encode_image(PICTURE), **bombs()}
+    files = {'good': encode_image(IMAGE), **make_bombs()}
     paths = [tmp_path / name for name in files]
     for path, data in zip(paths, files.values()):
         assert len(data) < 2_000_000
@@ -171,13 +171,13 @@ def test_large_pictures_are_refused_before_a_pixel_is_made(
     command = [sys.executable, '-c', MEASURE, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 30_000, 'kilobytes; the least of the pictures takes 100,000'
+    assert int(done.stdout) < 30_000, 'kilobytes; the smallest image would take 100,000'
 
-    def never(*args: Any, **kwargs: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError('a pixel was decoded')
 
-    monkeypatch.setattr(tf.io, 'decode_image', never)
-    monkeypatch.setattr(ImageFile.ImageFile, 'load', never)
+    monkeypatch.setattr(tf.io, 'decode_image', fail)
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', fail)
     for path in paths[1:]:
         with pytest.raises(BadRecord, match='too many pixels'):
             checks.decode_image(path.read_bytes())
@@ -199,7 +199,7 @@ def test_large_pictures_are_refused_before_a_pixel_is_made(
         ('\ufeffdog', '\ufeffdog'),
     ],
 )
-def test_texts_are_cleaned_and_their_marks_stay(text: str, cleaned: str) -> None:
+def test_clean_text_keeps_marks_and_joiners(text: str, cleaned: str) -> None:
     assert checks.clean_text(text, 1000) == cleaned
     assert checks.clean_text(cleaned, 1000) == cleaned
 
@@ -223,20 +223,25 @@ def test_bad_texts_are_refused_with_a_reason(text: str, reason: str) -> None:
         checks.clean_text(text, 1000)
 
 
-def test_a_megabyte_of_text_is_cut() -> None:
+def test_megabyte_of_text_is_cut() -> None:
     assert checks.clean_text('dog ' * 250_000, 10_000) == ('dog ' * 2500)
     assert checks.clean_text('\0' * 100 + 'dog' + ' ' * 10**6, 50) == 'dog'
     assert len(checks.clean_text('犬' * 10**6, 10_000)) == 10_000
 
 
-def test_the_good_texts_of_a_record_stay() -> None:
+def test_good_texts_of_a_record_stay() -> None:
     texts = [('en', 'x', ' '), ('de', 'x', 'ein\0Hund'), ('en', 'x', '\udce9')]
-    example = Example('1', texts, encode_image(PICTURE), where='dir\udcff/a.jsonl, row 1')
+    example = Example('1', texts, encode_image(IMAGE), where='dir\udcff/a.jsonl, row 1')
     stored = checks.make_record(example, RecordLimits(), has_image=True)
     assert stored['bad'] == ''
     assert stored['texts'] == {'language': ['de'], 'kind': ['x'], 'text': ['ein Hund']}
     assert (stored['width'], stored['height']) == (61, 43)
     assert stored['where'] == 'dir?/a.jsonl, row 1'
-    lost = checks.make_record(Example('1', texts[2:]), RecordLimits(), has_image=True)
-    assert lost['bad'] == 'text is not UTF-8'
-    assert checks.make_record(Example('1', []), RecordLimits(), has_image=True)['bad'] == 'no text'
+
+
+@pytest.mark.parametrize(
+    ('texts', 'reason'), [([('en', 'x', '\udce9')], 'text is not UTF-8'), ([], 'no text')]
+)
+def test_record_without_good_text_is_bad(texts: list[Text], reason: str) -> None:
+    stored = checks.make_record(Example('1', texts), RecordLimits(), has_image=True)
+    assert stored['bad'] == reason

@@ -200,7 +200,9 @@ def test_wrong_flags_are_refused(tmp_path: Path, flags: dict[str, Any], message:
     flags = {'table': table, 'images': ('x',), **flags}
     flags['images'] = tuple(path.replace('FOLDER', str(tmp_path)) for path in flags['images'])
     with pytest.raises(UserError, match=message):
-        read_by_id(Wit(**flags))
+        reader = Wit(**flags)
+        reader.splits()
+        read_by_id(reader)
 
 
 def test_table_without_rows_is_refused(tmp_path: Path) -> None:
