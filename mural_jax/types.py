@@ -6,7 +6,7 @@ Letters in tensor names. Where a letter has several meanings, the word before it
     C  channels of an image; classes; candidates
     D  numbers of an embedding
     F  numbers of a region, or of its feature
-    G  numbers of a region's geometry; examples of a group; members of a pool
+    G  numbers of a region's geometry; examples of a group; members of a pool; recurrent gates
     H  height of an image, or width where it is square; numbers of a recurrent state
     I  ids of an example; items that a bootstrap draws
     J  stored texts that are joined to one
@@ -17,7 +17,7 @@ Letters in tensor names. Where a letter has several meanings, the word before it
     P  places; pairs
     Q  queries
     R  results; regions of an image; records
-    S  side of a square in pixels; sources that are mixed; draws of a bootstrap
+    S  side of a square in pixels; sources that are mixed; draws of a bootstrap; segments of BERT
     T  texts; a tile
     U  random numbers of an example; distinct texts or hashes
     V  tokens of a vocabulary
