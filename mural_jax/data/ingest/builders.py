@@ -58,6 +58,7 @@ class _IngestedBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Any:
         make = _RecordMaker(tuple(self._vocabulary[0]), self._limits, self.has_image)
+        # TFDS takes an iterator, or a Beam collection.
         if not self._beam:
             return itertools.chain.from_iterable(map(make, join.read_split(self._reader, split)))
         # This module reports a missing Beam with a hint, so it comes before Beam's own import.

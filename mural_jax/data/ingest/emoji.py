@@ -35,6 +35,7 @@ Names = dict[str, dict[str, tuple[str, list[str]]]]
 def assign_split(concept: str) -> str:
     """The split of a concept, the same on every machine."""
     digest = hashlib.sha256(concept.encode()).digest()
+    # A uniform number in [0, 1).
     share = int.from_bytes(digest[:8], 'big') / 2**64
     if share < TEST_SHARE:
         return 'test'
@@ -113,6 +114,7 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         table, names = self._read_sources()
         skipped: collections.Counter[str] = collections.Counter()
         for emoji in table:
+            # CLDR writes emoji without variation selectors.
             key = emoji.char.replace(cldr.VARIATION_SELECTOR, '')
             texts = _collect_texts(names, key)
             png = painter.draw_png(emoji.char)
@@ -142,6 +144,7 @@ class EmojiCldr(tfds.core.GeneratorBasedBuilder):
         for locale in names:
             for kind, code, name in cldr.read_display_names(self._paths['cldr'], locale):
                 rows[kind, code].append((locale, 'name', name))
+        # Languages and scripts have no image, so all of their rows may be in training.
         for (kind, code), texts in rows.items():
             split = split_by_territory.get(code, 'train') if kind == 'territory' else 'train'
             if len(texts) > 1:

@@ -53,6 +53,7 @@ def ingest(
     about = {
         'format': type(reader).__name__,
         'default_kinds': list(reader.default_kinds),
+        # Tuples become lists, as in the file that this is compared with.
         'options': json.loads(json.dumps(dataclasses.asdict(reader))),
         'limits': dataclasses.asdict(limits),
     }
@@ -102,6 +103,7 @@ def _build(
     about: dict[str, Any],
 ) -> None:
     _silence_libraries()
+    # TFDS needs all languages and kinds before the first example, since it stores their numbers.
     vocabulary = reader.vocabulary()
     family, name = dataset.split('/')
     builder = FAMILIES[family](

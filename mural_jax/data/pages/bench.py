@@ -97,6 +97,7 @@ class _Sample:
             for key, value in stream.assembler.make_strings(self._arrays).items()
             if value.dtype == tf.string or key == 'id'
         }
+        # A whole batch is assembled once, to count its tokens.
         batch = stream.assembler.assemble(self._arrays)
         texts = [value for key, value in batch.items() if key in self._strings]
         self.tokens = _count_tokens(texts)
@@ -157,6 +158,7 @@ def _repeat_stage(stage: Callable[[], Any], threads: int) -> tf.data.Dataset:
     if threads > 1:
         return repeated.map(lambda _: stage(), num_parallel_calls=threads)
     options = tf.data.Options()
+    # Decoding and resizing must not use other threads either.
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
     return repeated.map(lambda _: stage()).with_options(options)
@@ -172,6 +174,7 @@ def measure_limit(
 ) -> float:
     """Images per second of bare decoding, cropping and resizing, from memory and in parallel."""
     random_B4 = tf.constant(np.random.default_rng(0).random((len(encoded), 4), np.float32))
+    # Windows are drawn before, so that only decoding is measured.
     window_B4 = images.draw_windows(tf.constant(side_B2), area or 1.0, random_B4)
 
     def bare(encoded: tf.Tensor, window_4: tf.Tensor) -> tf.Tensor:

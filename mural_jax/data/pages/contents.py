@@ -88,6 +88,7 @@ def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
     for number, (name, source) in enumerate(spec.sources.items()):
         records = pool.records[number]
         drawn = _collect_draws(pool, number)
+        # In proportion to records alone, a language would have the share size / most of the source.
         most = sum(size for size, _ in drawn.values())
         rows = []
         for language, num_records, texts in _count_languages(records):
@@ -121,6 +122,7 @@ def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
         dropped = []
         for reason, count in counts.items():
             filter_, colon, what = reason.rpartition(': ')
+            # Totals have no colon in their key.
             if colon and count:
                 all_of = counts['texts'] if what == 'texts' else counts['records']
                 # Stored selections call images pictures.
@@ -159,6 +161,7 @@ def _collect_draws(pool: Pool, source: int) -> dict[str, tuple[int, float]]:
     for draw in pool.draws:
         if draw.source == source:
             language = draw.label.partition('/')[2]
+            # In a stream of pairs a language has one draw for each partner language.
             members.setdefault(language, []).append(draw.record_M)
             weights[language] = weights.get(language, 0.0) + draw.weight
     return {

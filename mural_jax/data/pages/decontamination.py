@@ -38,6 +38,7 @@ def write_page(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
     page = Path(__file__).with_name('decontamination.html').read_text(encoding='utf-8')
     environment = jinja2.Environment(autoescape=True)
     html = environment.from_string(page).render(sections=sections, shown=SHOWN)
+    # Renaming is atomic, so a reader never sees half a page.
     part = path.with_suffix('.part')
     part.write_text(html, encoding='utf-8')
     part.replace(path)
@@ -66,6 +67,7 @@ def _describe_leaks(
                 'ours': _read_image(train, leak['index']),
                 'theirs': _read_image(tested, leak['in test']),
             }
+            # The least similar pairs show best whether `exclude_distance` is too large.
             for leak in sorted(images, key=lambda leak: -leak['distance'])[:SHOWN]
         ],
         'texts': [_read_text(train, leak) for leak in texts[:SHOWN]],

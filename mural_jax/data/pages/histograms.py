@@ -34,6 +34,7 @@ class Histogram(NamedTuple):
 
 def draw_token_histogram(length_T: np.ndarray, max_length: int) -> Histogram:
     """The histogram of the lengths of texts in tokens, with a line at `max_length`."""
+    # The longest texts would leave all others in a few bins.
     highest = max(np.percentile(length_T, 99.5), max_length) * 1.05 + 1
     edges = np.arange(0.5, highest + 1, max(1, round(highest / BINS)))
     cut = 100 * (length_T > max_length).mean()
@@ -61,8 +62,10 @@ def draw_image_histograms(sources: Sequence[Records], image_size: int) -> list[H
     if not len(size_R2):
         return []
     short_R, ratio_R = size_R2.min(axis=1), size_R2[:, 0] / size_R2[:, 1]
+    # Smaller images are enlarged for the model.
     small = 100 * (short_R < image_size).mean()
     lowest, highest = min(short_R.min(), image_size), max(short_R.max(), image_size)
+    # Equal bins on a logarithmic axis.
     sides = np.geomspace(lowest / 2, highest * 2, BINS)
     elongated = 100 * (np.abs(np.log(ratio_R)) > np.log(4 / 3)).mean()
     return [
@@ -93,6 +96,7 @@ def _draw_histogram(
     axes.set_yticks([])
     axes.spines[['top', 'right', 'left']].set_visible(False)
     stream = io.BytesIO()
+    # Without a date the same data gives the same file.
     figure.savefig(stream, format='svg', metadata={'Date': None})
     return f'data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}'
 

@@ -59,6 +59,7 @@ class Filters:
     def __post_init__(self) -> None:
         if not 0 <= self.max_rare_share <= 1:
             raise UserError(f'filters.max_rare_share={self.max_rare_share} must be in [0, 1].')
+        # Unrelated hashes differ in 32 bits on average, and by chance in far fewer in large data.
         if max(self.image_distance, self.text_distance, self.exclude_distance) > 16:
             raise UserError(
                 'The distances of filters must be at most 16 bits: hashes of 64 bits that differ '

@@ -152,6 +152,7 @@ def _drop_image_copies(selection: _Selection) -> None:
     used = np.flatnonzero(selection.used_R)
     hashes = np.asarray(selection.index.hash_R)[used]
     drop_R = np.zeros(len(selection.index.bad_R), bool)
+    # Dropped images are not compared: a copy of one of them is the first that stays.
     drop_R[used] = near.find_later_copies(hashes, selection.filters.image_distance)
     selection.drop_records('image_distance', drop_R)
 
@@ -235,6 +236,7 @@ def _drop_text_copies(selection: _Selection) -> None:
         else np.asarray(indices.read_sketches(selection.records, selection.index))
     )
     drop_T = np.zeros_like(selection.keep_T)
+    # Texts of different languages are never copies of each other.
     for start, end in zip(selection.index.offset_L, selection.index.offset_L[1:]):
         rows = start + np.flatnonzero(selection.keep_T[start:end])
         if len(rows):
@@ -257,6 +259,7 @@ def _drop_test_set(selection: _Selection, name: str, test: Any) -> None:
             leak = {'test': name, 'what': 'picture', 'index': row, 'in test': other}
             selection.leaks.append(leak | {'distance': bits})
         selection.drop_records(f'exclude {name}', drop_R)
+    # Equal hashes of normalised texts mean equal texts.
     test_hashes = np.unique(np.asarray(indices.read_text_facts(test, test.index)['hash']))
     drop_T = np.isin(selection.text_facts('hash'), test_hashes)
     for row in np.flatnonzero(drop_T & selection.keep_T).tolist():

@@ -99,6 +99,7 @@ def write_index(records: Any, folder: Path, *, has_image: bool) -> list[dict[str
         chunks['record'].append((rows + start).astype(np.uint32))
         chunks['number'].append((np.arange(len(rows)) - starts[rows]).astype(np.uint16))
         chunks['kind'].append(parsed['kind'].values.numpy().astype(np.uint8))
+        # Ids and texts are hashed here, because they are not part of the arrays.
         digest.update(b'\0'.join([*parsed['id'].numpy(), *parsed['text'].values.numpy()]))
         reason_B = parsed['bad'].numpy()
         about['bad'].append(reason_B != b'')
@@ -109,12 +110,12 @@ def write_index(records: Any, folder: Path, *, has_image: bool) -> list[dict[str
             place = {key: parsed[key][row].numpy().decode() for key in ('id', 'where')}
             bad.append({'index': int(start + row), 'reason': reason_B[row].decode(), **place})
     text = {name: np.concatenate(parts or [np.zeros(0, int)]) for name, parts in chunks.items()}
+    # The last key sorts first: by language, record, kind, then place in the record.
     order = np.lexsort((text['number'], text['kind'], text['record'], text['language']))
     counts = np.bincount(text.pop('language'), minlength=len(records.languages))
     arrays = {f'{name}_T': array[order] for name, array in text.items()}
     arrays |= {f'{name}_R': np.concatenate(parts) for name, parts in about.items()}
     arrays['offset_L'] = np.concatenate([[0], np.cumsum(counts)])
-    # The texts themselves are part of the fingerprint, though not of the index.
     content = arrays | {'texts': np.frombuffer(digest.digest(), np.uint8)}
     save_arrays(folder, arrays, {'fingerprint': fingerprint_arrays(content)})
     return bad
@@ -192,6 +193,7 @@ def read_region_facts(records: Any, index: SetIndex) -> dict[str, Any]:
 
 def read_texts(records: Any, index: SetIndex) -> Iterator[tuple[int, str]]:
     """Yields (place in the index, text) of all texts, record by record."""
+    # Texts are read record by record, but the index sorts them by language.
     order = np.lexsort((index.number_T, index.record_T))
     place = 0
     for _, parsed in parse_records(records, 'text'):
@@ -233,6 +235,7 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray], about: dict[str, An
     """Writes arrays and `about` into a folder; an interrupted call leaves no folder behind."""
     part = folder.with_name(f'{folder.name}.{os.getpid()}.part')
     shutil.rmtree(part, ignore_errors=True)
+    # The folder is complete when it gets its name, since renaming is atomic.
     part.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(part / f'{name}.npy', array)

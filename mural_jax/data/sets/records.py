@@ -113,6 +113,7 @@ class Records:
 
     def read(self, index_B: np.ndarray) -> np.ndarray:
         """The serialized records of the given numbers, an object array [B] of bytes."""
+        # Each record is read once, even if a batch holds it several times.
         wanted, back_B = np.unique(index_B, return_inverse=True)
         shards = np.searchsorted(self._ends, wanted, side='right')
         firsts = self._ends - self._lengths
@@ -133,6 +134,7 @@ class Records:
     def _reader(self, shard: int) -> Any:
         # ArrayRecord's own reader: with TFDS's source a record takes twice as long.
         if self._readers[shard] is None:
+            # Records are read at random, so reading ahead would be wasted.
             options = 'readahead_buffer_size:0'
             self._readers[shard] = ArrayRecordReader(self._paths[shard], options=options)
         return self._readers[shard]

@@ -65,6 +65,7 @@ class LinePairs(Reader):
             name: {language: paths for language, paths in corpus.items() if language in wanted}
             for name, corpus in corpora.items()
         }
+        # A corpus in one language has nothing to pair.
         pairs = {name: corpus for name, corpus in selected.items() if len(corpus) > 1}
         if not pairs:
             raise UserError(
@@ -247,6 +248,7 @@ class Tatoeba(LinePairs):
         pattern = f'{self.folder}/tatoeba.*-*.*'
         for path in tables.find_files(pattern, 'file of Tatoeba, as in LASER,'):
             match = re.fullmatch(r'(tatoeba\.(\w+)-(\w+))\.(\w+)', Path(path).name)
+            # The suffix must be one of the two languages of the name.
             if match and match[4] in (match[2], match[3]):
                 corpora.setdefault(match[1], {})[match[4]] = [path]
         complete = {name: corpus for name, corpus in corpora.items() if len(corpus) == 2}

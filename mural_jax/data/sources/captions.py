@@ -141,6 +141,7 @@ class CaptionTable(named_images.NamedImages):
         return [self.image_column, *self.id, self.label_column, *regions]
 
     def _text_columns(self, part: str) -> list[TextColumn]:
+        # '*' must not take these columns for languages.
         others = {*self._columns_without_text(), self.split_column}
         names = [name for name in tables.list_text_columns(part) if name not in others]
         words = [word for word in self.texts if word]
@@ -186,12 +187,14 @@ class CaptionTable(named_images.NamedImages):
         """(name, content, what is wrong) of a row's image; the name or the content is empty."""
         value = row.get(self.image_column)
         name, image = value, value
+        # Hugging Face's struct.
         if isinstance(value, dict):
             name, image = value.get('path'), value.get('bytes')
         if not self.images:
             if isinstance(image, bytes) and image:
                 return '', image, ''
             return '', b'', 'no image in the row'
+        # Some tables name images by number.
         key = str(name) if isinstance(name, str | int) else ''
         key = key if self.folders else named_images.base_name(key)
         return (key, b'', '') if key else ('', b'', 'no image name')

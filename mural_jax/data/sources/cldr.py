@@ -101,6 +101,7 @@ def list_locales(cldr_dir: Path) -> list[str]:
             f'There are no CLDR annotations in {folder}, which name the emoji. Install the '
             'Debian package unicode-cldr-core, or give its folder with --source cldr=DIR.'
         )
+    # Regional locales hold only what differs from their language.
     names = sorted(path.stem for path in folder.glob('*.xml'))
     return [name for name in names if re.fullmatch(r'[a-z]{2,3}(_[A-Z][a-z]{3})?', name)]
 
@@ -141,6 +142,7 @@ def read_display_names(cldr_dir: Path, locale: str) -> Iterator[tuple[str, str, 
         for node in root.iterfind(f'.//localeDisplayNames//{kind}[@type]'):
             text = (node.text or '').strip()
             code = node.attrib['type']
+            # A name that is only the code, or an alternative such as a short form, is no name.
             if text and text not in (INHERITED, code) and node.get('alt') is None:
                 yield kind, code, text
 

@@ -33,6 +33,7 @@ class TextColumn:
         name, *rest = words.split(':')
         if not name or len(rest) > 2:
             raise UserError(f'--texts {words} must be COLUMN[:KIND[:LANGUAGE]].')
+        # Missing parts are empty, and so are parts that are left empty, as in COLUMN::LANGUAGE.
         given = [*rest, '', ''][:2]
         return cls(name, given[0] or kind, given[1] or language)
 
@@ -82,6 +83,7 @@ def parse_text_columns(
       UserError: A word has another form, or the language of a column is unknown.
     """
     if tuple(words) == ('*',):
+        # The columns are named after languages.
         return [TextColumn(name, kind, name) for name in names]
     columns = [TextColumn.parse(word, kind, language) for word in words]
     if any(not column.language for column in columns):
@@ -119,6 +121,7 @@ def join_id(row: Row, names: Sequence[str]) -> str:
 def parse_class_number(value: Any) -> int:
     """A value as a class number, or -1 if it is none."""
     try:
+        # OverflowError is raised for infinity, ValueError for NaN and for words.
         return int(value)
     except (TypeError, ValueError, OverflowError):
         return -1

@@ -59,6 +59,7 @@ class CrissCrossed(NamedImages):
             for row in tables.read_rows(ratings, IMAGE_COLUMNS):
                 name = named_images.base_name(row.get('image') or '')
                 keys_by_name.setdefault(name, set()).add(_rating_key(row))
+        # An example holds one rating, so the image goes to each of its ratings.
         for name, content in named_images.read_named_images(part, keys_by_name):
             for key in sorted(keys_by_name[name]):
                 if wanted is None or key in wanted:
@@ -87,6 +88,7 @@ class CrissCrossed(NamedImages):
         is_pair = columns == TEXT_COLUMNS
         caption_columns = columns if is_pair else columns[:1]
         numbers = [_caption_number(row.get(column)) for column in caption_columns]
+        # A bad rating gets a key of its own, so it is not joined to an image.
         if not math.isfinite(score):
             return named_images.make_bad_row('no score', where)
         if any(number not in captions for number in numbers):

@@ -20,6 +20,7 @@ from mural_jax.data.sources.tmx import Tmx
 from mural_jax.data.sources.webdataset import WebDataset
 from mural_jax.data.sources.wit import Wit
 
+# The first words of `mural data ingest`, in the order of its help.
 FORMATS: dict[str, type[Reader]] = {
     'captions': CaptionTable,
     'webdataset': WebDataset,

@@ -65,7 +65,8 @@ def pair_names_with_lines(names: Sequence[str], path: str) -> Iterator[tuple[str
     Raises:
       UserError: The file has more or fewer lines than there are names.
     """
-    number = -1
+    number = -1  # An empty file has no line 0.
+    # The file is read to its end even if there are too many lines, to count them for the message.
     for number, line in enumerate(read_lines(path)):
         if number < len(names):
             yield names[number], line
@@ -89,6 +90,7 @@ def read_entries(path: str, key: str) -> Iterator[tuple[str, Entry]]:
             content = json.load(file)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise UserError(f'{path} is not readable JSON ({error}). Is the file complete?') from error
+    # The file may be any JSON: nothing about its content is certain yet.
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise UserError(f'{path} has no list "{key}". Is it the published file?')

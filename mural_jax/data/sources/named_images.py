@@ -45,6 +45,7 @@ class _WantedPaths(Container[str]):
         self.path_by_name: dict[str, str] = {}
 
     def __contains__(self, path: object) -> bool:
+        # Readers of archives ask about each path once, so this sees every file, wanted or not.
         name = base_name(str(path))
         is_image = name.lower().endswith(archives.IMAGE_SUFFIXES)
         if is_image and self.path_by_name.setdefault(name, str(path)) != path:
@@ -53,6 +54,7 @@ class _WantedPaths(Container[str]):
                 'by the last part of their path. Give only one of these folders, or, for a table, '
                 '--folders.'
             )
+        # A table may list images with unusual suffixes, so a wanted name needs no known suffix.
         return is_image if self.wanted is None else name in self.wanted
 
 

@@ -67,6 +67,7 @@ class PairTable(Reader):
 
     def read_examples(self, split: str, part: str) -> Iterator[Example]:
         texts = self._text_columns(part)
+        # Only these columns are read, which saves most of the time for wide Parquet tables.
         needs = [name for column in texts for name in column.required_columns]
         name = short_name(part, self._files())
         for number, row in enumerate(self._read_rows(part, needs)):
@@ -124,6 +125,7 @@ class PairTable(Reader):
         return columns.parse_text_columns(self.texts, names, self.kind, '')
 
     def _splits_of(self, file: str) -> set[str]:
+        # Without conditions every row has the same split, and the file need not be read.
         if not self.split_column and not self.where:
             return {self.split}
         rows = self._read_rows(file, self._columns_without_text())

@@ -82,6 +82,7 @@ class CocoAnnotations(NamedImages):
         for where, entry in layouts.read_entries(part, 'annotations'):
             image = str(entry.get('image_id'))
             name = names.get(image)
+            # An image without a file name is taken for one of COCO, whose names hold the id.
             if name is None and image in names and image.isdecimal():
                 name = f'COCO_{split}2014_{image:0>12}.jpg'
             yield named_images.make_row(
@@ -121,7 +122,7 @@ class FlickrTokens(NamedImages):
         wanted = {line.strip() for line in layouts.read_lines(path)} if path else None
         for number, line in enumerate(layouts.read_lines(part), 1):
             name, tab, caption = line.partition('\t')
-            name = name.rpartition('#')[0]
+            name = name.rpartition('#')[0]  # Without the number of the caption.
             where = f'{part}:{number}'
             if not tab or not name:
                 if split == self._first_split():
@@ -157,6 +158,7 @@ class Multi30k(NamedImages):
         return {split: (split,) for split in names}
 
     def read_rows(self, split: str, part: str) -> Rows:
+        # In the lists of COCO's images a number follows the name: NAME.jpg#367178.
         names = [line.partition('#')[0] for line in layouts.read_lines(self._image_list(part))]
         for file_split, language, path in self._text_files():
             if file_split == part:

@@ -100,6 +100,8 @@ class Scenes(Reader):
     def read_examples(self, split: str, part: str) -> Iterator[Example]:
         number = int(part.rpartition('-')[2])
         total = self.count if split == 'train' else self.test_count
+        # A generator for each part: parts can be composed in parallel, and a larger --count only
+        # adds scenes.
         salt = ('train', 'validation', 'test').index(split)
         rng = np.random.default_rng([self.seed, salt, number])
         for place in range(number * PART, min(total, (number + 1) * PART)):
@@ -171,6 +173,7 @@ class Scenes(Reader):
         for number, place in zip(numbers, rng.permutation(CELLS**2)):
             side = int(rng.integers(round(SMALLEST * cell), cell + 1))
             left, top = rng.integers(0, cell - side + 1, 2)
+            # Cells are numbered row by row.
             row, column = divmod(int(place), CELLS)
             placed.append(
                 PlacedEmoji(int(number), column * cell + int(left), row * cell + int(top), side)
@@ -183,6 +186,7 @@ class Scenes(Reader):
             image = self.things[item.number].image
             canvas.paste(image.resize((item.side, item.side)), (item.left, item.top))
         stream = io.BytesIO()
+        # Stored, not deflated, since it decodes faster.
         canvas.save(stream, 'PNG', compress_level=0)
         boxes = [
             [edge / self.size for edge in (i.left, i.top, i.left + i.side, i.top + i.side)]

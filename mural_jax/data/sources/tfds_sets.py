@@ -228,6 +228,7 @@ def _load_builder(dataset: str, tfds_dir: str, download: bool) -> Any:
     if (Path(dataset).expanduser() / 'dataset_info.json').is_file():
         return tfds.builder_from_directory(Path(dataset).expanduser())
     try:
+        # The builder is cached because splits, vocabulary and every part ask for it.
         builder = tfds.builder(dataset, data_dir=tfds_dir or None)
         if not builder.is_prepared() and download:
             builder.download_and_prepare()
@@ -249,6 +250,7 @@ def _read_records(builder: Any, split: str, image: FieldPath, used: set[str]) ->
     """
     import tensorflow_datasets as tfds
 
+    # {'image': {'inner': SkipDecoding()}}, along the path of the image.
     skipped: Any = tfds.decode.SkipDecoding() if image else None
     for key in reversed(image):
         skipped = {key: skipped}

@@ -87,6 +87,7 @@ class _UnitParser:
         self._code_depth = 0  # Number of open elements inside of codes, the outermost included.
         self._size = 0  # Characters of the current unit.
         self._expat = expat.ParserCreate()
+        # One event for a whole run of characters.
         self._expat.buffer_text = True
         self._expat.StartDoctypeDeclHandler = self._on_doctype
         self._expat.EntityDeclHandler = self._on_entity
@@ -111,6 +112,7 @@ class _UnitParser:
         return units
 
     def _on_doctype(self, name: str, system: Any, public: Any, has_subset: int) -> None:
+        # An internal subset may declare entities; a mere reference to a DTD is harmless.
         if has_subset:
             self._on_entity()
 

@@ -71,6 +71,7 @@ class WebDataset(Reader):
                 content['txt'].decode(errors='surrogateescape') if 'txt' in content else None
             )
         bad = bad or ('' if image else 'no image in the sample')
+        # Of two files of one kind the dict kept only the last.
         bad = bad or ('' if len(content) == len(files) else 'two files of one kind in the sample')
         given_id = fields.get(self.id_key) if self.id_key else None
         return Example(
@@ -86,6 +87,7 @@ def _read_samples(shard: str) -> Iterator[tuple[str, list[File]]]:
     """Yields (stem, files) of the samples of a shard, without files that have no ending."""
     matches = ((STEM.fullmatch(name), content) for name, content in archives.read_members(shard))
     files = ((match[1], (match[2].lower(), content)) for match, content in matches if match)
+    # Only neighbours are grouped: WebDataset requires the files of a sample to follow each other.
     for stem, group in itertools.groupby(files, lambda file: file[0]):
         yield stem, [file for _, file in group]
 

@@ -32,6 +32,7 @@ KINDS = {
     'context_page_description': 'page_description',
     'context_section_description': 'section_text',
 }
+# All 17 columns of a table, in their published order.
 COLUMNS = (
     'language',
     'page_url',
@@ -53,8 +54,10 @@ COLUMNS = (
 )
 HASHES = ('md5', 'sha1', 'sha256')
 IMAGE_KEYS = ('basename', *HASHES, 'json')
+# The split in the name of a table.
 SPLIT = re.compile(r'(?:^|[._-])(train|val|test)(?=[._-]|$)')
 PIXELS = ('.csv', '.tsv')
+# Suffixes of archives in a folder, which should have been given instead of the folder.
 PACKED = ('.tar', '.csv.gz')
 
 
@@ -72,8 +75,8 @@ class Wit(JoinedReader):
         patterns of them. The columns of image_pixels are image_url, base64 and metadata_url.
     images_key: Name of an image in a folder or archive: 'basename' (the end of its URL, with
         percent codes decoded or not), 'md5', 'sha1' or 'sha256' (of the URL, before the suffix),
-        or 'json' (img2dataset: `url` in the .json beside the image). Pixel files ignore it, since
-        they hold the URLs.
+        or 'json' (img2dataset: `url` in the .json beside the image). It has no effect if all images
+        are in pixel files, which hold the URLs.
     split: Split of tables whose names say neither train, val nor test.
     all_attributions: Also keep attributions that are not in the language of their page.
     """
@@ -167,6 +170,8 @@ class Wit(JoinedReader):
 
     def _make_key_function(self) -> Callable[[str], str]:
         """The function from the URL of a row to the key of its image, the same for all parts."""
+        # Rows are read without knowing the part of their image, so all parts must share one kind of
+        # key. Pixel files alone can be joined by the whole URL, which is exact.
         if self.images_key == 'json' or all(map(_is_pixel_file, self.image_parts())):
             return normalise_url
         if self.images_key == 'basename':
