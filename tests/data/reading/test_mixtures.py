@@ -21,7 +21,7 @@ from data.datasets import (
 
 from mural_jax.data.reading.order import BLOCK
 from mural_jax.data.reading.stream import OpenStream, open_stream
-from mural_jax.data.streams.base import Stream, StreamSource
+from mural_jax.data.streams.base import DrawnExamples, Field, Stream, StreamSource
 from mural_jax.data.streams.captions import Captions
 from mural_jax.data.streams.translations import Translations
 from mural_jax.training.feed import Feed
@@ -215,6 +215,27 @@ def test_each_label_gets_its_share(data_dir: Path, make_stream: MakeStream, fiel
         assert abs(counts[origin] - BLOCK * expected[label]) <= 1, label
     few = np.bincount(origins[:8000], minlength=len(stream.labels)) / 8000
     assert np.abs(few - [expected[label] for label in stream.labels]).max() < 0.03
+
+
+class Headlines(Stream):
+    """A kind that no catalog lists: one text, and the number of its bytes as a target."""
+
+    def fields(self) -> dict[str, Field]:
+        return {
+            'text': Field((self.max_length,), np.int32, 'text'),
+            'length': Field((), np.int32, 'target'),
+        }
+
+    def make_fields(self, drawn: DrawnExamples) -> dict[str, Any]:
+        return {'text': drawn.texts[0], 'length': tf.strings.length(drawn.texts[0])}
+
+
+def test_new_kind_of_stream_needs_nothing_but_its_class(data_dir: Path) -> None:
+    settings = Headlines({'a': StreamSource('translations/news')}, ('de',), SIZE)
+    (batch,) = open_mixed(settings, data_dir).batches(0, 1)
+    assert batch.keys() == {*settings.fields(), 'ids', 'origin'}
+    assert batch['ids'].shape == (SIZE, settings.num_ids)
+    assert [len(text) for text in read_letters(batch['text'])] == batch['length'].tolist()
 
 
 def resume_feed(data_dir: Path, progress: dict | None = None, weight: float = 2.0) -> Feed:
