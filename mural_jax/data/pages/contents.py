@@ -84,7 +84,7 @@ def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
     """The content of each source of a stream."""
     total = pool.weights.sum()
     weights = sum(source.weight for source in spec.sources.values())
-    found = []
+    contents = []
     for number, (name, source) in enumerate(spec.sources.items()):
         records = pool.records[number]
         drawn = _collect_draws(pool, number)
@@ -98,7 +98,7 @@ def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
         rows.sort(key=lambda row: (-row.all_texts, row.language))
         bad = int(np.count_nonzero(records.index.bad_R))
         kinds = [kind for kind in records.kinds if any(row.texts[kind] for row in rows)]
-        found.append(
+        contents.append(
             SourceContents(
                 name,
                 records.name,
@@ -110,12 +110,12 @@ def describe_sources(spec: Stream, pool: Pool) -> list[SourceContents]:
                 rows,
             )
         )
-    return found
+    return contents
 
 
 def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
     """What the filters of each source drop, and its bad records."""
-    found = []
+    drops = []
     for name, source in spec.sources.items():
         records = Records(source.dataset, source.split, data_dir)
         counts = _read_filter_counts(records, source, data_dir) if source.filters.active else {}
@@ -133,13 +133,13 @@ def describe_drops(spec: Stream, data_dir: Path) -> list[DroppedCounts]:
             for field in dataclasses.fields(Filters)
             if getattr(source.filters, field.name) != field.default
         }
-        found.append(DroppedCounts(name, filters, counts, dropped, _list_bad_records(records)))
-    return found
+        drops.append(DroppedCounts(name, filters, counts, dropped, _list_bad_records(records)))
+    return drops
 
 
 def _count_languages(records: Records) -> list[tuple[str, int, dict[str, int]]]:
     """(language, number of records, number of texts by kind) of the languages of good records."""
-    index, found = records.index, []
+    index, counts = records.index, []
     bad_R = np.asarray(index.bad_R)
     for number, language in enumerate(records.languages):
         rows = slice(*index.offset_L[number : number + 2])
@@ -150,8 +150,8 @@ def _count_languages(records: Records) -> list[tuple[str, int, dict[str, int]]]:
         if len(record_T):
             # The texts of a language are sorted by record.
             num_records = 1 + int(np.count_nonzero(np.diff(record_T)))
-            found.append((language, num_records, dict(zip(records.kinds, count_K.tolist()))))
-    return found
+            counts.append((language, num_records, dict(zip(records.kinds, count_K.tolist()))))
+    return counts
 
 
 def _collect_draws(pool: Pool, source: int) -> dict[str, tuple[int, float]]:

@@ -19,11 +19,11 @@ SHOWN = 60  # Leaked images, and leaked texts, of each test set on the page.
 SIDE = 128  # Largest side of an image on the page, in pixels.
 
 
-def write_page(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
+def write_page(selections: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
     """Writes the page.
 
     Args:
-      found: What `filters.ensure_selection` returned, by source.
+      selections: What `filters.ensure_selection` returned, by source.
       data_dir: Folder of all data sets.
       path: Path of the page.
 
@@ -32,7 +32,7 @@ def write_page(found: Mapping[str, Any], data_dir: Path, path: Path) -> Path:
     """
     sections = [
         _describe_leaks(place, about, test, data_dir)
-        for place, about in found.items()
+        for place, about in selections.items()
         for test in about['filters']['exclude']
     ]
     page = Path(__file__).with_name('decontamination.html').read_text(encoding='utf-8')

@@ -23,10 +23,10 @@ def find_files(patterns: Sequence[str], what: str) -> list[str]:
     Raises:
       UserError: There are no patterns, or one of them matches no file.
     """
-    found = [file for pattern in patterns for file in tables.find_files(pattern, f'file of {what}')]
-    if not found:
+    files = [file for pattern in patterns for file in tables.find_files(pattern, f'file of {what}')]
+    if not files:
         raise UserError(f'Give --{what}, the files or patterns of them.')
-    return found
+    return files
 
 
 def group_by_split(files: Sequence[str], split: str) -> dict[str, list[str]]:

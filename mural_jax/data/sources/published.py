@@ -179,10 +179,10 @@ class Multi30k(NamedImages):
     def _image_list(self, split: str) -> str:
         folder = Path(self.folder).expanduser() / 'image_splits'
         paths = [folder / f'{split}.txt', folder / f'{split}_images.txt']
-        found = [path for path in paths if path.is_file()]
-        if not found:
+        present = [path for path in paths if path.is_file()]
+        if not present:
             raise UserError(f'There is no {paths[0]}, which lists the images of {split}.')
-        return str(found[0])
+        return str(present[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,10 @@ def find_files(pattern: str, what: str) -> list[str]:
       UserError: No file matches.
     """
     # Path.glob takes no absolute pattern.
-    found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
-    if not found:
+    files = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
+    if not files:
         raise UserError(f'There is no {what} at {pattern}. Give a file or a pattern like DIR/*.')
-    return found
+    return files
 
 
 def open_binary(path: str) -> Any:
@@ -241,7 +241,7 @@ def _read_json_lines(path: str, columns: Sequence[str]) -> Iterator[Row]:
             yield row
 
 
-def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+def _check_columns(path: str, wanted: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in columns]
     if missing:
-        raise UserError(f'{path} has no column {missing}; it has {list(found)}.')
+        raise UserError(f'{path} has no column {missing}; it has {list(columns)}.')
