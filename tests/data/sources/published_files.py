@@ -69,7 +69,7 @@ def check_broken_files(path: Path, reader: JoinedReader, name: str, may_pass: bo
     """Breaks a file in many ways: some are read, others refused with a UserError.
 
     Args:
-      path: The file that is broken, one of those that the reader reads.
+      path: A file of the reader, which this function breaks.
       reader: The reader.
       name: Seed of the faults.
       may_pass: Whether the reader may accept all of the broken files.

@@ -38,7 +38,7 @@ def read_sorted(reader: Reader, split: str = 'train') -> list[Example]:
 
 @pytest.fixture
 def tsv_reader(tmp_path: Path) -> CaptionTable:
-    """A table with images in an archive, of which one image has no row."""
+    """A reader of a table with images in an archive, where one image has no row."""
     captions = tmp_path / 'captions.tsv'
     captions.write_text(
         'image\tlang\tcaption\tset\n'

@@ -148,7 +148,7 @@ LOCAL_URL = URLS[0].replace('commons/1/1a', 'pt/7/7c')
 
 @pytest.fixture
 def ambiguous_reader(tmp_path: Path) -> Wit:
-    """A reader of images by file name, of which two wikis have the same one."""
+    """A reader of images by file name, where two wikis use the same name."""
     # http and https are the same URL.
     more = [make_row(LOCAL_URL, 'pt', page_title='Outra'), make_row('http' + URLS[1][5:], 'fr')]
     flags = write_images(tmp_path, 'tar', 'encoded', IMAGES)
