@@ -94,6 +94,7 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed into place, so that a file that exists is whole.
         part = path.with_name(f'{path.name}.{os.getpid()}.part')
         part.write_bytes(self.model)
         part.rename(path)
@@ -146,6 +147,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.eos_id = eos_id
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        # Only pieces are cut off; the special tokens of a long text stay.
         room = max_length - len(self.start_ids) - len(self.end_ids)
         pieces = self._pieces.encode([self.clean_text(text) for text in texts], num_threads=1)
         return [
@@ -153,10 +155,12 @@ class SentencePieceTokenizer(Tokenizer):
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
+        # The end of a text may be its padding too, as SigLIP's is.
         special = {self.pad_id, *self.special_ids}
         return self._pieces.decode([self.id_to_piece(int(i)) for i in ids if i not in special])
 
     def is_unknown(self, token: int) -> bool:
+        # SentencePiece refuses ids beyond its pieces, such as the mask of hidden words.
         known = 0 <= token < self._pieces.get_piece_size()
         return known and (self._pieces.is_unknown(token) or self._pieces.is_byte(token))
 
@@ -265,6 +269,7 @@ def normalise_text(text: str) -> str:
 
 def hash_texts(texts: list[str]) -> np.ndarray:
     """An id of each normalised text, int32 [len(texts)]; two texts share one once in 2^31."""
+    # Shifted, since int32 holds 31 bits without the sign.
     return np.array([zlib.crc32(normalise_text(text).encode()) >> 1 for text in texts], np.int32)
 
 
@@ -289,6 +294,7 @@ def train_vocabulary(texts: Iterable[str], settings: Vocabulary) -> Tokenizer:
             byte_fallback=settings.byte_fallback,
             character_coverage=settings.character_coverage,
             normalization_rule_name='nmt_nfkc_cf',
+            # Few texts have fewer pieces than asked for, which is no error.
             hard_vocab_limit=False,
             pad_id=PAD,
             unk_id=1,

@@ -45,6 +45,7 @@ class RegionSettings:
                 f'regions: most={self.most} must be at least 1, geometry={self.geometry} one of '
                 f'{GEOMETRY}.'
             )
+        # Pixels have a side and no stored size; a stored feature has a size and no side.
         if (self.side < 1) != (self.by == 'features') or (self.size < 1) == (self.by == 'features'):
             raise UserError(
                 "regions: side goes with by='boxes' and by='patches', size with by='features'; "

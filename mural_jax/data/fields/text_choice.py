@@ -56,6 +56,7 @@ def choose_texts(
     weight_K, most_K: weight and largest number of joined texts of each kind; J is the maximum.
     random_B3: numbers in [0, 1) that choose the kind, the first text of it, and how many.
     """
+    # Number of texts of each example and kind.
     row_T = np.repeat(np.arange(len(size_B)), size_B)
     width = len(weight_K)
     key_T = row_T * width + kind_T

@@ -47,7 +47,8 @@ class FittedArtefact(abc.ABC):
         if not path.exists():
             content = cls.fit(stream, data_dir).to_bytes()
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Renamed into place: a file that exists is whole.
+            # Renamed into place, so that a file that exists is whole. The process's number keeps
+            # two that prepare at the same time apart.
             part = path.with_name(f'{path.name}.{os.getpid()}.part')
             part.write_bytes(content)
             part.replace(path)

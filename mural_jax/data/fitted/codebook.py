@@ -55,6 +55,7 @@ class Codebook(FittedArtefact):
             [source.dataset, source.split, dataclasses.asdict(source.filters)]
             for source in stream.sources.values()
         )
+        # Without weights, alpha and cap: regions are sampled from all members equally often.
         augment = dataclasses.asdict(stream.augment)
         images = [stream.image_size, stream.resize, stream.area, augment]
         regions = dataclasses.asdict(stream.regions)

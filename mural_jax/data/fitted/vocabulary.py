@@ -42,6 +42,7 @@ def sample_texts(pools: Iterable[Pool], count: int, alpha: float) -> dict[str, l
     wanted = sizes
     if count and sizes.sum() > count:
         wanted = np.minimum(sizes, np.ceil(language_shares(sizes, alpha, 1.0) * count)).astype(int)
+    # A fixed seed: the same data always gives the same vocabulary.
     random = np.random.default_rng(0)
     sampled = {}
     for (language, held), size, most in zip(groups.items(), sizes, wanted):
@@ -61,6 +62,7 @@ def measure_cuts(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[s
     """How the vocabulary splits each language, measured on up to REPORTED of its texts."""
     cuts = {}
     for language, held in texts.items():
+        # Spread over the whole sample: its first texts may all be of one data set.
         some = held[:: max(1, len(held) // REPORTED)][:REPORTED]
         ids = tokenizer.encode(some, 2**16)
         tokens = sum(map(len, ids))

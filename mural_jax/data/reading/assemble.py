@@ -71,6 +71,7 @@ class BatchAssembler:
 
     def assemble(self, arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """The fields of a batch, with `ids` int32 [B, N] and `origin` int32 [B]."""
+        # What is hidden of a text is hidden of its tokens, so the stream has a second turn.
         fields = self.tokenise(self.make_strings(arrays))
         fields = self._stream.finish_fields(fields, arrays[-1], self._context)
         return fields | {'origin': arrays[-2]}
@@ -118,6 +119,7 @@ class BatchAssembler:
             of_text.append(parsed[1])
         if stream.tags:
             of_text += parsed
+        # In the order of `numbers`: the example's texts, its partner's, the tags of both.
         texts = [
             join_texts(one['text'], number_BJ)
             for one, number_BJ in zip(of_text, numbers, strict=True)

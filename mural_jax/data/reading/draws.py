@@ -78,6 +78,7 @@ class DrawBuilder:
         ]
         shares = language_shares(np.array(sizes), stream.alpha, stream.cap)
         for (language, pairs), share in zip(found.items(), shares):
+            # All pairs of a language are drawn equally often.
             weight = source.weight * share / len(pairs)
             for pair, record_M, sides in pairs:
                 label = f'{name}/{language}'

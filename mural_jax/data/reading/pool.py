@@ -63,6 +63,7 @@ class Pool:
     @property
     def fingerprint(self) -> str:
         """A name of what fixes the order of a stream: its data sets, and what filters kept."""
+        # Filters change the sizes, languages the number of draws.
         parts = [records.index.fingerprint for records in self.records]
         return f'{zlib.crc32(repr((parts, self.sizes.tolist())).encode()):08x}'
 
@@ -109,6 +110,7 @@ class Pool:
         sketch is taken last: it is probably the same text.
         """
         if other_BC.shape[1] == 1:
+            # There is nothing to compare, and the pool then has no sketches.
             return other_BC[:, 0]
         first_G, sketch_P = self._first_NG[0], self._texts.sketch_P
         own_B1, sketch_BC = sketch_P[first_G[member_B[:, None]]], sketch_P[first_G[other_BC]]
@@ -118,6 +120,7 @@ class Pool:
 
     def read(self, member_B: np.ndarray) -> np.ndarray:
         """Serialized examples of members, an object array [B] of bytes."""
+        # Source by source, since each reads its records of a batch at once.
         source_B, record_B = self.source_G[member_B], self.record_G[member_B]
         serialized_B = np.empty(len(member_B), object)
         for source in np.unique(source_B):
@@ -137,6 +140,7 @@ class Pool:
     def _check_contents(self, held: set[str]) -> None:
         """Raises UserError where the sources have not what the config names, `held` languages."""
         stream = self._stream
+        # One source may lack a language or a kind, but not all of them.
         missing = [language for language in stream.all_languages if language not in held]
         if missing:
             raise UserError(

@@ -18,7 +18,7 @@ SHOWN = 20  # broken examples that a message lists
 ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
 
-class Reader(Protocol):
+class DrawLoader(Protocol):
     """What repairing asks of an open stream."""
 
     @property
@@ -36,7 +36,7 @@ class Reader(Protocol):
 class Repairer:
     """Replaces broken examples of one stream, and counts and lists them."""
 
-    def __init__(self, stream: Stream, reader: Reader):
+    def __init__(self, stream: Stream, reader: DrawLoader):
         self._stream, self._reader = stream, reader
         self._listed: list[dict[str, Any]] = []
         self._num_bad, self._num_read = 0, 0
@@ -70,6 +70,7 @@ class Repairer:
                 self._check_share()
             if not len(broken_P):
                 break
+            # The next draw of the same source: shares and languages stay as they are.
             draw_B[broken_P] += 1
         else:
             first = broken_P[:1]
@@ -79,6 +80,7 @@ class Repairer:
                 f'{MAX_TRIES} examples in a row are broken, the last one: {reason}, '
                 f'{self._reader.pool.locate(int(member[0]))}. Ingest this data set again.'
             )
+        # No example is at fault, so another one in its place would hide a real error.
         if len(self._listed) == before:
             raise error
         return self._reader.load_draws(source_B, draw_B, position_B)

@@ -35,6 +35,7 @@ def read_keep_mask(records: Records, source: StreamSource, data_dir: Path) -> np
     """
     if not source.filters.active:
         return ~np.asarray(records.index.bad_R)[records.index.record_T]
+    # The path depends on the filters and on the content of the data sets that they name.
     path = selection_path(
         data_dir, records, source.filters, lambda test: open_split(test, data_dir)
     )

@@ -126,6 +126,7 @@ class Stream:
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
+        # Weight 0 pauses a source, and something must be left to draw.
         if not self.sources or not any(source.weight for source in self.sources.values()):
             raise UserError('A stream needs sources, and one of them a weight of more than 0.')
         if not 0 < self.cap <= 1:
@@ -245,5 +246,6 @@ class Stream:
     @property
     def num_ids(self) -> int:
         """Ids of an example: one of the stored example, and one of each text that is its own."""
+        # Neither the same tags nor the same negative make two examples one: they get no id.
         own = [field for field in self.fields().values() if field.role == 'text']
         return 1 + sum(not field.negative_of for field in own)

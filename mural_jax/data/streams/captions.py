@@ -50,6 +50,7 @@ class Captions(Stream):
 
         `random_BU` holds NUM_IMAGE_RANDOM numbers for each image.
         """
+        # Imported where examples are read: settings are made where TensorFlow is not installed.
         import tensorflow as tf
 
         from mural_jax.data.fields import augmentation
@@ -63,6 +64,7 @@ class Captions(Stream):
 
     @property
     def stored_columns(self) -> tuple[str, ...]:
+        # The size is stored too: a random part is drawn before the image is decoded.
         return ('id', 'text', 'image', 'height', 'width')
 
     @property

@@ -84,6 +84,7 @@ class RegionPairs(Captions):
 
     def check_records(self, records: Sequence[Any]) -> None:
         if self.regions.by == 'features':
+            # A feature of another size would be cut or padded without a word.
             for split in records:
                 split.check_features(self.regions.size)
 

@@ -36,4 +36,5 @@ class Translations(Stream):
 
     @property
     def all_languages(self) -> tuple[str, ...]:
+        # A pivot such as English need not be a language of the sources.
         return tuple(dict.fromkeys(self.languages + self.pivots))
