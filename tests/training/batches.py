@@ -1,5 +1,7 @@
 """Streams of plain arrays, and runs of a tiny model on them."""
 
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mural_jax.config.build import lists_to_tuples
 from mural_jax.config.load import load_config
 from mural_jax.runs.run import Run
 from mural_jax.training import loop
@@ -98,6 +101,18 @@ def make_programs(run: Run) -> tuple[list[StageProgram], State]:
     return programs, programs[0].trainer.initial_state(params, statistics)
 
 
+@functools.cache
+def build_once(overrides: tuple[str, ...], stages: str) -> tuple[Run, list[StageProgram], Any, Any]:
+    """(run, its programs, parameters, batch statistics) of the tiny emoji config.
+
+    Tests that stop and resume one run share its compiled steps. `stages` is JSON.
+    """
+    config = load_config('emoji:tiny', list(overrides))
+    run = Run.of({**config, 'stages': lists_to_tuples(json.loads(stages))})
+    graphdef, params, statistics = run.build_model(VOCABULARY_SIZE)
+    return run, run.build_programs(graphdef, params), params, statistics
+
+
 def run_loop(
     folder: Path,
     *overrides: str,
@@ -106,9 +121,8 @@ def run_loop(
     validator: loop.Validator | None = None,
 ) -> State:
     """The last state of a tiny run in a folder, which it resumes if there is a checkpoint."""
-    config = load_config('emoji:tiny', list(overrides))
-    run = Run.of({**config, 'stages': stages} if stages else config)
-    programs, state = make_programs(run)
+    run, programs, params, statistics = build_once(overrides, json.dumps(stages or {}))
+    state = programs[0].trainer.initial_state(params, statistics)
     folder.mkdir(exist_ok=True)
     context = loop.RunContext(folder, 'hash', lambda found: None, validator)
     return loop.train(programs, run.schedule, state, streams or make_streams(), context)
