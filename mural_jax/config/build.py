@@ -93,6 +93,7 @@ def _check_type(value: Any, hint: Any, where: str) -> Any:
         return {key: _check_type(item, inner[0], f'{where}.{key}') for key, item in value.items()}
     if hint is float and type(value) is int:
         return float(value)
+    # By the exact type: to `isinstance`, True is an int.
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise UserError(
             f'config.{where}={value!r} is {type(value).__name__}, it must be {hint.__name__}.'
@@ -130,6 +131,7 @@ def list_differences(ours: Node, theirs: Node) -> list[str]:
     lines = []
     for key in sorted(left.keys() | right.keys()):
         a, b = left.get(key, absent), right.get(key, absent)
+        # A node that only one config has shows by its fields.
         if isinstance(a, Mapping) or isinstance(b, Mapping) or a == b:
             continue
         words = ['absent' if value is absent else repr(value) for value in (a, b)]

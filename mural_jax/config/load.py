@@ -25,6 +25,7 @@ def load_config(argument: str, overrides: list[str]) -> dict[str, Any]:
     """
     path, _, arg = argument.partition(':')
     argv = ['mural', f'--config={find_config_file(path)}' + (f':{arg}' if arg else '')]
+    # Parsed once without overrides, so that an unknown field gets a message of ours.
     known = flatten_node(_parse_config(argv).to_dict())
     for override in overrides:
         field = override.split('=', 1)[0].removeprefix('--config.')
@@ -42,6 +43,7 @@ def find_config_file(path: str) -> Path:
     """
     package = Path(__file__).parents[1]
     name = f'{Path(path).stem}.py'
+    # Installed, the configs are inside the package; in a checkout they stand beside it.
     places = [Path(path), package / 'configs' / name, package.parent / 'configs' / name]
     for place in places:
         if place.is_file():

@@ -66,6 +66,8 @@ def read_world(environment: Mapping[str, str], timeout_seconds: float = 300) -> 
 
 def _detect_world(timeout_seconds: float) -> ProcessWorld | None:
     """The processes that jax detects by itself, as in `jax.distributed.initialize()`."""
+    # Private to jax: the public `initialize` detects and connects in one call, and the processes
+    # have to meet in between.
     from jax._src import clusters
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
@@ -180,10 +182,11 @@ def _report_to_first(world: ProcessWorld, deadline: float) -> str:
                 answer = b''.join(iter(lambda: server.recv(4096), b'')).decode(errors='replace')
             if answer == 'go':
                 return ''
+            # Every problem names processes; another text comes from a stranger at this port.
             if ' process' in answer:
                 return answer
         except OSError:
-            pass
+            pass  # Process 0 may not have started yet.
         time.sleep(0.3)
     return (
         f'Process 0 did not answer at {world.address} for SECONDS. Look whether it was started and '

@@ -103,6 +103,7 @@ class Feed:
             for name, batch in batches.items():
                 recent = self._recent[name]
                 recent += np.bincount(batch['origin'], minlength=len(recent))
+                # Only when the batch is handed over: a stream may have read far ahead.
                 self._positions[name] += active[name].batch_size
             yield batches
 

@@ -247,7 +247,7 @@ class Attempt:
         """Waits for a step and records whether it was skipped."""
         skipped = bool(log['skipped'])
         self.window.append(log)
-        # The whole log comes to the host only for a skipped step, or each step would wait for it.
+        # The logs of other steps are fetched all at once, for their line of metrics.
         self.skipped.record(step, jax.device_get(log) if skipped else {'skipped': 0.0}, starts)
 
     def _write_metrics(self, step: int) -> None:

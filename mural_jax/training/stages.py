@@ -99,6 +99,7 @@ def resolve_stages(
             check_known(action, AT_END, f'{where}.at_end')
         # In the order of the run's tasks: a task's random numbers depend on its place.
         active = tuple(task for task in tasks if task in stage.tasks or not stage.tasks)
+        # The moments carry over, so each stage gets an optimizer with the same form of state.
         changed = _change_optimizer(optimizer, stage.optimizer, f'{where}.optimizer')
         end = start + stage.steps
         stages.append(TrainingStage(name, start, end, active, changed, stage.at_end))

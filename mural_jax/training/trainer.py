@@ -63,6 +63,7 @@ class Trainer:
         """The sharding of each array of a state, which may hold shapes instead of arrays."""
         placed = tree_sharding(state, self.spec.rules, self.mesh)
         if self.spec.offload:
+            # Only between steps: `train_step` moves it to the devices and back.
             host = jax.tree.map(lambda s: s.with_memory_kind('pinned_host'), placed.optimizer)
             placed = placed._replace(optimizer=host)
         return placed
@@ -139,6 +140,8 @@ class Trainer:
         """A process's slice -> the global batch, in which `index` numbers the examples."""
         fields = {name: value for name, value in batch.items() if name not in HOST_ONLY}
         size = len(fields['ids'])
+        # An example's random numbers follow from its place in the global batch, so that they do
+        # not depend on the number of processes.
         index = np.arange(size, dtype=np.int32) + size * jax.process_index()
         return make_global_batch(fields | {'index': index}, self.mesh)
 

@@ -63,6 +63,7 @@ class Checkpoints:
         self._metrics = {
             step: read_saved_metrics(self._path / str(step)) for step in list_steps(self._path)
         }
+        # A checkpoint stays if any of these policies wants it.
         policies: list[managers.PreservationPolicy] = [managers.LatestN(self._keep)]
         if self._best:
             policies.append(KeepBest(self._best, self._metrics))
@@ -98,6 +99,7 @@ class Checkpoints:
         Waits for the save before it. Raises UserError if the disk is full, for this save or the
         one before it.
         """
+        # Orbax refuses to save a tree without arrays, such as the statistics of a ViT.
         trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         # A copy, because training changes the lists in it while they are being written.
@@ -160,6 +162,7 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 damage[step] = str(error)
                 continue
+            # Only now: without any good checkpoint nothing must change on disk.
             self._move_aside(damage, step, say)
             return step, about, dict(like) | trees
         if damage:

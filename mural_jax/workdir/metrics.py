@@ -43,6 +43,7 @@ class Metrics:
 
             self._path = workdir / 'metrics.jsonl'
             _drop_lines_after(self._path, step)
+            # `purge_step` hides what an earlier attempt wrote after the resumed step.
             self._board = tensorboardX.SummaryWriter(
                 str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
             )

@@ -28,7 +28,7 @@ def test_stall_is_reported_once_with_all_stacks(
 ) -> None:
     said: list[str] = []
     release = threading.Event()
-    reader = threading.Thread(target=release.wait, name='reader of pictures')
+    reader = threading.Thread(target=release.wait, name='reader of images')
     reader.start()
     with Watchdog(tmp_path, 0.3, say=said.append) as watchdog:
         watchdog.beat(38, 'data')
