@@ -76,7 +76,8 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
         graphdef, params, statistics = config_run.build_model(
             config_run.tokenizer.vocab_size, abstract=True
         )
-        trainer = config_run.build_trainer(graphdef, params)
+        # All stages, because each checks its own batches.
+        trainer = config_run.build_programs(graphdef, params)[0].trainer
         check_changes(workdir, config)
         size = count_bytes(trainer.abstract_state(params, statistics))
         findings = preflight.check_workdir(workdir, size)
