@@ -93,6 +93,7 @@ class ConvNorm(nnx.Module):
             dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
             feature_group_count=self.groups,
         )
+        # The norm computes in float32.
         return self.norm(x_BHWC, use_running_average=not training).astype(self.dtype)
 
 
@@ -126,6 +127,7 @@ class InvertedBottleneck(nnx.Module):
         rngs: nnx.Rngs,
     ):
         hidden = channels * expansion
+        # The input can be added only if its shape does not change.
         self.has_residual = stride == 1 and channels == width
         if expansion > 1:
             self.expand = ConvNorm(channels, hidden, 1, 1, settings, compute, rngs)
@@ -207,6 +209,7 @@ class ConvStage(nnx.Module):
         if not self.count:
             return x_BHWC
         keys = None if rest_key_B is None else split_keys(rest_key_B, self.count)
+        # As data of the loop, different rates do not need different code.
         each = (keys, jnp.array(rates[1:], jnp.float32))
         return scan_blocks(
             self.blocks, lambda block, x, own: block(x, *own), x_BHWC, each, self.remat
@@ -269,6 +272,8 @@ class EfficientNet(nnx.Module):
                 )
                 for inputs, step in ((channels, stride), (width, 1))
             )
+            # The first block of a stage may change stride and channels. The others are identical,
+            # so one compiled loop can run them.
             count = math.ceil(blocks * depth_factor) - 1
             stages.append(ConvStage(first, rest, count, remat, rngs))
             channels = width
@@ -287,6 +292,7 @@ class EfficientNet(nnx.Module):
             x_BHWC = normalise_pixels(image_BHWC, self.pixels)
             x_BHWC = jax.nn.silu(self.stem(x_BHWC, training))
         total = sum(1 + stage.count for stage in self.stages)
+        # The rate grows linearly over the blocks of all stages (Huang et al. 2016).
         rates = [self.drop_path * number / total for number in range(total)]
         for stage, stage_key_B in zip(self.stages, split_keys(key_B, len(self.stages))):
             with jax.named_scope('stages'):
@@ -328,6 +334,7 @@ class ResNet(nnx.Module):
         self.stem = ConvNorm(3, channels, 7, 2, settings, compute, rngs)
         built = []
         for number, blocks in enumerate(stages):
+            # The max pooling before the first stage has already halved the resolution.
             width, stride = 256 << number, 1 if number == 0 else 2
             first, rest = (
                 partial(Bottleneck, inputs, width, step, settings, compute)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from flax import nnx
 
-from mural_jax.config.build import list_arguments, build
+from mural_jax.config.build import build, list_arguments
 from mural_jax.config.changes import MEANS
 from mural_jax.models.catalog import TOWERS
 from mural_jax.models.compute import choose_compute
@@ -46,6 +46,7 @@ class DualEncoder(nnx.Module):
         for name, node in towers.items():
             given: dict[str, Any] = {'rngs': rngs, 'compute': compute}
             tower = TOWERS.get(node.get('kind'))
+            # Text towers alone take the size of the vocabulary, which no config knows beforehand.
             if tower and 'vocab_size' in list_arguments(tower):
                 given['vocab_size'] = vocab_size
             built[name] = build(TOWERS, node, f'model.towers.{name}', **given)
@@ -65,7 +66,7 @@ class DualEncoder(nnx.Module):
         return self.towers[encoder](inputs, key_B)
 
     def represent(self, space: str, side: str, encoding: Encoding) -> Tree:
-        """What a space compares of encoded examples, a tree of [B, ...]: unit vectors for cosine."""
+        """What a space compares of encodings, a tree of [B, ...]: unit vectors for cosine."""
         return self.spaces[space].represent(side, encoding)
 
     def scalars(self, space: str) -> dict[str, Array]:
@@ -81,6 +82,7 @@ def build_spaces(
     spaces: Spaces, widths: Mapping[str, int], rngs: nnx.Rngs
 ) -> dict[str, SpaceModel]:
     """Modules of the spaces, in the order of their names; `widths` by encoder."""
+    # Sorted, so that the order of spaces in a config does not change the random first weights.
     return {
         name: SpaceModel(spaces[name], f'spaces.{name}', widths, rngs) for name in sorted(spaces)
     }

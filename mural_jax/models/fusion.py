@@ -88,6 +88,7 @@ class Fusion(nnx.Module):
 
         # The last row, beyond the vocabulary, is the [MASK] token that replaces hidden words.
         self.token_VD, self.position_LD = build_table(vocab_size + 1), build_table(max_length)
+        # The order of these lines decides which random numbers each table starts from.
         self.segment_SD, self.image_1D = build_table(2), build_table(1)
         self.embedding_norm = nnx.LayerNorm(width, epsilon=layers.norm_eps, rngs=rngs)
         self.feature, self.box = build_dense(feature_size), build_dense(geometry)
@@ -111,6 +112,7 @@ class Fusion(nnx.Module):
           key_B: Keys of a training pass, which applies dropout.
         """
         input_key_B, stack_key_B, pool_key_B = split_keys(key_B, 3)
+        # The text comes first, so that the first real token is [CLS] whenever there is a text.
         parts = []
         if text_BL is not None:
             parts.append(self._embed_words(text_BL, TEXT))

@@ -106,6 +106,7 @@ class OneStream(DualEncoder):
         if encoder == 'text':
             return fusion(inputs, key_B=key_B)
         text_BL, image = inputs if encoder == 'joint' else (None, inputs)
+        # Tags are a part of the image: an image with tags is a tuple.
         tags_BL, region_BRF = image if isinstance(image, tuple) else (None, image)
         return fusion(text_BL, region_BRF, tags_BL, key_B=key_B)
 
@@ -113,6 +114,7 @@ class OneStream(DualEncoder):
         """Scores of all words at places of the sequence, int32 [B, M] -> float32 [B, M, V]."""
         x_BMD = self.word(_take_tokens(encoding, place_BM))
         fusion: Any = self.towers['fusion']
+        # The output layer shares the word embeddings, without [MASK], which is never the answer.
         token_VD = fusion.token_VD[...][:-1]
         return x_BMD @ token_VD.T + self.word_bias_V[...][None, None]
 
@@ -123,6 +125,7 @@ class OneStream(DualEncoder):
 
     def matches(self, encoding: Encoding) -> Array:
         """Log-odds, float32 [B], that text and image of a pair belong together."""
+        # The first token of a pair is the [CLS] of its text.
         first_BD = encoding.tokens_BLD[:, 0].astype(jnp.float32)
         return self.match(jnp.tanh(self.pooler(first_BD)))[:, 0]
 

@@ -64,6 +64,7 @@ class RecurrentTower(nnx.Module):
                     self._read(direction, x_BLD, mask_BL, reverse=number == 1)
                     for number, direction in enumerate(directions)
                 ]
+            # The next layer reads the outputs of both directions side by side.
             x_BLD = jnp.concatenate([states for states, _ in passes], axis=-1)
             pooled_BD = jnp.concatenate([last for _, last in passes], axis=-1)
         return Encoding(pooled_BD.astype(jnp.float32), x_BLD, mask_BL)

@@ -62,6 +62,7 @@ class Transformer(nnx.Module):
             raise UserError("eot_id goes with pool='eot': set both or neither.")
         self.width, self.dropout, self.dtype = layers.width, layers.dropout, compute.dtype
         self.pool, self.eot_id, self.causal = pool, eot_id, causal
+        # None means that no id is padding. For 'eot' the mask follows from the end-of-text token.
         self.pad_id = None if attend_padding or pool == 'eot' else pad_id
         self.token_VD = nnx.Param(EMBEDDING_INIT(rngs.params(), (vocab_size, layers.width)))
         self.position_LD = nnx.Param(EMBEDDING_INIT(rngs.params(), (max_length, layers.width)))
@@ -72,6 +73,7 @@ class Transformer(nnx.Module):
         """int32 [B, L], L at most max_length -> Encoding. With `key_B` dropout is on."""
         dropout_key_B, stack_key_B = split_keys(key_B, 2)
         position_LD = self.position_LD[...][: text_BL.shape[1]]
+        # The sum is float32; only its result is cast.
         x_BLD = (self.token_VD[...][text_BL] + position_LD[None]).astype(self.dtype)
         mask_BL = self._mask_padding(text_BL)
         # Padding comes last, and the tokens of a causal tower look back only: no mask is needed.
@@ -137,6 +139,7 @@ class Bert(nnx.Module):
         """int32 [B, L], L at most max_length -> Encoding. With `key_B` dropout is on."""
         dropout_key_B, stack_key_B = split_keys(key_B, 2)
         position_LD = self.position_LD[...][self.offset :][: text_BL.shape[1]]
+        # A tower reads one text at a time, so all tokens are in the first segment.
         x_BLD = self.token_VD[...][text_BL] + (position_LD + self.segment_SD[...][:1])[None]
         x_BLD = self.embedding_norm(x_BLD).astype(self.dtype)
         mask_BL = text_BL != self.pad_id

@@ -93,6 +93,7 @@ class ViT(nnx.Module):
             for i, patch in enumerate(patches)
         )
         self.norms = nnx.List(nnx.BatchNorm(size, momentum=0.9, rngs=rngs) for size in stem)
+        # The class token has a position embedding, too.
         length = (image_size // math.prod(patches)) ** 2 + (pool == 'class')
         init = nnx.initializers.normal(0.02)
         self.position_LD = nnx.Param(init(rngs.params(), (length, width)))
@@ -185,6 +186,7 @@ class AttentionPooling(nnx.Module):
 
     def __call__(self, x_BLD: Array) -> Array:
         query_11D = self.query(self.query_1D[...])[None]
+        # The query does not depend on the example, so its projection is computed once.
         query_B1D = jnp.tile(query_11D, (x_BLD.shape[0], 1, 1))
         key_value_BL2D = self.key_value(x_BLD)
         key_BLD, value_BLD = key_value_BL2D[:, :, 0], key_value_BL2D[:, :, 1]
