@@ -150,7 +150,6 @@ def test_no_function_is_longer_than_60_lines() -> None:
     assert long == {}
 
 
-@pytest.mark.xfail(reason='data: Reader stands twice', strict=False)
 def test_no_class_name_stands_twice() -> None:
     places = defaultdict(list)
     for name, tree in TREES.items():
@@ -186,7 +185,6 @@ def test_formatter_skips_are_rare() -> None:
     assert sum(path.read_text(encoding='utf-8').count(mark) for path in files) <= 20
 
 
-@pytest.mark.xfail(reason='0.044 at the time of writing', strict=False)
 def test_one_line_of_code_in_twenty_has_a_comment() -> None:
     """Comments on lines of their own, over lines of code without docstrings and blank lines."""
     comments = code = 0
