@@ -1,23 +1,22 @@
-"""Records what a change of the code must not change: `python record.py OUT [NAME ...]`.
+"""Records what a change of the code's form must not change.
 
-Each run below is prepared, trained and read through the command line on one CPU device. Its entry
-in OUT (JSON) holds the loss and the gradient norm of every step, a digest of the first batches of
-each stream, and, where the run is evaluated or exported, its scores and its weights.
+    python tests/golden/record.py OUT.json EMOJI_DIR SCENES_DIR
+
+EMOJI_DIR and SCENES_DIR are prepared data as `tests/conftest.py` makes them. Each run below is
+prepared and trained through the command line on one CPU device. Its entry in OUT.json holds the
+loss and the gradient norm of every step, a digest of the first batches of each stream and, for some
+runs, scores and exported weights.
 """
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-BATCHES = 50
-STEP = ('--config.schedule.log_every=1', '--config.schedule.num_steps=12')
-EMOJI = ('prepare',)
-SCENES = ('data', 'ingest', 'scenes', '--name=scenes', '--count=200', '--test_count=20', '--tags')
+STEPS, BATCHES = 3, 20
+SCHEDULE = ('--config.schedule.log_every=1', f'--config.schedule.num_steps={STEPS}')
 CODEBOOK = (
     '--config.streams.pairs.regions.by=patches',
     '--config.streams.pairs.regions.most=36',
@@ -26,69 +25,74 @@ CODEBOOK = (
     '--config.model.towers.fusion.feature_size=768',
     '--config.model.num_classes=16',
 )
-# name: (config, overrides, further verbs). INIT stands for the workdir of an earlier run.
-RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    'emoji': ('emoji:tiny', (), ('evaluate', 'export')),
-    'emoji_align': ('emoji:align,tiny', (), ()),
-    'emoji_decomposed': ('emoji:decomposed,tiny', (), ('evaluate',)),
-    'emoji_ring': ('emoji:tiny', ('--config.tasks.image_text.objective.by=ring',), ()),
-    'emoji_parts': ('emoji:tiny', ('--config.microbatches=2',), ()),
-    'align': ('align:tiny', (), ()),
-    'mural': ('mural:tiny', (), ()),
-    'clip': ('clip:tiny', (), ()),
-    'siglip': ('siglip:tiny', (), ()),
-    'siglip_ring': ('siglip:tiny', ('--config.tasks.image_text.objective.by=ring',), ()),
-    'unicoder_vl': ('unicoder_vl:tiny', (), ('evaluate',)),
-    'unicoder_vl_codebook': ('unicoder_vl:tiny', CODEBOOK, ()),
-    'unicoder_vl_similar': ('unicoder_vl:tiny,similar', (), ()),
-    'unicoder_vl_tags': ('unicoder_vl:tiny,tags', (), ()),
-    'vldeformer': ('vldeformer:tiny', ('--config.init_from.model=INIT',), ('evaluate',)),
-    'vldeformer_plain': ('vldeformer:tiny,plain', ('--config.init_from.model=INIT',), ()),
-    'vldeformer_distilled': ('vldeformer:tiny,distilled', ('--config.init_from.model=INIT',), ()),
+# The second stage starts from the weights of a run recorded before it.
+FROM_JOINT = ('--config.init_from.model={unicoder_vl}',)
+
+
+class Recorded(NamedTuple):
+    """A run to record: its config, overrides, and what is read besides its steps and streams."""
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+
+RUNS = {
+    'emoji': Recorded('emoji:tiny', (), ('scores', 'weights')),
+    'emoji_align': Recorded('emoji:align,tiny'),
+    'emoji_decomposed': Recorded('emoji:decomposed,tiny', (), ('scores',)),
+    'emoji_ring': Recorded('emoji:tiny', ('--config.tasks.image_text.objective.by=ring',)),
+    'emoji_parts': Recorded('emoji:tiny', ('--config.microbatches=2',)),
+    'align': Recorded('align:tiny'),
+    'mural': Recorded('mural:tiny'),
+    'clip': Recorded('clip:tiny'),
+    'siglip': Recorded('siglip:tiny'),
+    'siglip_ring': Recorded('siglip:tiny', ('--config.tasks.image_text.objective.by=ring',)),
+    'unicoder_vl': Recorded('unicoder_vl:tiny', (), ('scores',)),
+    'unicoder_vl_codebook': Recorded('unicoder_vl:tiny', CODEBOOK),
+    'unicoder_vl_similar': Recorded('unicoder_vl:tiny,similar'),
+    'unicoder_vl_tags': Recorded('unicoder_vl:tiny,tags'),
+    'vldeformer': Recorded('vldeformer:tiny', FROM_JOINT, ('scores',)),
+    'vldeformer_plain': Recorded('vldeformer:tiny,plain', FROM_JOINT),
+    'vldeformer_distilled': Recorded('vldeformer:tiny,distilled', FROM_JOINT),
 }
-INIT = 'unicoder_vl'
-NEEDS_SCENES = ('unicoder_vl', 'vldeformer')
 
 
-def record(folder: Path, names: list[str]) -> dict[str, Any]:
-    """The entries of some runs; all their files go to a folder."""
-    data_dir, workdirs = folder / 'data', folder / 'runs'
+def record(folder: Path, emoji_dir: Path, scenes_dir: Path) -> dict[str, Any]:
+    """The entries of all runs; their workdirs go to `folder`."""
+    workdirs = {name: folder / name for name in RUNS}
     entries = {}
-    for name in names:
-        started = time.monotonic()
-        config, overrides, verbs = RUNS[name]
-        if name.startswith(NEEDS_SCENES) and not (data_dir / 'captions' / 'scenes').exists():
-            _mural(*SCENES, f'--data_dir={data_dir}')
-        words = [f'--config={config}', *STEP]
-        words += [word.replace('INIT', str(workdirs / INIT)) for word in overrides]
-        where = [f'--data_dir={data_dir}', f'--workdir={workdirs / name}']
-        _mural('prepare', *words, where[0])
-        _mural('train', *words, *where)
+    for name, run in RUNS.items():
+        overrides = [word.format(**workdirs) for word in run.overrides]
+        words = [f'--config={run.config}', *SCHEDULE, *overrides]
+        data_dir = scenes_dir if name.startswith(('unicoder_vl', 'vldeformer')) else emoji_dir
+        where = [f'--data_dir={data_dir}', f'--workdir={workdirs[name]}']
+        call_mural('prepare', *words, where[0])
+        call_mural('train', *words, *where)
         entries[name] = {
-            'steps': _steps(workdirs / name),
-            'streams': _streams(config, words[1:], data_dir),
+            'steps': read_steps(workdirs[name]),
+            'streams': digest_streams(run.config, words[1:], data_dir),
         }
-        if 'evaluate' in verbs:
-            _mural('evaluate', *where)
-            scores = json.loads((workdirs / name / 'eval' / '12.json').read_text())
-            entries[name]['scores'] = _without_seconds(scores['results'])
-        if 'export' in verbs:
+        if 'scores' in run.reads:
+            call_mural('evaluate', *where)
+            scores = json.loads((workdirs[name] / 'eval' / f'{STEPS}.json').read_text())
+            entries[name]['scores'] = select_scores(scores['results'])
+        if 'weights' in run.reads:
             out = folder / 'exported'
-            _mural('export', where[1], '--format=safetensors', f'--out={out}')
-            entries[name]['weights'] = _weights(out)
-        print(f'recorded {name} in {time.monotonic() - started:.1f} s', flush=True)
+            call_mural('export', where[1], '--format=safetensors', f'--out={out}')
+            entries[name]['weights'] = read_norms(out)
     return entries
 
 
-def _mural(*words: str) -> None:
+def call_mural(*words: str) -> None:
     from mural_jax.cli.parser import main
 
-    code = main([str(word) for word in words])
-    if code:
-        raise SystemExit(f'mural {" ".join(map(str, words))} ended with {code}')
+    if code := main(list(words)):
+        raise SystemExit(f'mural {" ".join(words)} ended with {code}')
 
 
-def _steps(workdir: Path) -> list[dict[str, float]]:
+def read_steps(workdir: Path) -> list[dict[str, float]]:
+    """Losses and gradient norms of every step."""
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     return [
         {key: line[key] for key in sorted(line) if key.endswith(('loss', 'gradient_norm'))}
@@ -96,8 +100,8 @@ def _steps(workdir: Path) -> list[dict[str, float]]:
     ]
 
 
-def _streams(config: str, overrides: list[str], data_dir: Path) -> dict[str, Any]:
-    """By stream and field: a digest of the first batches, and their mean for images."""
+def digest_streams(config: str, overrides: list[str], data_dir: Path) -> dict[str, Any]:
+    """By stream and field a hash of the first batches, and their mean."""
     from mural_jax.config.load import load_config
     from mural_jax.runs.run import Run
     from mural_jax.runs.start import open_streams
@@ -118,7 +122,8 @@ def _streams(config: str, overrides: list[str], data_dir: Path) -> dict[str, Any
     return digests
 
 
-def _without_seconds(results: dict[str, Any]) -> dict[str, Any]:
+def select_scores(results: dict[str, Any]) -> dict[str, Any]:
+    """Some languages and all means, without what depends on the machine."""
     return {
         name: {
             language: {key: value for key, value in row.items() if 'seconds' not in key}
@@ -129,23 +134,22 @@ def _without_seconds(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weights(out: Path) -> dict[str, Any]:
+def read_norms(folder: Path) -> dict[str, float]:
+    """Norms of the exported arrays, by name."""
     from safetensors.numpy import load_file
 
-    (file,) = out.glob('*.safetensors')
-    norms = {
+    (file,) = folder.glob('*.safetensors')
+    return {
         name: float((value.astype('float64') ** 2).sum() ** 0.5)
         for name, value in sorted(load_file(file).items())
     }
-    return {'sha256': hashlib.sha256(file.read_bytes()).hexdigest()[:16], 'norms': norms}
 
 
 def main() -> None:
-    out, *names = sys.argv[1:]
-    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    out, emoji_dir, scenes_dir = map(Path, sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix='mural-golden-') as folder:
-        entries = record(Path(folder), names or list(RUNS))
-    Path(out).write_text(json.dumps(entries, indent=1) + '\n', encoding='utf-8')
+        entries = record(Path(folder), emoji_dir, scenes_dir)
+    out.write_text(json.dumps(entries, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
