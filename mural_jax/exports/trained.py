@@ -116,6 +116,14 @@ def describe_model(run: Run, vocab_size: int, tower: str | None) -> ModelDescrip
     if not spaces:
         which = f' of the tower {tower!r}' if tower else ''
         raise UserError(f'No task of this run compares embeddings{which}: nothing can be exported.')
+    for name, space in spaces.items():
+        form = space.build_similarity().form
+        # An exported encoder gives one vector for an image or a text.
+        if form != 'dense':
+            raise UserError(
+                f'The space {name} compares {form}, and exports hold models that give one vector. '
+                'Export a run whose spaces have a similarity of kind cosine or dot.'
+            )
     return ModelDescription(
         model=_trim_model_config(run, tower),
         spaces=spaces,

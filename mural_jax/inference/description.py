@@ -16,7 +16,7 @@ from mural_jax.models.spaces import Space
 from mural_jax.types import UserError
 
 WEIGHTS, VOCABULARY, DESCRIPTION = 'model.safetensors', 'vocabulary', 'mural.json'
-FOLDER_LAYOUT = 1  # version of the folder's layout; no other can be read
+FOLDER_LAYOUT = 2  # version of the folder's layout; no other can be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
