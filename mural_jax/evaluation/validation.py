@@ -1,7 +1,7 @@
 """Scores a run during training, each evaluator with its own period."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,24 @@ class RunValidator:
     open_data: Callable[[Any, Any], SplitData]
     folder: Path
 
+    @property
+    def names(self) -> Collection[str]:
+        """All evaluators that may run during training."""
+        return self.evaluators.keys()
+
     def due(self, step: int) -> list[str]:
         """Returns the evaluators to run after a step."""
         return [
             name for name, one in self.evaluators.items() if one.every and step % one.every == 0
         ]
 
-    def __call__(self, step: int, state: Any) -> dict[str, float]:
-        """Runs the evaluators that are due; returns their means over groups, by metric name.
+    def __call__(self, step: int, state: Any, names: Collection[str]) -> dict[str, float]:
+        """Runs some of the evaluators; returns their means over groups, by metric name.
 
         All processes must call this at the same step; the first one writes the files.
         """
-        due = {name: self.evaluators[name] for name in self.due(step)}
         found, _ = scores.score(
-            due,
+            {name: self.evaluators[name] for name in names},
             self.groups,
             # The parameters of this step, still sharded over the mesh of training.
             self.open_data(state.params, state.statistics),
@@ -50,7 +54,7 @@ class RunValidator:
         )
         return {
             metric: value
-            for name in due
+            for name in names
             for metric, value in flatten_means(name, found.results[name])
         }
 

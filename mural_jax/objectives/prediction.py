@@ -1,4 +1,4 @@
-"""Predictions of hidden parts: a cross-entropy for each example, so that parts of a batch add up."""
+"""Predictions of hidden parts: one cross-entropy an example, so that parts of a batch add up."""
 
 from typing import NamedTuple
 

@@ -108,7 +108,7 @@ class Run:
 
     @property
     def initial_weights(self) -> dict[str, str]:
-        """Where the first weights come from, by tower, 'model' or 'companions/NAME'; '' for none."""
+        """Sources of first weights, by tower, 'model' or 'companions/NAME'; '' for none."""
         companions = {
             f'{COMPANIONS}/{name}': companion.init_from or self.init_from.get('model', '')
             for name, companion in self.companions.items()
@@ -152,7 +152,7 @@ class Run:
         devices: Devices of the mesh; None for all.
         """
         stage = stage or self.largest_stage
-        # The state of the optimizer must fit all stages, so each knows the optimizers of the others.
+        # The optimizer's state must fit all stages, so each knows the optimizers of the others.
         others = [other.optimizer for other in self.build_stages() if other.name != stage.name]
         frozen = stage.optimizer.frozen(params)
         trains_all = len(stage.tasks) == len(self.tasks)

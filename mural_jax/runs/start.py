@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mural_jax.config.load import Config
 from mural_jax.data.tokenizer import Tokenizer
@@ -17,6 +17,9 @@ from mural_jax.runs.run import Run
 from mural_jax.workdir.checkpoints import count_bytes
 from mural_jax.workdir.files import write_atomic
 from mural_jax.workdir.reading import check_vocabulary, has_checkpoint
+
+if TYPE_CHECKING:
+    from mural_jax.training.loop import Validator
 
 
 def train(config: Config, workdir: Path, data_dir: Path) -> None:
@@ -109,7 +112,7 @@ def find_validators(run: Run, data_dir: Path) -> dict[str, Evaluator]:
 
 def _build_validator(
     run: Run, tokenizer: Tokenizer, graphdef: Any, mesh: Any, workdir: Path, data_dir: Path
-) -> Any:
+) -> 'Validator | None':
     """Scores the model during training; None where no evaluator does."""
     evaluators = find_validators(run, data_dir)
     if not evaluators:

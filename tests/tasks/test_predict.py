@@ -62,7 +62,7 @@ SPLITS = {
 @pytest.mark.parametrize('name', ['unicoder_vl:tiny', 'vldeformer:tiny'])
 @pytest.mark.parametrize('overrides', SPLITS.values(), ids=SPLITS)
 def test_step_is_the_same_however_it_is_split(overrides: list[str], name: str) -> None:
-    """With dropout and hard negatives; means are over places, which examples have few or many of."""
+    """With dropout and hard negatives; means are over places, and examples differ in them."""
     plain = start('--config.mesh.data=1', '--config.mesh.fsdp=8', name=name)
     split = start(*overrides, name=name)
     (one, logs), (other, others) = (
