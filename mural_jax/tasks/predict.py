@@ -63,7 +63,10 @@ class Prediction:
     encode: Encode = ((('text', 'regions'), 'joint'),)
 
     def __post_init__(self) -> None:
-        check_known(self.predict, PREDICTED, 'tasks.predict')
+        if self.predict not in PREDICTED:
+            raise UserError(
+                f'predict={self.predict!r} of a prediction must be one of {", ".join(PREDICTED)}.'
+            )
 
     def outputs(self, given: Pass) -> Predicted:
         """See `Task`."""

@@ -76,16 +76,17 @@ def test_paper_config_builds_from_shapes(name: str) -> None:
     image = jax.ShapeDtypeStruct((2, run.image_size, run.image_size, 3), jnp.uint8)
     text = jax.ShapeDtypeStruct((2, run.text_length), jnp.int32)
 
-    def encode(params: dict, statistics: dict, image: jax.Array, text: jax.Array) -> list:
+    def encode(params: dict, statistics: dict, image: jax.Array, text: jax.Array) -> dict:
         model = functional.merge(graphdef, params, statistics)
         inputs = {'image': image, 'text': text}
-        return [
-            (name, model.represent(name, side, model.encode(side, inputs[side])))
+        return {
+            (name, side): model.represent(name, side, model.encode(side, inputs[side]))
             for name, space in run.spaces.items()
             for side in space.sides
-        ]
+        }
 
-    for name, vectors in jax.eval_shape(encode, params, statistics, image, text):
+    represented = jax.eval_shape(encode, params, statistics, image, text)
+    for (name, _), vectors in represented.items():
         assert vectors.shape == (2, run.spaces[name].embedding)
         assert vectors.dtype == jnp.float32
     assert trainer.spec.locked == ({'image'} if 'lit' in name else set())
