@@ -20,6 +20,9 @@ STORED: dict[str, Any] = json.loads(Path(__file__).with_name('golden.json').read
 # Another processor adds up in another order and rounds pixels in another way.
 LOSS, PIXEL, WEIGHT = 1e-4, 1e-3, 1e-3
 RECALL = 2.0  # percent: one item of a small gallery that changes its place
+RANK = 0.02  # relative: after a few steps scores are close, and rounding moves some ranks
+# A bias in front of a batch norm has no gradient but rounding, which Adam makes a whole step.
+NOISE = 2e-3
 
 
 @pytest.fixture(scope='module')
@@ -67,9 +70,9 @@ def test_scores_stay(name: str, recorded: dict[str, Any]) -> None:
     for evaluator, rows in STORED[name]['scores'].items():
         for language, row in rows.items():
             now = recorded[name]['scores'][evaluator][language]
-            assert now == pytest.approx(row, abs=RECALL), f'{evaluator}/{language}'
+            assert now == pytest.approx(row, abs=RECALL, rel=RANK), f'{evaluator}/{language}'
 
 
 def test_exported_weights_stay(recorded: dict[str, Any]) -> None:
     now, then = (entries['emoji']['weights'] for entries in (recorded, STORED))
-    assert now == pytest.approx(then, rel=WEIGHT)
+    assert now == pytest.approx(then, rel=WEIGHT, abs=NOISE)

@@ -31,8 +31,8 @@ class PoisonedObjective:
 
     objective: Any
 
-    def __call__(self, query: jax.Array, result: jax.Array, ids: jax.Array, temperature: jax.Array):
-        loss, logs = self.objective(query, result, ids, temperature)
+    def __call__(self, similarity: Any, query: Any, result: Any, ids: jax.Array, *more: Any):
+        loss, logs = self.objective(similarity, query, result, ids, *more)
         return loss * jnp.where((ids == POISON).any(), float('nan'), 1.0), logs
 
 
