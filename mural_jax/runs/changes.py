@@ -41,13 +41,13 @@ def check_changes(workdir: Path, config: Config) -> None:
     shown = '\n  '.join(lines)
     if not all(effects):
         raise UserError(
-            f'{workdir} belongs to a run of another config. It differs in (there != here):\n  '
+            f'{workdir} belongs to a run of another config. It differs in (its value != yours):\n  '
             f'{shown}\nGive another --workdir, or the config of that run. Nothing was changed.'
         )
     for effect in dict.fromkeys(effect for effect in effects if effect):
         processes.say(f'From the newest checkpoint on, {effect.effect}.')
     if lines:
-        processes.say(f'The config differs in (there != here):\n  {shown}')
+        processes.say(f'The config differs in (its value != yours):\n  {shown}')
 
 
 def find_effect(config: Config, path: Sequence[str]) -> MayChange | None:

@@ -104,7 +104,7 @@ def _require_same_model(folder: Path, like: Mapping[str, Any]) -> None:
             lines = [f'  {name}/{p}: {there.get(p)} != {here.get(p)}' for p in other[:5]]
             raise UserError(
                 f'The checkpoint of step {folder.name} in {folder.parent} is of another model: '
-                f'{len(other)} arrays differ (shape there != here):\n'
+                f'{len(other)} arrays differ (its shape != yours):\n'
                 + '\n'.join(lines)
                 + '\nGive the config and the version of this program that it was trained '
                 'with, or another --workdir.'

@@ -86,8 +86,8 @@ def test_paper_config_builds_from_shapes(name: str) -> None:
         }
 
     represented = jax.eval_shape(encode, params, statistics, image, text)
-    for (name, _), vectors in represented.items():
-        assert vectors.shape == (2, run.spaces[name].embedding)
+    for (space, _), vectors in represented.items():
+        assert vectors.shape == (2, run.spaces[space].embedding)
         assert vectors.dtype == jnp.float32
     assert trainer.spec.locked == ({'image'} if 'lit' in name else set())
 

@@ -156,4 +156,4 @@ def test_wrong_flag_is_refused(
 def test_evaluators_may_change_when_training_goes_on(trained: Path, data_dir: Path) -> None:
     where = (f'--workdir={trained}', f'--data_dir={data_dir}')
     done = mural('train', '--config=emoji:tiny', *where, '--config.schedule.keep=1')
-    assert done.returncode == 0 and 'the same in another way' in done.stderr + done.stdout
+    assert done.returncode == 0 and 'in another way' in done.stderr + done.stdout
