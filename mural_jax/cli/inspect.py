@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,6 +125,8 @@ def read_leaves(folder: Path) -> list[Leaf]:
 
 
 def _build_steps_table(folder: Path, steps: Sequence[int]) -> 'Table':
+    import datetime
+
     from mural_jax.workdir.checksums import read_saved_metrics
     from mural_jax.workdir.reading import read_save_time
 

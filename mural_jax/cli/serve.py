@@ -1,7 +1,6 @@
 """mural serve: answers searches of an index with a page and an endpoint."""
 
 import argparse
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,8 @@ from mural_jax.cli import flags
 from mural_jax.types import UserError
 
 if TYPE_CHECKING:
+    import socket
+
     from mural_jax.search.searcher import Searcher
 
 LOOPBACK_HOSTS = ('127.0.0.1', 'localhost', '::1', '[::1]')
@@ -102,8 +103,10 @@ def _require_towers(searcher: 'Searcher') -> None:
         raise UserError(f'This model has no tower {sorted(missing)[0]!r}, which the page needs.')
 
 
-def _open_listener(host: str, port: int) -> socket.socket:
+def _open_listener(host: str, port: int) -> 'socket.socket':
     """A socket that listens at the address. Raises UserError if it cannot."""
+    import socket
+
     try:
         # The host may be a name, or an address of IPv6.
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -9,7 +9,7 @@ placeholders:
     (q|k|v)    alternatives that lie side by side in one array of ours
     @          in our path: `first` for block 0 of a stage, `blocks` for those behind it, which are
                stacked in one array because they are scanned
-    *          in our path: every task whose model has such an array
+    *          in our path: every space that has such an array
 """
 
 import dataclasses

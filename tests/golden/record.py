@@ -60,8 +60,8 @@ RUNS = {
 }
 
 
-# One run of each model, objective and kind of companion. The others differ from these in what is
-# read, which their streams' digests show, or in ways that tests of the step compare exactly.
+# Runs that the suite trains: one of each kind of model, of objective and of companion. Of the
+# others it compares the streams' digests alone.
 QUICK = ('emoji', 'emoji_decomposed', 'mural', 'siglip', 'unicoder_vl', 'vldeformer_distilled')
 
 
