@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 # Imports take longer than most of what tests ask for, so processes are forked from one that has
@@ -28,27 +29,38 @@ def _start_server() -> None:
         os.environ['PYTHONPATH'] = before
 
 
+def start_forked(
+    words: list[str], environment: dict[str, str], stdout: Path, stderr: Path
+) -> BaseProcess:
+    """Starts a verb with variables added to the environment. Its output goes to two files."""
+    _start_server()
+    outputs = [str(stdout), str(stderr)]
+    process = _FORKS.Process(target=_call, args=(words, environment, str(Path.cwd()), outputs))
+    process.start()
+    return process
+
+
 def run_forked(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     """Runs a verb with variables added to the environment, and returns as subprocess.run does."""
-    _start_server()
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [str(Path(folder) / name) for name in ('stdout', 'stderr')]
-        process = _FORKS.Process(target=_call, args=(words, environment, str(Path.cwd()), outputs))
-        process.start()
+        outputs = [Path(folder) / name for name in ('stdout', 'stderr')]
+        process = start_forked(words, environment, *outputs)
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, TIMEOUT)
-        stdout, stderr = (Path(path).read_text() for path in outputs)
+        stdout, stderr = (path.read_text() for path in outputs)
     return subprocess.CompletedProcess(words, process.exitcode, stdout, stderr)
 
 
 def _call(words: list[str], environment: dict[str, str], cwd: str, outputs: list[str]) -> None:
+    import jax
+
     from mural_jax.__main__ import run
 
     for descriptor, path in zip((1, 2), outputs):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     # It is read when a process starts, and would make this one start again.
     os.environ.update(environment, GLIBC_TUNABLES='glibc.malloc.hugetlb=0')
     os.chdir(cwd)
@@ -56,4 +68,8 @@ def _call(words: list[str], environment: dict[str, str], cwd: str, outputs: list
     del os.environ['PYTHONPATH']
     sys.modules.pop('torch', None)
     sys.argv = ['mural', *words]
-    run()
+    try:
+        run()
+    finally:
+        # JAX does it when Python exits, for which forks have no handlers.
+        jax.distributed.shutdown()

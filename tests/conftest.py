@@ -43,7 +43,8 @@ REAL_DATA = Path(
 def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""
     flags = f'--xla_force_host_platform_device_count={devices} {UNOPTIMISED}'
-    if words[0] != 'export':  # Exports need keras, which the others must do without.
+    # Exports to TensorFlow need keras, which the others must do without.
+    if words[0] != 'export' or not {'--format=savedmodel', '--format=onnx'} & set(words):
         return run_forked(list(map(str, words)), {'XLA_FLAGS': flags, **more})
     environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', **more}
     command = [sys.executable, '-m', 'mural_jax', *map(str, words)]

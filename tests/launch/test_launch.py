@@ -161,7 +161,7 @@ def test_lost_process_restarts_all(data_dir: Path, tmp_path: Path) -> None:
     }
     command = [
         *('bash', str(LAUNCH / 'local.sh'), '2', '--config=emoji:tiny'),
-        *(f'--workdir={workdir}', f'--data_dir={data_dir}', '--config.schedule.num_steps=40'),
+        *(f'--workdir={workdir}', f'--data_dir={data_dir}', '--config.schedule.num_steps=24'),
     ]
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
@@ -175,4 +175,4 @@ def test_lost_process_restarts_all(data_dir: Path, tmp_path: Path) -> None:
     said = launcher.communicate(timeout=240)[1]
     assert launcher.returncode == 0, said
     assert 'starting again from the newest checkpoint' in said
-    assert metrics.read(workdir)[-1]['step'] == 40
+    assert metrics.read(workdir)[-1]['step'] == 24

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import UNOPTIMISED
-from runs.test_faults import LONG, read_arrays, read_metrics, undisturbed  # noqa: F401, a fixture
+from runs.test_faults import LAST, LONG, read_arrays, read_metrics, undisturbed  # noqa: F401, a fixture
 
 from mural_jax.workdir import metrics
 
@@ -197,6 +197,8 @@ def test_signalled_job_is_requeued_and_ends_with_the_same_bits(
     assert 'back into the queue' in said
     assert 'resuming from the checkpoint of step' in said
     assert 'of 2 processes' in said
-    for ours, theirs in zip(read_arrays(stopped, 60), read_arrays(undisturbed, 60), strict=True):
+    for ours, theirs in zip(
+        read_arrays(stopped, LAST), read_arrays(undisturbed, LAST), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     assert read_metrics(stopped) == read_metrics(undisturbed)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import start_forked
 from conftest import UNOPTIMISED, mural, once
 
 from mural_jax.workdir import metrics
 from mural_jax.workdir.checkpoints import Checkpoints
 
 # Long enough that a signal comes before its end.
-LONG = ('--config.schedule.num_steps=60', '--config.schedule.checkpoint_every=10')
+LAST = 36
+LONG = (f'--config.schedule.num_steps={LAST}', '--config.schedule.checkpoint_every=10')
 
 
 class TrainingProcesses:
@@ -30,32 +32,22 @@ class TrainingProcesses:
             free.bind(('localhost', 0))
             port = free.getsockname()[1]
         flags = f'--xla_force_host_platform_device_count=1 {UNOPTIMISED}'
-        command = [
-            sys.executable,
-            '-m',
-            'mural_jax',
-            'train',
-            '--config=emoji:tiny',
-            *words,
-            f'--workdir={folder}',
-            f'--data_dir={data_dir}',
-        ]
+        where = [f'--workdir={folder}', f'--data_dir={data_dir}']
+        command = ['train', '--config=emoji:tiny', *words, *where]
         self.folder, self.logs = folder, folder.parent / f'{folder.name}-logs'
         self.logs.mkdir(exist_ok=True)
         self.running = []
         for index in range(count):
-            environment = os.environ | {
+            environment = {
                 'XLA_FLAGS': flags,
-                'PYTHONWARNINGS': 'ignore',
                 'JAX_NUM_PROCESSES': str(count),
                 'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
                 'JAX_PROCESS_ID': str(index),
             }
             last = [other] if other and index == count - 1 else []
-            with (self.logs / str(index)).open('w') as log:
-                self.running.append(
-                    subprocess.Popen(command + last, env=environment, stdout=log, stderr=log)
-                )
+            log = self.logs / str(index)
+            log.write_bytes(b'')  # Processes that trained here before wrote there, too.
+            self.running.append(start_forked(command + last, environment, log, log))
 
     def wait_for_step(self, step: int) -> 'TrainingProcesses':
         """Waits until the processes train and have written metrics of this step."""
@@ -63,21 +55,23 @@ class TrainingProcesses:
         while 'global batch' not in self.read_log(0) or all(
             line['step'] < step for line in metrics.read(self.folder)
         ):
-            assert time.monotonic() < deadline and self.running[0].poll() is None, self.read_log(0)
+            assert time.monotonic() < deadline and self.running[0].is_alive(), self.read_log(0)
             time.sleep(0.05)
         return self
 
     def signal(self, number: int, *which: int) -> 'TrainingProcesses':
         """Sends a signal to some of the processes, to all by default."""
         for index in which or range(len(self.running)):
-            self.running[index].send_signal(number)
+            os.kill(self.running[index].pid, number)
         return self
 
-    def wait(self, seconds: float = 240) -> list[int]:
-        """The exit codes of all processes, which must end within the time."""
+    def wait(self, seconds: float = 240) -> list[int | None]:
+        """The exit codes of all processes, None for one that has not ended within the time."""
         deadline = time.monotonic() + seconds
         try:
-            return [p.wait(max(deadline - time.monotonic(), 0.1)) for p in self.running]
+            for process in self.running:
+                process.join(max(deadline - time.monotonic(), 0.1))
+            return [process.exitcode for process in self.running]
         finally:
             for process in self.running:
                 process.kill()
@@ -124,7 +118,7 @@ def test_killed_process_restarts_to_a_bit_identical_end(
     assert 'lost' in started.read_log(0) and 'same command' in started.read_log(0)
     again = TrainingProcesses(2, folder, data_dir, *LONG)
     assert again.wait() == [0, 0], again.read_log(0)
-    for ours, theirs in zip(read_arrays(folder, 60), read_arrays(undisturbed, 60), strict=True):
+    for ours, theirs in zip(read_arrays(folder, LAST), read_arrays(undisturbed, LAST), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert read_metrics(folder) == read_metrics(undisturbed)
 
@@ -135,7 +129,7 @@ def test_number_of_processes_may_change_between_restarts(
     """4, 1 and 2 processes, the first two stopped by SIGTERM. The batches are those of a run that
     was never stopped, and the losses too up to the order of sums."""
     folder = tmp_path / 'run'
-    for count, step in ((4, 4), (1, 20)):
+    for count, step in ((4, 4), (1, 14)):
         started = (
             TrainingProcesses(count, folder, data_dir, *LONG)
             .wait_for_step(step)
@@ -152,9 +146,9 @@ def test_number_of_processes_may_change_between_restarts(
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, err_msg=name)
     for folder_ in (folder, undisturbed):
         checkpoints = Checkpoints(folder_)
-        positions = checkpoints.about(60)['positions']
+        positions = checkpoints.about(LAST)['positions']
         checkpoints.close()
-        assert positions == {'captions': 960, 'translations': 960}
+        assert positions == {'captions': 16 * LAST, 'translations': 16 * LAST}
 
 
 def test_process_with_another_config_is_refused(data_dir: Path, tmp_path: Path) -> None:

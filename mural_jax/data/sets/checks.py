@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import struct
 import unicodedata
 import warnings
@@ -16,6 +17,7 @@ from mural_jax.data.sources.reader import Example, Text
 # Pillow's names of the formats that TensorFlow decodes; MPO is JPEG with more than one image.
 FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'BMP')
 MAX_PIXELS = 50_000_000  # 150 MB once decoded (ours).
+SURROGATE = re.compile('[\ud800-\udfff]')  # what Python puts for bytes that are not UTF-8
 MAX_CHARACTERS = 10_000  # Far more than the tokens of any text tower (ours).
 
 
@@ -82,7 +84,7 @@ def clean_text(text: str, max_characters: int) -> str:
     """
     # A first generous cut, so that a text of megabytes costs no more than a long one.
     text = text[: 4 * max_characters]
-    if any('\ud800' <= character <= '\udfff' for character in text):
+    if SURROGATE.search(text):
         raise BadRecord('text is not UTF-8')
     if not text.isprintable():
         text = ''.join(
