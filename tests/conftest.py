@@ -43,7 +43,7 @@ REAL_DATA = Path(
 def mural(*words: object, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""
     flags = f'--xla_force_host_platform_device_count={devices} {UNOPTIMISED}'
-    # Exports to TensorFlow need keras, which the others must do without.
+    # These two formats may load keras, which everything else must do without.
     if words[0] != 'export' or not {'--format=savedmodel', '--format=onnx'} & set(words):
         return run_forked(list(map(str, words)), {'XLA_FLAGS': flags, **more})
     environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore', **more}
