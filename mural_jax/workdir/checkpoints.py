@@ -40,11 +40,6 @@ UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 # arrays alone: with eight devices, cutting small ones was nine tenths of what a save stops a run.
 # The bound is ours.
 SMALLEST_PIECE_BYTES = 2**20
-ocp.type_handlers.register_type_handler(
-    jax.Array,
-    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PIECE_BYTES),
-    override=True,
-)
 
 
 class Checkpoints:
@@ -81,7 +76,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=True, preservation_policy=managers.AnyPreservationPolicy(policies)
         )
-        return ocp.CheckpointManager(self._path, options=options)
+        return ocp.CheckpointManager(
+            self._path, options=options, handler_registry=_choose_handlers()
+        )
 
     @property
     def steps(self) -> list[int]:
@@ -110,7 +107,7 @@ class Checkpoints:
         """
         # Orbax refuses to save a tree without arrays, such as the statistics of a ViT.
         trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         # A copy, because training changes the lists in it while they are being written.
         about = json.loads(json.dumps(about))
         self._wait()
@@ -271,3 +268,17 @@ def _explain_full_disk(folder: Path, step: int | None) -> Iterator[None]:
             f'({free:.2f} GB are free). Free some space and start the same command again: it '
             f'{then}, and removes what was left half written.'
         ) from error
+
+
+def _choose_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    """What writes arrays, and what writes JSON."""
+    arrays = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=SMALLEST_PIECE_BYTES
+    )
+    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add(
+        None, ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(type_handler_registry=types)
+    )
+    handlers.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    return handlers
