@@ -1,6 +1,7 @@
 """The mesh, where arrays live on it, and how global batches come from slices of processes."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mural_jax.types import Array, UserError
@@ -70,7 +72,15 @@ class MeshShape:
                 f'config.mesh {dataclasses.asdict(self)} does not fit {total} devices. '
                 'Give sizes whose product is that number; one of them may be -1.'
             )
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        types = (AxisType.Auto,) * 3
+        try:
+            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        except NotImplementedError:
+            # On a TPU slice, where no axis of the slice has such a size: one of them is split.
+            placed = mesh_utils.create_device_mesh(
+                sizes, devices or jax.devices(), allow_split_physical_axes=True
+            )
+            return Mesh(placed, AXES, axis_types=types)
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
@@ -98,10 +108,55 @@ def check_batch_size(name: str, size: int, mesh: Mesh, microbatches: int = 1) ->
         )
 
 
+@functools.lru_cache
+def find_rows(mesh: Mesh, size: int, process: int | None = None) -> np.ndarray:
+    """The rows of a batch of `size` examples that a process holds on its devices, int64, sorted.
+
+    They need not follow each other: on a TPU slice a mesh goes through the devices of several
+    processes by turns. Processes that share the axis `tensor` hold the same rows.
+
+    process: its number; None for this process.
+    """
+    process = jax.process_index() if process is None else process
+    rows_of = batch_sharding(mesh).devices_indices_map((size,))
+    own = [device for device in mesh.devices.flat if device.process_index == process]
+    return np.unique([np.arange(size)[rows_of[device]] for device in own])
+
+
+@functools.lru_cache
+def is_first_holder(mesh: Mesh, size: int) -> np.ndarray:
+    """Whether each of this process's rows is held by no process before it, bool [rows].
+
+    Each row of a batch is so for one process, which counts it.
+    """
+    before = [find_rows(mesh, size, process) for process in range(jax.process_index())]
+    return ~np.isin(find_rows(mesh, size), np.concatenate([[-1], *before]))
+
+
+def count_global_rows(mesh: Mesh, rows: int) -> int:
+    """The size of a global batch of which this process holds a number of rows."""
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    return rows * parts // len(find_rows(mesh, parts))
+
+
 def make_global_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's slice of a batch (numpy arrays) -> arrays of the global batch."""
+    """The rows of this process, as `find_rows` orders them -> arrays of the global batch."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def place(x: np.ndarray) -> Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        size = count_global_rows(mesh, len(x))
+
+        def take(part: Any) -> np.ndarray:
+            # The rows of a device follow each other in the batch, so also among the process's.
+            start, stop, _ = part[0].indices(size)
+            first = np.searchsorted(find_rows(mesh, size), start)
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, take)
+
+    return jax.tree.map(place, batch)
 
 
 def tree_sharding(tree: Any, rules: Rules, mesh: Mesh) -> Any:

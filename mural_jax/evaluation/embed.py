@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mural_jax.distributed.mesh import gather, make_global_batch
+from mural_jax.distributed.mesh import find_rows, gather, make_global_batch
 from mural_jax.evaluation.split_data import SplitExamples
 from mural_jax.models.functional import Params, merge
 from mural_jax.objectives import prediction
@@ -105,21 +105,19 @@ class ModelEmbedder:
     def _embed(self, space: str, tower: str, part: Callable[[int, int], Any], count: int) -> Tree:
         """Returns a tree of [N, ...] for `count` inputs, `part(start, stop)` making some of them.
 
-        Each process makes its own rows of a batch. Raises UserError if an embedding is not finite.
+        Each process makes the rows that its devices hold. Raises UserError if an embedding is not
+        finite.
         """
         graphdef, *arrays = self.model
         size = self.batch_size
         # Few inputs need no full batch, which would be mostly filling.
         while size // 2 >= count and size % (2 * self._parts) == 0:
             size //= 2
-        own = size // jax.process_count() if self.mesh else size
-        first = own * jax.process_index() if self.mesh else 0
+        row_B = find_rows(self.mesh, size) if self.mesh else np.arange(size)
         embedded = []
         for start in range(0, count, size):
-            # A process whose share of the last batch is empty still makes one row, to fill with.
-            begin = min(start + first, count - 1)
-            rows = part(begin, max(min(begin + own, count), begin + 1))
-            filled = jax.tree.map(lambda x: _repeat_last(x, own), rows)
+            # Copies of the last input fill the last batch.
+            filled = _make_rows(part, np.minimum(start + row_B, count - 1))
             if self.mesh:
                 with jax.set_mesh(self.mesh):
                     inputs = make_global_batch(filled, self.mesh)
@@ -141,10 +139,12 @@ class ModelEmbedder:
         return represented
 
 
-def _repeat_last(rows: Array, size: int) -> np.ndarray:
-    """Returns `size` rows: the given ones, then copies of the last one."""
-    rows = np.asarray(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+def _make_rows(part: Callable[[int, int], Any], place_B: np.ndarray) -> Any:
+    """Returns the inputs at places, a tree of [B, ...], of which `part` makes stretches."""
+    needed_N, row_B = np.unique(place_B, return_inverse=True)
+    stretches = np.split(needed_N, np.flatnonzero(np.diff(needed_N) > 1) + 1)
+    parts = [part(int(stretch[0]), int(stretch[-1]) + 1) for stretch in stretches]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[row_B], *parts)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mural_jax.distributed.mesh import find_rows
 from mural_jax.planning.chips import compute_peak_share
 from mural_jax.planning.memory import AbstractRun
 from mural_jax.planning.plan import count_step_flops, disable_recomputation
@@ -72,7 +73,7 @@ def _time_compilation(trainer: Trainer, state: State, run: Run) -> dict[str, flo
 
 
 def _open_batches(run: Run, data_dir: Path | None, count: int) -> tuple[Iterator[Any], int]:
-    """Returns `count` steps' batches, this process's slices of each stream, and the vocab size."""
+    """Returns `count` steps' batches, this process's rows of each stream, and the vocab size."""
     if data_dir is None:
         return _random_batches(run, count), run.tokenizer.vocab_size
     # Imported here: without --data_dir, nothing that reads data has to be installed.
@@ -86,7 +87,7 @@ def _open_batches(run: Run, data_dir: Path | None, count: int) -> tuple[Iterator
         stream = run.streams[name]
         fitted = load_fitted(stream, data_dir)
         readers[name] = open_stream(stream, data_dir, tokenizer, seed=0, fitted=fitted)
-    return Feed(readers).batches(count), tokenizer.vocab_size
+    return Feed(readers, mesh=run.mesh.build()).batches(count), tokenizer.vocab_size
 
 
 def _random_batches(run: Run, count: int) -> Iterator[dict[str, Batch]]:
@@ -96,12 +97,12 @@ def _random_batches(run: Run, count: int) -> Iterator[dict[str, Batch]]:
     example is a negative.
     """
     rng = np.random.default_rng(0)
-    processes, vocab_size = jax.process_count(), run.tokenizer.vocab_size
+    mesh, vocab_size = run.mesh.build(), run.tokenizer.vocab_size
     batches: dict[str, Batch] = {}
     for name, fields in run.batch_shapes().items():
         batch = {}
         for field, shape in fields.items():
-            size = (shape.shape[0] // processes, *shape.shape[1:])
+            size = (len(find_rows(mesh, shape.shape[0])), *shape.shape[1:])
             top = {'image': 256, 'ids': 2**31 - 1}.get(field, vocab_size)
             # The trainer adds 'index', the place of an example in the global batch. Tokens start
             # at 1, because 0 is padding.

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from mural_jax.distributed.mesh import find_rows, is_first_holder
 from mural_jax.types import Batch
 
 
@@ -26,7 +28,7 @@ class BatchStream(Protocol):
     def mixture(self) -> dict[str, Any]: ...
 
     def batches(
-        self, position: int, count: int, process: int, num_processes: int
+        self, position: int, count: int, rows: np.ndarray | None = None
     ) -> Iterator[Batch]: ...
 
     def follow(self, mixture: Mapping[str, Any], position: int) -> str: ...
@@ -46,15 +48,17 @@ class Feed:
         streams: Mapping[str, BatchStream],
         progress: Mapping[str, Any] | None = None,
         quarantine: Path | None = None,
+        mesh: Mesh | None = None,
     ):
         """Args:
         streams: the streams by name.
         progress: the `progress` of another feed to continue from; None starts at the beginning.
         quarantine: the file that lists broken examples.
+        mesh: the devices that the batches go to; None if all of them are this process's.
 
         `changes` then has one line for each stream whose mixture differs from `progress`.
         """
-        self.streams, self.changes = streams, list[str]()
+        self.streams, self.changes, self._mesh = streams, list[str](), mesh
         progress = progress or {
             'positions': dict.fromkeys(streams, 0),
             'counts': {name: [0] * len(stream.labels) for name, stream in streams.items()},
@@ -78,17 +82,16 @@ class Feed:
     def batches(
         self, num_steps: int, names: Collection[str] | None = None
     ) -> Iterator[dict[str, Batch]]:
-        """Yields `num_steps` times this process's slice of the next batch of each stream.
+        """Yields `num_steps` times this process's rows of the next batch of each stream.
 
         Reads only the streams in `names`, all for None. The others keep their position.
         """
-        place = jax.process_index(), jax.process_count()
         active = {
             name: stream for name, stream in self.streams.items() if names is None or name in names
         }
         self.pairs_per_step = sum(stream.batch_size for stream in active.values())
         readers = {
-            name: stream.batches(self._positions[name], num_steps, *place)
+            name: stream.batches(self._positions[name], num_steps, self._find_rows(stream))
             for name, stream in active.items()
         }
         for _ in range(num_steps):
@@ -102,7 +105,8 @@ class Feed:
             self.batch_starts = dict(self._positions)
             for name, batch in batches.items():
                 recent = self._recent[name]
-                recent += np.bincount(batch['origin'], minlength=len(recent))
+                origin_B = batch['origin'][self._is_counted(active[name])]
+                recent += np.bincount(origin_B, minlength=len(recent))
                 # Only when the batch is handed over: a stream may have read far ahead.
                 self._positions[name] += active[name].batch_size
             yield batches
@@ -135,13 +139,29 @@ class Feed:
             'mixtures': {name: stream.mixture for name, stream in self.streams.items()},
         }
 
+    def _find_rows(self, stream: BatchStream) -> np.ndarray:
+        """The rows of each batch of a stream that this process reads."""
+        if self._mesh is None:
+            return np.arange(stream.batch_size)
+        return find_rows(self._mesh, stream.batch_size)
+
+    def _is_counted(self, stream: BatchStream) -> np.ndarray:
+        """Whether this process counts each of the rows that it reads, bool [rows]."""
+        if self._mesh is None:
+            return np.ones(stream.batch_size, bool)
+        return is_first_holder(self._mesh, stream.batch_size)
+
     def _record_broken(self) -> None:
         """Counts newly found broken examples and lists each in the quarantine file.
 
         A resumed run meets some of them again; the file lists each only once.
         """
         for name, stream in self.streams.items():
+            counted = self._find_rows(stream)[self._is_counted(stream)]
             for item in stream.take_bad():
+                # Another process reads it, too, and lists it.
+                if (item['position'] - self._positions[name]) % stream.batch_size not in counted:
+                    continue
                 self._recent_bad[name] += 1
                 line = json.dumps({'stream': name, **item}, ensure_ascii=False)
                 if self._quarantine and line not in self._listed:

@@ -160,7 +160,12 @@ class Attempt:
         if ahead:
             saved = about['positions']
             about['positions'] = {name: max(saved[name], at) for name, at in ahead.items()}
-        self.feed = Feed(self.streams, about if resumed else None, self.context.quarantine_path)
+        self.feed = Feed(
+            self.streams,
+            about if resumed else None,
+            self.context.quarantine_path,
+            self.programs[0].trainer.mesh,
+        )
         rollback_after = self.programs[0].trainer.spec.safety.rollback_after
         self.skipped = SkippedSteps(self.context.skipped_path, rollback_after)
         # Logs of the steps since the last line of metrics. A checkpoint between two lines carries

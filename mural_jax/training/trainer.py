@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from mural_jax.distributed.mesh import (
     batch_sharding,
     check_batch_size,
+    count_global_rows,
+    find_rows,
     make_global_batch,
     tree_sharding,
 )
@@ -116,7 +118,7 @@ class Trainer:
         )
 
     def step(self, state: State, batches: Mapping[str, Batch]) -> tuple[State, dict[str, Any]]:
-        """(next state, logs); `batches` are this process's slices of the global batches.
+        """(next state, logs); `batches` are this process's rows of the global batches.
 
         Donates `state`.
         """
@@ -137,13 +139,12 @@ class Trainer:
             return training_step.train_step.lower(self.spec, seed, state, placed, self.penalties)
 
     def _place_batch(self, batch: Batch) -> Batch:
-        """A process's slice -> the global batch, in which `index` numbers the examples."""
+        """A process's rows -> the global batch, in which `index` numbers the examples."""
         fields = {name: value for name, value in batch.items() if name not in HOST_ONLY}
-        size = len(fields['ids'])
         # An example's random numbers follow from its place in the global batch, so that they do
         # not depend on the number of processes.
-        index = np.arange(size, dtype=np.int32) + size * jax.process_index()
-        return make_global_batch(fields | {'index': index}, self.mesh)
+        index = find_rows(self.mesh, count_global_rows(self.mesh, len(fields['ids'])))
+        return make_global_batch(fields | {'index': index.astype(np.int32)}, self.mesh)
 
 
 def _put(x: Array, sharding: Any) -> Array:

@@ -34,9 +34,7 @@ class ArrayStream:
         self.batch_size, self._fields = batch_size, fields
         self.labels, self.mixture = ('some/aa', 'some/bb'), {}
 
-    def batches(
-        self, position: int, count: int, host: int = 0, num_hosts: int = 1
-    ) -> Iterator[Batch]:
+    def batches(self, position: int, count: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
         for step in range(position // self.batch_size, position // self.batch_size + count):
             rng = np.random.default_rng(step)
             batch = {
@@ -44,7 +42,8 @@ class ArrayStream:
                 for name, (shape, kind, top) in self._fields.items()
             }
             ids = rng.integers(0, 200, (self.batch_size, 2)).astype(np.int32)
-            yield batch | {'ids': ids, 'origin': ids[:, 0] % 2}
+            batch |= {'ids': ids, 'origin': ids[:, 0] % 2}
+            yield batch if rows is None else {name: array[rows] for name, array in batch.items()}
 
     def follow(self, mixture: dict, position: int) -> str:
         return ''

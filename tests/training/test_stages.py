@@ -175,7 +175,7 @@ class StoppingStream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def batches(self, position: int, count: int, *rest: int) -> Any:
+    def batches(self, position: int, count: int, *rest: Any) -> Any:
         for number, batch in enumerate(self._stream.batches(position, count, *rest)):
             if position + 16 * number == self._position:
                 if not self._signalled:

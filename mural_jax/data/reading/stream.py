@@ -115,30 +115,27 @@ class OpenStream:
         ]
         return f'weights change at example {position}: {", ".join(changed)}'
 
-    def batches(
-        self, position: int, count: int, process: int = 0, num_processes: int = 1
-    ) -> Iterator[Batch]:
-        """`count` batches, the first from `position` on: of each the slice of one process.
+    def batches(self, position: int, count: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """`count` batches, the first from `position` on: of each some rows, all of them for None.
 
         A batch holds the stream's fields as numpy arrays, `ids` int32 [B, N] and `origin`
         int32 [B], an index into `labels`. Raises UserError where more than `max_bad` of the
         examples are broken.
         """
-        assert self.batch_size % num_processes == 0, 'checked where the mesh is made'
-        size = self.batch_size // num_processes
-        start, end = position + process * size, position + count * self.batch_size
-        firsts = tf.data.Dataset.range(start, end, self.batch_size)
-        loaded = iter(self._load_batches(firsts, size))
-        for first in range(start, end, self.batch_size):
+        row_B = np.arange(self.batch_size) if rows is None else rows
+        end = position + count * self.batch_size
+        firsts = tf.data.Dataset.range(position, end, self.batch_size)
+        loaded = iter(self._load_batches(firsts, row_B))
+        for first in range(position, end, self.batch_size):
             try:
                 batch = next(loaded)
             # After an error tf.data goes on with the next batch, so the broken one is made here.
             # A message of TensorFlow that holds broken bytes raises UnicodeDecodeError instead.
             except (tf.errors.OpError, UnicodeDecodeError) as error:
-                position_B = first + np.arange(size)
+                position_B = first + row_B
                 draws = self._mixture.locate(position_B)
                 batch = self._repairer.repair(*draws, position_B, error)
-            self._repairer.count_read(size)
+            self._repairer.count_read(len(row_B))
             # Without a copy, unlike `numpy()`.
             yield {key: np.asarray(value) for key, value in batch.items()}
 
@@ -208,15 +205,15 @@ class OpenStream:
         ]
         return self._assemble([tf.constant(array) for array in arrays])
 
-    def _load_batches(self, firsts: tf.data.Dataset, size: int) -> tf.data.Dataset:
-        """The batches of `size` examples that begin at the positions `firsts`.
+    def _load_batches(self, firsts: tf.data.Dataset, row_B: np.ndarray) -> tf.data.Dataset:
+        """Some rows of the batches that begin at the positions `firsts`.
 
         NumPy and the reader of records run in one Python function for a whole batch, since Python
         code holds its lock; decoding runs in TensorFlow's threads.
         """
 
         def read(first: np.ndarray) -> list[np.ndarray]:
-            position_B = int(first) + np.arange(size)
+            position_B = int(first) + row_B
             member_B, *others = self.draw_examples(position_B)
             return [*self.read_records(member_B, position_B), *others]
 
@@ -224,7 +221,7 @@ class OpenStream:
         @tf.autograph.experimental.do_not_convert
         def load(first: tf.Tensor) -> dict[str, tf.Tensor]:
             arrays = tf.numpy_function(read, [first], self.assembler.array_types())
-            self.assembler.set_shapes(arrays, size)
+            self.assembler.set_shapes(arrays, len(row_B))
             return self.assembler.assemble(arrays)
 
         loaded = firsts.map(load, num_parallel_calls=PARALLEL, deterministic=True)

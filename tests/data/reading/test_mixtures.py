@@ -91,10 +91,12 @@ def test_processes_share_the_global_batches(
     stream = open_mixed(make_stream(), data_dir)
     whole = list(stream.batches(position, 4))
     assert len(whole) == 4
-    for count in (2, 4, 8):
-        parts = [list(stream.batches(position, 4, process, count)) for process in range(count)]
-        for step, batch in enumerate(whole):
-            assert_batches_equal(batch, join_batches([part[step] for part in parts]))
+    row_B = np.arange(SIZE)
+    # Rows that follow each other, and rows of processes whose devices take turns in the mesh.
+    for rows in (np.split(row_B, 4), [row_B[row_B % 4 < 2], row_B[row_B % 4 >= 2]]):
+        for own in rows:
+            for batch, part in zip(whole, stream.batches(position, 4, own), strict=True):
+                assert_batches_equal({key: value[own] for key, value in batch.items()}, part)
 
 
 @BOTH_KINDS
@@ -105,8 +107,8 @@ def test_stream_continues_the_same_from_any_position(
     first = join_batches(list(open_mixed(make_stream(), data_dir).batches(0, 12)))
     for position in np.random.default_rng(1).integers(1, 10 * SIZE, 2).tolist():
         parts = [
-            list(open_mixed(make_stream(), data_dir).batches(position, 2, process, 2))
-            for process in range(2)
+            list(open_mixed(make_stream(), data_dir).batches(position, 2, row_B))
+            for row_B in np.split(np.arange(SIZE), 2)
         ]
         tail = join_batches([part[step] for step in range(2) for part in parts])
         end = position + 2 * SIZE

@@ -84,8 +84,8 @@ def read_all(
 ) -> Batch:
     """All batches, of all processes, as one."""
     slices = [
-        list(stream.batches(position, steps, process, num_processes))
-        for process in range(num_processes)
+        list(stream.batches(position, steps, row_B))
+        for row_B in np.split(np.arange(stream.batch_size), num_processes)
     ]
     return join_batches([batches[step] for step in range(steps) for batches in slices])
 

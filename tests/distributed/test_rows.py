@@ -1,0 +1,135 @@
+"""Which rows of a batch each process holds: on slices of TPUs and on processes of this machine."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import UNOPTIMISED, once
+
+from mural_jax.distributed.mesh import MeshShape, find_rows
+from mural_jax.planning.chips import find_devices
+from mural_jax.workdir import metrics
+
+SIZE = 1024
+SLICES = ['v4:2x2x4', 'v5e:4x4', 'v5e:16x16', 'v5p:2x4x4', 'v6e:8x8']
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed')
+@pytest.mark.parametrize('fsdp', [1, 2])
+@pytest.mark.parametrize('tensor', [1, 2, 4, 8])
+@pytest.mark.parametrize('name', SLICES)
+def test_each_row_is_read_by_the_processes_that_hold_it(name: str, tensor: int, fsdp: int) -> None:
+    """The holders of a row follow here from the place of each device in the mesh."""
+    mesh = MeshShape(fsdp=fsdp, tensor=tensor).build(find_devices(name))
+    holders: list[set[int]] = [set() for _ in range(SIZE)]
+    parts = mesh.devices.reshape(-1, tensor)
+    for row, holder in enumerate(holders):
+        holder |= {device.process_index for device in parts[row * len(parts) // SIZE]}
+    for process in {device.process_index for device in mesh.devices.flat}:
+        expected = [row for row, holder in enumerate(holders) if process in holder]
+        assert find_rows(mesh, SIZE, process).tolist() == expected
+
+
+# The devices of a mesh on two processes, with two devices each, and on four with one each.
+IN_TURNS = """
+import sys
+import jax
+plain = jax.make_mesh
+def make_mesh(*args, devices=None, **more):
+    found = sorted(devices or jax.devices(), key=lambda device: device.id)
+    return plain(*args, devices=[found[i] for i in (0, 2, 1, 3)], **more)
+jax.make_mesh = make_mesh
+sys.argv[0] = 'mural'
+from mural_jax.__main__ import run
+run()
+"""
+EVALUATOR = 'image_text_seen'
+WORDS = (
+    'train',
+    '--config=emoji:tiny',
+    '--config.schedule.num_steps=4',
+    '--config.schedule.log_every=1',
+    f'--config.evaluators.{EVALUATOR}.every=2',
+    "--config.languages.image_text=('en',)",
+    "--config.languages.translation_only=('uz',)",
+)
+MESHES = [
+    (2, {'data': 4}),
+    (2, {'data': 2, 'tensor': 2}),
+    (2, {'tensor': 4}),
+    (2, {'data': 2, 'fsdp': 2}),
+    (4, {'fsdp': 2, 'tensor': 2}),
+]
+
+
+def train(folder: Path, data_dir: Path, count: int, *words: str) -> Path:
+    """Trains on four CPU devices of `count` processes, which take turns in the mesh."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    flags = f'--xla_force_host_platform_device_count={4 // count} {UNOPTIMISED}'
+    running = []
+    for index in range(count):
+        world = {
+            'JAX_NUM_PROCESSES': str(count),
+            'JAX_COORDINATOR_ADDRESS': address,
+            'JAX_PROCESS_ID': str(index),
+        }
+        environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore'}
+        environment |= {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'} | (world if count > 1 else {})
+        where = [f'--workdir={folder}', f'--data_dir={data_dir}']
+        running.append(
+            subprocess.Popen(
+                [sys.executable, '-c', IN_TURNS, *WORDS, *words, *where],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        said = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * count, said
+    return folder
+
+
+@pytest.fixture(scope='session')
+def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run in one process."""
+    return (
+        once(tmp_path_factory, 'alone', lambda folder: train(folder / 'run', data_dir, 1) and None)
+        / 'run'
+    )
+
+
+@pytest.mark.parametrize(('count', 'mesh'), MESHES)
+def test_processes_whose_devices_take_turns_train_as_one(
+    alone: Path, data_dir: Path, tmp_path: Path, count: int, mesh: dict[str, int]
+) -> None:
+    """The same losses and counts, and, scored while training, the same recalls."""
+    shape = {'data': 1, 'fsdp': 1, 'tensor': 1} | mesh
+    words = [f'--config.mesh.{axis}={size}' for axis, size in shape.items()]
+    folder = train(tmp_path / 'run', data_dir, count, *words)
+    for ours, theirs in zip(metrics.read(folder), metrics.read(alone), strict=True):
+        losses = [name for name in theirs if name.endswith('loss')]
+        counts = [name for name in theirs if name.startswith(('examples/', 'bad/'))]
+        assert losses and counts
+        assert {name: ours[name] for name in counts} == {name: theirs[name] for name in counts}
+        found, expected = ([line[name] for name in losses] for line in (ours, theirs))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found, expected = (
+        json.loads((path / 'eval' / '4.json').read_text())['results'][EVALUATOR]
+        for path in (folder, alone)
+    )
+    for language in ('en', 'uz'):
+        for metric, value in expected[language].items():
+            np.testing.assert_allclose(found[language][metric], value, rtol=0.02, atol=0.5)
