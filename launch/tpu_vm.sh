@@ -61,14 +61,19 @@ on_all_machines() {
 }
 
 install() {
-    on_all_machines "python3 -m venv ~/mural && ~/mural/bin/pip install --quiet '$package'${SETUP:+ && $SETUP}"
+    # The machines have Python 3.10, which is too old; uv brings its own.
+    on_all_machines "python3 -m pip install --quiet --user uv &&
+        ~/.local/bin/uv venv --quiet --clear --python=3.11 ~/mural &&
+        ~/.local/bin/uv pip install --quiet --python=~/mural/bin/python '$package'${SETUP:+ && $SETUP}"
 }
 
 train() {
-    # A training whose connection broke may still run and hold the devices, so end it first.
+    # A training whose connection broke may still run and hold the devices. It holds the lock, too:
+    # end it, and start when the lock is free.
     # MURAL_TPU_HOSTS makes the processes of all machines of the slice train together.
-    on_all_machines "pkill -TERM -f '[m]ural train' ; while pgrep -f '[m]ural train' >/dev/null ; do sleep 1 ; done ;
-        PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1 mural train $(printf '%q ' "$@")"
+    on_all_machines "flock --nonblock ~/mural.lock true || kill -TERM \$(cat ~/mural.pid) ;
+        echo \$\$ >~/mural.pid ;
+        PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1 exec flock --no-fork ~/mural.lock mural train $(printf '%q ' "$@")"
 }
 
 # A slice that an earlier call requested is used again.

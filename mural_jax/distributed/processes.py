@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from mural_jax.distributed.rendezvous import meet_processes, read_world
+from mural_jax.distributed.rendezvous import count_granted, meet_processes, read_world
 from mural_jax.types import RESTART, Restart, UserError
 
 # Seconds, all three ours.
@@ -68,9 +68,12 @@ def _jax_state() -> Any:
 def join(timeout_seconds: float = 300) -> None:
     """Connects to the other processes that the environment describes.
 
-    Must run before anything uses a device. Raises UserError with the missing processes.
+    Must run before anything uses a device. Raises UserError with the missing processes, or if
+    Slurm granted more GPUs than jax sees.
     """
     world = read_world(os.environ, timeout_seconds)
+    if world is None:
+        _check_granted()
     if world is None or _jax_state().client is not None:
         return
     meet_processes(world, timeout_seconds)
@@ -93,6 +96,18 @@ def join(timeout_seconds: float = 300) -> None:
         # come in different orders, and gloo mixes them up.
         jax.config.update('jax_enable_compilation_cache', False)
     threading.Thread(target=_watch_departures, name='mural-processes', daemon=True).start()
+    _check_granted()
+
+
+def _check_granted() -> None:
+    """Raises UserError if this process sees fewer GPUs than Slurm granted it."""
+    granted = count_granted(os.environ)
+    if granted and jax.local_device_count() < granted:
+        raise UserError(
+            f'Slurm granted {granted} GPUs to this process on {socket.gethostname()}, and jax sees '
+            f'{jax.local_device_count()} devices of kind {jax.default_backend()}. Install '
+            'jax[cuda12] and look at nvidia-smi there, or ask Slurm for fewer GPUs.'
+        )
 
 
 def index() -> int:

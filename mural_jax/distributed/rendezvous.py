@@ -60,11 +60,11 @@ def read_world(environment: Mapping[str, str], timeout_seconds: float = 300) -> 
     slices = environment.get('MEGASCALE_NUM_SLICES', '1')
     several = ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or slices not in ('', '1')
     if slurm or several or environment.get('MURAL_TPU_HOSTS'):
-        return _detect_world(timeout_seconds)
+        return _detect_world(environment, timeout_seconds)
     return None
 
 
-def _detect_world(timeout_seconds: float) -> ProcessWorld | None:
+def _detect_world(environment: Mapping[str, str], timeout_seconds: float) -> ProcessWorld | None:
     """The processes that jax detects by itself, as in `jax.distributed.initialize()`."""
     # Private to jax: the public `initialize` detects and connects in one call, and the processes
     # have to meet in between.
@@ -72,6 +72,8 @@ def _detect_world(timeout_seconds: float) -> ProcessWorld | None:
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     address, count, index, devices = detect(None, None, None, None, None, int(timeout_seconds))
+    if 'SLURM_STEP_NODELIST' in environment:
+        devices = choose_slurm_devices(environment)
     if address is None or not count:
         raise UserError(
             'The environment says that there are several processes, but jax finds out neither '
@@ -79,6 +81,53 @@ def _detect_world(timeout_seconds: float) -> ProcessWorld | None:
             'JAX_PROCESS_ID.'
         )
     return ProcessWorld(address, count, index or 0, devices) if count > 1 else None
+
+
+def choose_slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """The numbers of the GPUs that a task of a Slurm step uses; None for all that it sees.
+
+    jax alone would give each task the one GPU of its number on the node, also where a task has the
+    node for itself. Here the tasks of a node share the GPUs that all of them see.
+
+    Raises UserError if the tasks cannot have equal shares.
+    """
+    tasks, index = _count_slurm_tasks(environment), int(environment.get('SLURM_LOCALID', '0'))
+    if tasks == 1:
+        return None
+    granted = int(environment.get('SLURM_GPUS_ON_NODE') or 0)
+    if not granted:
+        return [index]  # This Slurm does not manage GPUs: one for each task.
+    visible = environment.get('CUDA_VISIBLE_DEVICES', '')
+    if visible and len(visible.split(',')) < granted:
+        return None  # Slurm shows each task only its own.
+    if granted % tasks:
+        raise UserError(
+            f'{tasks} tasks on this node cannot share its {granted} GPUs evenly. Start one task a '
+            'node, which uses all its GPUs (--ntasks-per-node=1), or as many as it has GPUs.'
+        )
+    share = granted // tasks
+    return list(range(index * share, (index + 1) * share))
+
+
+def count_granted(environment: Mapping[str, str]) -> int:
+    """The number of GPUs that Slurm grants this task; 0 if it says nothing of any."""
+    granted = int(environment.get('SLURM_GPUS_ON_NODE') or 0)
+    if 'SLURM_STEP_NODELIST' not in environment or not granted:
+        return 0
+    devices = choose_slurm_devices(environment)
+    if devices is not None:
+        return len(devices)
+    visible = environment.get('CUDA_VISIBLE_DEVICES', '')
+    return len(visible.split(',')) if visible else granted
+
+
+def _count_slurm_tasks(environment: Mapping[str, str]) -> int:
+    """The number of tasks of a Slurm step on this node, of which Slurm writes `4(x2),3`."""
+    counts: list[int] = []
+    for part in environment.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
+        number, _, times = part.rstrip(')').partition('(x')
+        counts += [int(number)] * int(times or 1)
+    return counts[int(environment.get('SLURM_NODEID', '0'))]
 
 
 def meet_processes(world: ProcessWorld, timeout_seconds: float) -> None:
