@@ -7,6 +7,7 @@ and works while they are busy. A single process uses a dict of its own instead.
 import contextlib
 import ctypes
 import json
+import math
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ SIGNS_OF_LOSS = (
     'unhealthy',
     'barrier',
 )
+IN_ORDER = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 _own_store: dict[str, str] = {}  # takes the place of the coordination service
 _exchange_calls: dict[str, int] = {}  # number of exchanges so far, by name
 _c_callbacks: list[Any] = []  # keeps alive the callbacks that C code points to
@@ -78,6 +80,11 @@ def join(timeout_seconds: float = 300) -> None:
         return
     meet_processes(world, timeout_seconds)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    # Else processes on CPUs start collectives that do not depend on each other in different orders,
+    # within a program and in two that run at once, and gloo mixes them up. XLA reads the variable
+    # when jax looks for devices.
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} {IN_ORDER}"
     # jax ends a process that lost another one by an abort, with an exit code and a message that
     # say nothing to a user or to a scheduler.
     _explain_aborts()
@@ -91,10 +98,6 @@ def join(timeout_seconds: float = 300) -> None:
         heartbeat_timeout_seconds=HEARTBEAT,
         shutdown_timeout_seconds=SHUTDOWN,
     )
-    if jax.default_backend() == 'cpu':
-        # If one process compiles a program and another reads it from the cache, their collectives
-        # come in different orders, and gloo mixes them up.
-        jax.config.update('jax_enable_compilation_cache', False)
     threading.Thread(target=_watch_departures, name='mural-processes', daemon=True).start()
     _check_granted()
 
@@ -216,6 +219,7 @@ def end_together(work: Callable[[], None]) -> None:
         return
     try:
         work()
+        exchange('end', None, timeout_seconds=math.inf)
     except UserError as error:
         _end_run(2, f'error: {error}')
     except Restart as error:
@@ -230,6 +234,22 @@ def end_together(work: Callable[[], None]) -> None:
             )
         sys.excepthook(type(error), error, error.__traceback__)
         _end_run(1, f'{type(error).__name__}: {error}')
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the connection to the other processes, whose work is done, too.
+
+    jax aborts a process that finds its service gone. So process 0 goes on to serve a moment after
+    all have left, and what is aborted nevertheless has done its work.
+    """
+    _on_abort.update(code=0, message='mural: all processes have done their work')
+    state = _jax_state()
+    service, state.service = state.service, None
+    jax.distributed.shutdown()
+    if service is not None:
+        time.sleep(POLL)
+        service.shutdown()
 
 
 def is_lost_process(error: BaseException | None) -> bool:

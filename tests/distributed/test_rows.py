@@ -53,17 +53,15 @@ EVALUATOR = 'image_text_seen'
 WORDS = (
     'train',
     '--config=emoji:tiny',
-    '--config.schedule.num_steps=4',
+    '--config.schedule.num_steps=3',
     '--config.schedule.log_every=1',
-    f'--config.evaluators.{EVALUATOR}.every=2',
+    f'--config.evaluators.{EVALUATOR}.every=3',
     "--config.languages.image_text=('en',)",
     "--config.languages.translation_only=('uz',)",
 )
 MESHES = [
     (2, {'data': 4}),
-    (2, {'data': 2, 'tensor': 2}),
     (2, {'tensor': 4}),
-    (2, {'data': 2, 'fsdp': 2}),
     (4, {'fsdp': 2, 'tensor': 2}),
 ]
 
@@ -119,7 +117,10 @@ def test_processes_whose_devices_take_turns_train_as_one(
     shape = {'data': 1, 'fsdp': 1, 'tensor': 1} | mesh
     words = [f'--config.mesh.{axis}={size}' for axis, size in shape.items()]
     folder = train(tmp_path / 'run', data_dir, count, *words)
-    for ours, theirs in zip(metrics.read(folder), metrics.read(alone), strict=True):
+    steps, expected_steps = (
+        [line for line in metrics.read(path) if 'loss' in line] for path in (folder, alone)
+    )
+    for ours, theirs in zip(steps, expected_steps, strict=True):
         losses = [name for name in theirs if name.endswith('loss')]
         counts = [name for name in theirs if name.startswith(('examples/', 'bad/'))]
         assert losses and counts
@@ -127,7 +128,7 @@ def test_processes_whose_devices_take_turns_train_as_one(
         found, expected = ([line[name] for name in losses] for line in (ours, theirs))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     found, expected = (
-        json.loads((path / 'eval' / '4.json').read_text())['results'][EVALUATOR]
+        json.loads((path / 'eval' / '3.json').read_text())['results'][EVALUATOR]
         for path in (folder, alone)
     )
     for language in ('en', 'uz'):
