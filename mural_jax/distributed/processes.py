@@ -84,7 +84,7 @@ def join(timeout_seconds: float = 300) -> None:
     # within a program and in two that run at once, and gloo mixes them up. XLA reads the variable
     # when jax looks for devices.
     jax.config.update('jax_cpu_enable_async_dispatch', False)
-    os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} {IN_ORDER}"
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {IN_ORDER}'
     # jax ends a process that lost another one by an abort, with an exit code and a message that
     # say nothing to a user or to a scheduler.
     _explain_aborts()
@@ -255,10 +255,14 @@ def _leave() -> None:
 def is_lost_process(error: BaseException | None) -> bool:
     """Whether an error, or a cause of it, means that another process is gone."""
     while error is not None:
-        # jax.errors.JaxRuntimeError is a RuntimeError, and orbax raises one from it.
+        said = str(error).lower()
+        # jax.errors.JaxRuntimeError is a RuntimeError, and orbax raises one from it. On CPUs jax
+        # raises what gloo says as ValueError.
         if isinstance(error, (RuntimeError, OSError)) and any(
-            sign in str(error).lower() for sign in SIGNS_OF_LOSS
+            sign in said for sign in SIGNS_OF_LOSS
         ):
+            return True
+        if isinstance(error, ValueError) and said.startswith('unknown: gloo'):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -59,11 +59,7 @@ WORDS = (
     "--config.languages.image_text=('en',)",
     "--config.languages.translation_only=('uz',)",
 )
-MESHES = [
-    (2, {'data': 4}),
-    (2, {'tensor': 4}),
-    (4, {'fsdp': 2, 'tensor': 2}),
-]
+MESHES = [(2, {'data': 4}), (2, {'tensor': 4}), (4, {'fsdp': 2, 'tensor': 2})]
 
 
 def train(folder: Path, data_dir: Path, count: int, *words: str) -> Path:

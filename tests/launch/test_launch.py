@@ -109,6 +109,8 @@ def test_user_error_ends_the_jobset(
     assert rule['onExitCodes']['containerName'] == pod['containers'][0]['name']
     (policy,) = jobset['spec']['failurePolicy']['rules']
     assert policy['onJobFailureReasons'] == ['PodFailurePolicy']
+    # What the API of JobSet takes as the name of a rule; with a dash it refuses the whole JobSet.
+    assert re.fullmatch(r'[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?', policy['name'])
 
 
 def test_pods_find_their_coordinator(pod: dict[str, Any]) -> None:
