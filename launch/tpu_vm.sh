@@ -71,9 +71,13 @@ train() {
     # A training whose connection broke may still run and hold the devices. It holds the lock, too:
     # end it, and start when the lock is free.
     # MURAL_TPU_HOSTS makes the processes of all machines of the slice train together.
-    on_all_machines "flock --nonblock ~/mural.lock true || kill -TERM \$(cat ~/mural.pid) ;
-        echo \$\$ >~/mural.pid ;
-        PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1 exec flock --no-fork ~/mural.lock mural train $(printf '%q ' "$@")"
+    on_all_machines "lock=~/mural.lock
+        if ! flock --nonblock \$lock true ; then
+            kill -TERM \$(cat ~/mural.pid)
+            flock --wait=300 \$lock true || kill -KILL \$(cat ~/mural.pid)
+        fi
+        export PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1
+        exec flock --no-fork \$lock bash -c 'echo \$\$ >~/mural.pid ; exec mural train \"\$@\"' mural $(printf '%q ' "$@")"
 }
 
 # A slice that an earlier call requested is used again.
@@ -89,7 +93,12 @@ while :; do
         installed=
         continue
     fi
-    [ -n "$installed" ] || { install && installed=1; }
+    if [ -z "$installed" ] && ! install; then
+        [ "$(state)" = ACTIVE ] || continue
+        echo "the installation failed, see above; another try would fail, too" >&2
+        exit 1
+    fi
+    installed=1
     train "$@"
     code=$?
     if [ -n "$dry_run" ] || [ "$code" -eq 0 ] || [ "$code" -eq 2 ]; then exit "$code"; fi
