@@ -18,6 +18,7 @@ check: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/hadolint launch/Dockerfile
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -77,7 +77,7 @@ train() {
             flock --wait=300 \$lock true || kill -KILL \$(cat ~/mural.pid)
         fi
         export PATH=~/mural/bin:\$PATH MURAL_TPU_HOSTS=1
-        exec flock --no-fork \$lock bash -c 'echo \$\$ >~/mural.pid ; exec mural train \"\$@\"' mural $(printf '%q ' "$@")"
+        exec flock --no-fork \$lock bash -c 'echo \$\$ >~/mural.pid ; exec \"\$@\"' - mural train $(printf '%q ' "$@")"
 }
 
 # A slice that an earlier call requested is used again.

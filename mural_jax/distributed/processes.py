@@ -109,7 +109,7 @@ def _check_granted() -> None:
         raise UserError(
             f'Slurm granted {granted} GPUs to this process on {socket.gethostname()}, and jax sees '
             f'{jax.local_device_count()} devices of kind {jax.default_backend()}. Install '
-            'jax[cuda12] and look at nvidia-smi there, or ask Slurm for fewer GPUs.'
+            'mural-jax[cuda] and look at nvidia-smi there, or ask Slurm for fewer GPUs.'
         )
 
 

@@ -84,7 +84,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         for command in (['slurmctld', '-c'], *(['slurmd', '-N', node] for node in NODES)):
             servers.append(start_server([*command, '-D', '-f', str(conf)], environment))
         deadline = time.monotonic() + START
-        while (said := ask_slurm(environment, 'sinfo', '-h', '-N', '-o', '%T').split()) != ['idle'] * 2:
+        while (said := ask_slurm(environment, 'sinfo', '-h', '-N', '-o', '%T').split()) != [
+            'idle'
+        ] * 2:
             if time.monotonic() > deadline:
                 logs = {path.name: path.read_text()[-2000:] for path in folder.glob('*.log')}
                 pytest.skip(f'no Slurm starts on this machine: {said}; {logs}')

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh with a stand-in for gcloud, whose two machines are shells with folders of their own.
+"""launch/tpu_vm.sh with a stand-in for gcloud, whose two machines are shells with own folders.
 
 The strings that the script sends to its machines run in real shells, with a real lock.
 """
