@@ -89,7 +89,7 @@ def _check_run(config: dict[str, Any], workdir: Path, data_dir: Path) -> 'list[F
         {
             'versions': preflight.check_versions,
             'config': lambda: preflight.check_config(config),
-            'devices': preflight.check_devices,
+            'devices': lambda: preflight.check_devices(Run.of(config).mesh),
             'data': check_data,
             'workdir': check_workdir,
         }

@@ -1,6 +1,7 @@
 """The mesh, where arrays live on it, and how global batches come from slices of processes."""
 
 import dataclasses
+import fractions
 import functools
 import math
 import re
@@ -137,6 +138,18 @@ def count_global_rows(mesh: Mesh, rows: int) -> int:
     """The size of a global batch of which this process holds a number of rows."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     return rows * parts // len(find_rows(mesh, parts))
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """The devices in words: `4 processes x 8 gpu; data=32; each process reads 1/4 of a batch`."""
+    shape = ', '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1)
+    words = [f'{jax.local_device_count()} {jax.default_backend()}', *([shape] if shape else [])]
+    if jax.process_count() > 1:
+        words[0] = f'{jax.process_count()} processes x {words[0]}'
+        parts = mesh.shape['data'] * mesh.shape['fsdp']
+        share = fractions.Fraction(len(find_rows(mesh, parts)), parts)
+        words.append(f'each process reads {share if share < 1 else "all"} of a batch')
+    return '; '.join(words)
 
 
 def make_global_batch(batch: Any, mesh: Mesh) -> Any:

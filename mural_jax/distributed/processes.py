@@ -128,6 +128,12 @@ def is_first() -> bool:
     return index() == 0
 
 
+def count_cpus() -> int:
+    """The CPUs that this process may use, which a scheduler can limit."""
+    # Systems other than Linux limit nothing.
+    return len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count() or 1
+
+
 def say(line: str) -> None:
     """Prints a line on process 0, and nothing on the others."""
     if is_first():

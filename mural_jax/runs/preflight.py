@@ -18,6 +18,7 @@ import jax
 
 from mural_jax.config.build import list_differences, lists_to_tuples
 from mural_jax.distributed import processes
+from mural_jax.distributed.mesh import MeshShape, describe_mesh
 from mural_jax.types import UserError
 from mural_jax.workdir.files import create_folder
 
@@ -134,18 +135,24 @@ def check_data(streams: Mapping[str, CheckedStream], vocabulary: str) -> list[Fi
     return findings
 
 
-def check_devices() -> list[Finding]:
-    """Whether all processes have the same number of devices of the same kind."""
+def check_devices(shape: MeshShape) -> list[Finding]:
+    """Whether all processes have the same devices; then what the mesh does with them.
+
+    Raises UserError if a mesh of this shape does not fit them.
+    """
     # Sets have no order, and the lists of processes are compared.
     kinds = sorted({device.device_kind for device in jax.local_devices()})
-    return _compare_processes(
+    findings = _compare_processes(
         'devices',
         {'number': jax.local_device_count(), 'kinds': kinds},
-        f'{jax.device_count()} of {", ".join(kinds)}, {jax.local_device_count()} on each of '
-        f'{processes.count()} processes',
+        ', '.join(kinds),
         'A step waits for its slowest device, and a batch is cut into equal parts: give each '
         'process the same.',
     )
+    if any(finding.fatal for finding in findings):
+        return findings
+    found = f'{describe_mesh(shape.build())}; {", ".join(kinds)}; {processes.count_cpus()} CPUs'
+    return [Finding('devices', found)]
 
 
 def check_workdir(workdir: Path, checkpoint_bytes: int) -> list[Finding]:

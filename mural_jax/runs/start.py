@@ -37,7 +37,7 @@ def _train(config: Config, workdir: Path, data_dir: Path) -> None:
     check_changes(workdir, config)
     tokenizer, streams = open_streams(run, workdir, data_dir)
     preflight.require_passed(
-        preflight.check_data(streams, tokenizer.hash) + preflight.check_devices()
+        preflight.check_data(streams, tokenizer.hash) + preflight.check_devices(run.mesh)
     )
     graphdef, params, statistics = run.build_model(tokenizer.vocab_size)
     # A run that goes on takes its weights from its checkpoint.

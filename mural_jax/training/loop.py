@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import fractions
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mural_jax.distributed import processes
-from mural_jax.distributed.mesh import find_rows
+from mural_jax.distributed.mesh import describe_mesh
 from mural_jax.training.at_end import EndOfStage
 from mural_jax.training.feed import BatchStream, Feed
 from mural_jax.training.safety import RollbackNeeded, Safety, SkippedSteps
@@ -320,17 +318,9 @@ class Attempt:
         """Lines about the run for the user, before the first step."""
         trainer = self.programs[0].trainer
         size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        shape = ', '.join(f'{axis}={n}' for axis, n in trainer.mesh.shape.items() if n > 1)
-        devices = f'{jax.device_count()} {jax.default_backend()} device(s)'
-        if jax.process_count() > 1:
-            parts = trainer.mesh.shape['data'] * trainer.mesh.shape['fsdp']
-            share = fractions.Fraction(len(find_rows(trainer.mesh, parts)), parts)
-            devices += f' of {jax.process_count()} processes, each of which reads '
-            devices += f'{share} of a batch' if share < 1 else 'whole batches'
-        yield f'{size / 1e6:.2f} M parameters on {devices}' + (f', {shape}' if shape else '')
-        yield f'{len(os.sched_getaffinity(0))} CPUs read the data' + (
-            ' of each process' if jax.process_count() > 1 else ''
-        )
+        yield f'{size / 1e6:.2f} M parameters on {describe_mesh(trainer.mesh)}'
+        each = ' of each process' if jax.process_count() > 1 else ''
+        yield f'{processes.count_cpus()} CPUs read the data{each}'
         for stage, trainer in self.programs:
             if stage.name:
                 at_end = f', then {", ".join(stage.at_end)}' if stage.at_end else ''

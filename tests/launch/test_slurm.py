@@ -213,7 +213,7 @@ def test_signalled_job_is_requeued_and_ends_with_the_same_bits(
     assert 'stopped by a signal after step' in said
     assert 'back into the queue' in said
     assert 'resuming from the checkpoint of step' in said
-    assert 'of 2 processes' in said
+    assert '2 processes x 1 cpu; data=2; each process reads 1/2 of a batch' in said
     for ours, theirs in zip(
         read_arrays(stopped, LAST), read_arrays(undisturbed, LAST), strict=True
     ):

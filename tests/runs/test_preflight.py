@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mural_jax.distributed import processes
+from mural_jax.distributed.mesh import MeshShape
 from mural_jax.runs import preflight
 from mural_jax.types import UserError
 
@@ -81,8 +82,18 @@ def test_stream_of_one_batch_passes(add_process: Callable) -> None:
 
 def test_different_number_of_devices_is_named(add_process: Callable) -> None:
     add_process(lambda devices: {**devices, 'number': 4})
-    (finding,) = preflight.check_devices()
+    (finding,) = preflight.check_devices(MeshShape())
     assert finding.fatal and 'number: 4 != 8' in finding.message
+
+
+def test_devices_of_a_run_are_described() -> None:
+    (finding,) = preflight.check_devices(MeshShape(data=4, tensor=2))
+    assert not finding.fatal and finding.message.startswith('8 cpu; data=4, tensor=2; cpu; ')
+
+
+def test_mesh_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match='does not fit 8 devices'):
+        preflight.check_devices(MeshShape(data=3))
 
 
 def test_workdir_on_another_disk_is_refused(add_process: Callable, tmp_path: Path) -> None:
