@@ -52,7 +52,7 @@ run()
 EVALUATOR = 'image_text_seen'
 WORDS = (
     'train',
-    '--config=emoji:tiny',
+    '--config=emoji:align,tiny',
     '--config.schedule.num_steps=3',
     '--config.schedule.log_every=1',
     f'--config.evaluators.{EVALUATOR}.every=3',
