@@ -4,7 +4,7 @@
 # Environment variables, with their defaults in brackets:
 #   ZONE, ACCELERATOR   such as us-west4-a and v5litepod-256 (required)
 #   VERSION             version of the TPU software (v2-alpha-tpuv5-lite)
-#   PACKAGE             package that pip installs (mural-jax[tpu])
+#   PACKAGE             package to install (mural-jax[tpu])
 #   SPOT                1 for a slice that may be preempted at any time
 #   SETUP               command that each machine runs before the training, such as mounting a bucket
 # All machines must see the same workdir and data, for example in a bucket that SETUP mounts.
