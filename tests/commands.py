@@ -7,14 +7,17 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 # Imports take longer than most of what tests ask for, so processes are forked from one that has
 # done them. It has run nothing: threads and devices start after the fork.
 _FORKS = multiprocessing.get_context('forkserver')
 TIMEOUT = 600  # seconds
+LEAST_COMPILED = 0.3  # seconds of compilation that are worth an entry in jax's cache
 
 
 @functools.cache
@@ -30,12 +33,21 @@ def _start_server() -> None:
 
 
 def start_forked(
-    words: list[str], environment: dict[str, str], stdout: Path, stderr: Path
+    words: list[str],
+    environment: dict[str, str],
+    stdout: Path,
+    stderr: Path,
+    order: Sequence[int] = (),
 ) -> BaseProcess:
-    """Starts a verb with variables added to the environment. Its output goes to two files."""
+    """Starts a verb with variables added to the environment. Its output goes to two files.
+
+    order: ids of all devices as meshes list them; by default jax decides.
+    """
     _start_server()
     outputs = [str(stdout), str(stderr)]
-    process = _FORKS.Process(target=_call, args=(words, environment, str(Path.cwd()), outputs))
+    process = _FORKS.Process(
+        target=_call, args=(words, environment, str(Path.cwd()), outputs, order)
+    )
     process.start()
     return process
 
@@ -54,7 +66,13 @@ def run_forked(words: list[str], environment: dict[str, str]) -> subprocess.Comp
     return subprocess.CompletedProcess(words, process.exitcode, stdout, stderr)
 
 
-def _call(words: list[str], environment: dict[str, str], cwd: str, outputs: list[str]) -> None:
+def _call(
+    words: list[str],
+    environment: dict[str, str],
+    cwd: str,
+    outputs: list[str],
+    order: Sequence[int] = (),
+) -> None:
     import jax
 
     from mural_jax.__main__ import run
@@ -68,8 +86,40 @@ def _call(words: list[str], environment: dict[str, str], cwd: str, outputs: list
     del os.environ['PYTHONPATH']
     sys.modules.pop('torch', None)
     sys.argv = ['mural', *words]
+    if order:
+        _mix_devices(order)
+    _cache_in_every_process()
     try:
         run()
     finally:
         # JAX does it when Python exits, for which forks have no handlers.
         jax.distributed.shutdown()
+
+
+def _mix_devices(order: Sequence[int]) -> None:
+    """Makes meshes list their devices in this order, as on TPU slices, where processes mix."""
+    import jax
+
+    make_mesh = jax.make_mesh
+
+    def make_mixed_mesh(*args: Any, devices: Any = None, **more: Any) -> Any:
+        found = sorted(devices or jax.devices(), key=lambda device: device.id)
+        return make_mesh(*args, devices=[found[number] for number in order], **more)
+
+    jax.make_mesh = make_mixed_mesh
+
+
+def _cache_in_every_process() -> None:
+    """Lets all processes keep what they compiled, and not the first alone.
+
+    On CPUs the key in jax's cache depends on the process, so the others would never find anything.
+    """
+    from jax._src import compilation_cache, compiler
+
+    def write(
+        key: str, seconds: float, name: str, backend: Any, executable: Any, callbacks: Any
+    ) -> None:
+        if seconds >= LEAST_COMPILED and not callbacks:
+            compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
+
+    compiler._cache_write = write

@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+from commands import LEAST_COMPILED
+
 # Compiling is most of the time of these tests, so programs are not optimised. Without the newer
 # emitters of fused loops a training step compiles in less than half the time.
 UNOPTIMISED = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
@@ -18,7 +20,7 @@ os.environ['NPROC'] = '32'
 # What one test compiled, another does not compile again, in whatever process.
 _CACHE = tempfile.TemporaryDirectory(prefix='mural-compiled-')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = str(LEAST_COMPILED)
 
 import subprocess
 import sys
@@ -33,6 +35,9 @@ from commands import run_forked
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Two programs over eight devices at once can starve each other's collectives on two cores.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
+
+# Whether to run what takes long and seldom finds more: MURAL_TESTS=all.
+ALL = os.environ.get('MURAL_TESTS') == 'all'
 
 # Real data for tests, which skip what needs it where it is missing.
 REAL_DATA = Path(

@@ -153,7 +153,7 @@ class Run:
         """
         stage = stage or self.largest_stage
         # The optimizer's state must fit all stages, so each knows the optimizers of the others.
-        others = [other.optimizer for other in self.build_stages() if other.name != stage.name]
+        others = tuple(other.optimizer for other in self.build_stages() if other.name != stage.name)
         frozen = stage.optimizer.frozen(params)
         trains_all = len(stage.tasks) == len(self.tasks)
         freezes_alike = all(other.frozen(params) == frozen for other in others)

@@ -1,8 +1,9 @@
 """Optimizers built from optax parts; path patterns select parameters with other settings."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import jax
@@ -82,8 +83,10 @@ class Optimizer:
         rise = optax.linear_schedule(0.0, self.learning_rate, max(warmup, 1))
         return optax.join_schedules([rise, fall], [warmup])
 
+    # Steps of equal settings then have the same functions, so that jax compiles them once.
+    @functools.cache  # noqa: B019, an entry for each setting
     def build(
-        self, num_steps: int, others: Sequence['Optimizer'] = ()
+        self, num_steps: int, others: tuple['Optimizer', ...] = ()
     ) -> optax.GradientTransformation:
         """The transformation from gradients to updates.
 
@@ -132,7 +135,7 @@ def _distinct_values(lists: Iterable[Patterns]) -> list[float]:
     return sorted({value for patterns in lists for _, value in patterns})
 
 
-def _match_frozen(family: Sequence[Optimizer]) -> Any:
+def _match_frozen(family: tuple[Optimizer, ...]) -> Any:
     """A function from params to a tree of bool: which of them every optimizer freezes."""
 
     def is_frozen(path: tuple, _: Any) -> bool:

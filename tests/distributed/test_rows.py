@@ -2,15 +2,12 @@
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import UNOPTIMISED, once
+from conftest import once
+from training_processes import TrainingProcesses
 
 from mural_jax.distributed.mesh import MeshShape, find_rows
 from mural_jax.planning.chips import find_devices
@@ -36,22 +33,8 @@ def test_each_row_is_read_by_the_processes_that_hold_it(name: str, tensor: int, 
         assert find_rows(mesh, SIZE, process).tolist() == expected
 
 
-# The devices of a mesh on two processes, with two devices each, and on four with one each.
-IN_TURNS = """
-import sys
-import jax
-plain = jax.make_mesh
-def make_mesh(*args, devices=None, **more):
-    found = sorted(devices or jax.devices(), key=lambda device: device.id)
-    return plain(*args, devices=[found[i] for i in (0, 2, 1, 3)], **more)
-jax.make_mesh = make_mesh
-sys.argv[0] = 'mural'
-from mural_jax.__main__ import run
-run()
-"""
 EVALUATOR = 'image_text_seen'
 WORDS = (
-    'train',
     '--config=emoji:align,tiny',
     '--config.schedule.num_steps=3',
     '--config.schedule.log_every=1',
@@ -64,35 +47,10 @@ MESHES = [(2, {'data': 4}), (2, {'tensor': 4}), (4, {'fsdp': 2, 'tensor': 2})]
 
 def train(folder: Path, data_dir: Path, count: int, *words: str) -> Path:
     """Trains on four CPU devices of `count` processes, which take turns in the mesh."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
-    flags = f'--xla_force_host_platform_device_count={4 // count} {UNOPTIMISED}'
-    running = []
-    for index in range(count):
-        world = {
-            'JAX_NUM_PROCESSES': str(count),
-            'JAX_COORDINATOR_ADDRESS': address,
-            'JAX_PROCESS_ID': str(index),
-        }
-        environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONWARNINGS': 'ignore'}
-        environment |= {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'} | (world if count > 1 else {})
-        where = [f'--workdir={folder}', f'--data_dir={data_dir}']
-        running.append(
-            subprocess.Popen(
-                [sys.executable, '-c', IN_TURNS, *WORDS, *words, *where],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        said = [process.communicate(timeout=300)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * count, said
+    started = TrainingProcesses(
+        count, folder, data_dir, *WORDS, *words, devices=4 // count, order=(0, 2, 1, 3)
+    )
+    assert started.wait() == [0] * count, started.read_log(0)
     return folder
 
 

@@ -60,9 +60,9 @@ RUNS = {
 }
 
 
-# Runs that the suite trains: one of each kind of model, of objective and of companion. Of the
-# others it compares the streams' digests alone.
-QUICK = ('emoji', 'emoji_decomposed', 'mural', 'siglip', 'unicoder_vl', 'vldeformer_distilled')
+# Runs that the suite trains: one of each kind of model, and one with a companion. Of the others it
+# compares the streams' digests alone.
+QUICK = ('emoji', 'unicoder_vl', 'vldeformer_distilled')
 
 
 def record(

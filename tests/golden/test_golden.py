@@ -1,7 +1,7 @@
 """Losses, batches, scores and weights of every config at its smallest size stay what they were.
 
 golden.json was recorded before the code took its present form. After a change that is meant to
-change results, record it again: see record.py. MURAL_GOLDEN=all trains all runs and not a few.
+change results, record it again: see record.py. MURAL_TESTS=all trains all runs and not a few.
 """
 
 import json
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import UNOPTIMISED, once
+from conftest import ALL, UNOPTIMISED, once
 from golden.record import QUICK, RUNS
 
-TRAINED = tuple(RUNS) if os.environ.get('MURAL_GOLDEN') == 'all' else QUICK
+TRAINED = tuple(RUNS) if ALL else QUICK
 STORED: dict[str, Any] = json.loads(Path(__file__).with_name('golden.json').read_text())
 # On the same processor the same program gives the same bits, and another order of sums 1e-5.
 # Another processor adds up in another order and rounds pixels in another way.

@@ -167,7 +167,7 @@ def test_lost_process_restarts_all(data_dir: Path, tmp_path: Path) -> None:
     ]
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while not any(line['step'] >= 8 for line in metrics.read(workdir)):
+    while not any(line['step'] >= 2 for line in metrics.read(workdir)):
         assert time.monotonic() < deadline and launcher.poll() is None
         time.sleep(0.05)
     victims = subprocess.run(

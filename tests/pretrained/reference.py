@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ALL
 from flax import nnx
 
 torch = pytest.importorskip('torch', reason="pip install 'mural-jax[parity]'")
@@ -29,6 +30,8 @@ from mural_jax.pretrained.place import PlacementReport, place_arrays
 from mural_jax.types import Encoding
 
 RNG = np.random.default_rng(0)
+# Layers of the transformers compared: test_sizes counts those of the published sizes.
+DEPTH = 12 if ALL else 2
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from pretrained.reference import assert_agree, make_images, randomize, torch, transfer_weights
+from pretrained.reference import (
+    DEPTH,
+    assert_agree,
+    make_images,
+    randomize,
+    torch,
+    transfer_weights,
+)
 
 from mural_jax.models import functional
 from mural_jax.models.dual_encoder import DualEncoder, build_spaces
@@ -23,12 +30,12 @@ EOT = 99
 
 
 def build_clip(activation: str) -> DualEncoder:
-    """Returns CLIP ViT-B/32 with a vocabulary of 100 tokens."""
+    """Returns CLIP ViT-B/32 with DEPTH layers and a vocabulary of 100 tokens."""
     rngs = nnx.Rngs(0)
     more: dict[str, Any] = dict(activation=activation, norm_eps=1e-5)
     image = ViT(
         rngs=rngs,
-        layers=Layers(768, 12, 12, **more),
+        layers=Layers(768, DEPTH, 12, **more),
         image_size=224,
         patches=(32,),
         pool='class',
@@ -38,7 +45,7 @@ def build_clip(activation: str) -> DualEncoder:
     text = Transformer(
         rngs=rngs,
         vocab_size=100,
-        layers=Layers(512, 12, 8, **more),
+        layers=Layers(512, DEPTH, 8, **more),
         max_length=77,
         pool='eot',
         eot_id=EOT,
@@ -49,12 +56,12 @@ def build_clip(activation: str) -> DualEncoder:
 
 
 def build_siglip(activation: str, vocab_size: int) -> DualEncoder:
-    """Returns SigLIP B/16.
+    """Returns SigLIP B/16 with DEPTH layers.
 
     Its GELU is the tanh approximation in transformers, as it was trained, and exact in open_clip.
     """
     rngs = nnx.Rngs(0)
-    layers = Layers(768, 12, 12, activation=activation)
+    layers = Layers(768, DEPTH, 12, activation=activation)
     image = ViT(rngs=rngs, layers=layers, image_size=224, pool='map')
     text = Transformer(
         rngs=rngs,
@@ -113,7 +120,9 @@ def make_clip_texts(length: int = 77) -> np.ndarray:
 
 def test_clip_agrees_with_hugging_face(tmp_path: Path) -> None:
     text = dict(vocab_size=100, eos_token_id=EOT, bos_token_id=98, pad_token_id=EOT)
-    theirs = randomize(transformers.CLIPModel(transformers.CLIPConfig(text_config=text)))
+    depth = dict(num_hidden_layers=DEPTH)
+    config = transformers.CLIPConfig(text_config=text | depth, vision_config=depth)
+    theirs = randomize(transformers.CLIPModel(config))
     split, report = transfer_weights(build_clip('quick_gelu'), theirs, 'model', tmp_path)
     assert not [name for name in report.unplaced if 'position_ids' not in name]
     image, theirs_image = make_images(224)
@@ -125,7 +134,9 @@ def test_clip_agrees_with_hugging_face(tmp_path: Path) -> None:
 def test_clip_agrees_with_open_clip(tmp_path: Path) -> None:
     theirs = randomize(
         open_clip.model.CLIP(
-            512, open_clip.CLIPVisionCfg(patch_size=32), open_clip.CLIPTextCfg(vocab_size=100)
+            512,
+            open_clip.CLIPVisionCfg(patch_size=32, layers=DEPTH),
+            open_clip.CLIPTextCfg(vocab_size=100, layers=DEPTH),
         )
     )
     split, report = transfer_weights(build_clip('gelu'), theirs, 'model', tmp_path)
@@ -149,9 +160,9 @@ def make_siglip_texts() -> np.ndarray:
 
 def test_siglip_agrees_with_hugging_face(tmp_path: Path) -> None:
     text = dict(vocab_size=100, bos_token_id=1, eos_token_id=1)
-    theirs = randomize(
-        transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config={}))
-    )
+    depth = dict(num_hidden_layers=DEPTH)
+    config = transformers.SiglipConfig(text_config=text | depth, vision_config=depth)
+    theirs = randomize(transformers.SiglipModel(config))
     split, report = transfer_weights(build_siglip('gelu_tanh', 100), theirs, 'model', tmp_path)
     assert not [name for name in report.unplaced if 'position_ids' not in name]
     image, theirs_image = make_images(224)
@@ -161,7 +172,10 @@ def test_siglip_agrees_with_hugging_face(tmp_path: Path) -> None:
 
 
 def test_siglip_agrees_with_open_clip(tmp_path: Path) -> None:
-    theirs = randomize(open_clip.create_model('ViT-B-16-SigLIP'))
+    theirs = open_clip.create_model('ViT-B-16-SigLIP')
+    for holder, name in ((theirs.visual.trunk, 'blocks'), (theirs.text.transformer, 'resblocks')):
+        setattr(holder, name, getattr(holder, name)[:DEPTH])
+    randomize(theirs)
     split, report = transfer_weights(build_siglip('gelu', 32000), theirs, 'model', tmp_path)
     assert report.unplaced == []
     image, theirs_image = make_images(224)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from pretrained.reference import (
+    DEPTH,
     assert_agree,
     assert_gradients_agree,
     encode,
@@ -35,16 +36,15 @@ def make_texts(pad_id: int = 0, length: int = 20) -> np.ndarray:
     return text_BL
 
 
-def build_bert(pool: str = 'first', **more) -> tuple[Bert, torch.nn.Module]:
+def build_bert(pool: str = 'first') -> tuple[Bert, torch.nn.Module]:
     ours = Bert(
         rngs=nnx.Rngs(0),
         vocab_size=VOCABULARY,
-        layers=Layers(**BERT['base'] | more),
+        layers=Layers(**BERT['base'] | {'depth': DEPTH}),
         max_length=512,
         pool=pool,
     )
-    depth = ours.stack.layers.depth
-    config = transformers.BertConfig(vocab_size=VOCABULARY, num_hidden_layers=depth)
+    config = transformers.BertConfig(vocab_size=VOCABULARY, num_hidden_layers=DEPTH)
     return ours, randomize(transformers.BertModel(config))
 
 
@@ -61,7 +61,7 @@ def test_bert_agrees_with_hugging_face(tmp_path: Path) -> None:
 
 
 def test_gradient_of_bert_agrees_with_hugging_face(tmp_path: Path) -> None:
-    ours, theirs = build_bert(depth=4)
+    ours, theirs = build_bert()
     split, _ = transfer_weights(ours, theirs, 'text', tmp_path)
     text_BL = make_texts()
 
@@ -80,7 +80,7 @@ def test_xlm_r_agrees_with_hugging_face(tmp_path: Path) -> None:
     ours = Bert(
         rngs=nnx.Rngs(0),
         vocab_size=VOCABULARY,
-        layers=Layers(**XLM_R['base'] | {'depth': 6}),
+        layers=Layers(**XLM_R['base'] | {'depth': DEPTH}),
         max_length=512,
         num_segments=1,
         position_offset=2,
@@ -88,7 +88,7 @@ def test_xlm_r_agrees_with_hugging_face(tmp_path: Path) -> None:
     )
     config = transformers.XLMRobertaConfig(
         vocab_size=VOCABULARY,
-        num_hidden_layers=6,
+        num_hidden_layers=DEPTH,
         max_position_embeddings=514,
         pad_token_id=1,
         type_vocab_size=1,

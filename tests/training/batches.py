@@ -69,16 +69,17 @@ def first_batches(streams: Mapping[str, ArrayStream] | None = None) -> dict[str,
     }
 
 
-def make_trainer(*overrides: str, arm: str = 'mural') -> tuple[Trainer, State]:
+def make_trainer(*overrides: str) -> tuple[Trainer, State]:
     """(trainer, initial state) of the emoji config at its tiny size."""
-    run = Run.of(load_config(f'emoji:{arm},tiny', list(overrides)))
+    run = Run.of(load_config('emoji:tiny', list(overrides)))
     graphdef, params, statistics = run.build_model(VOCABULARY_SIZE)
     trainer = run.build_trainer(graphdef, params)
     return trainer, trainer.initial_state(params, statistics)
 
 
+@functools.cache
 def run_first_step(*overrides: str) -> tuple[State, dict]:
-    """(state, logs) after the first step of a run."""
+    """(state, logs) after the first step of a run, which many tests share."""
     trainer, state = make_trainer(*overrides)
     return trainer.step(state, first_batches())
 

@@ -26,7 +26,7 @@ def start_run(name: str, *overrides: str) -> tuple[Trainer, State, dict]:
     return trainer, trainer.initial_state(params, statistics), batches
 
 
-# ALIGN is MURAL's first task; `test_config` builds it.
+# MURAL's first task is ALIGN, whose locked tower below has the same arrays.
 @pytest.mark.parametrize('name', ['mural:tiny', 'clip:tiny', 'siglip:tiny'])
 def test_two_steps_move_every_array(name: str) -> None:
     trainer, state, batches = start_run(name)
