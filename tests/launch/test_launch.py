@@ -3,15 +3,12 @@
 import os
 import re
 import signal
-import string
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from conftest import UNOPTIMISED
 
 from mural_jax.distributed.rendezvous import read_world
@@ -29,37 +26,6 @@ def print_dry_run(script: str, *words: str, **environment: str) -> str:
         command, capture_output=True, text=True, env=os.environ | environment, check=True
     )
     return done.stdout
-
-
-def fill_manifest() -> dict[str, Any]:
-    """The JobSet with all its variables filled in."""
-    values = {
-        'NAME': 'mural',
-        'IMAGE': 'image',
-        'HOSTS': '64',
-        'CHIPS': '4',
-        'ACCELERATOR': 'tpu-v5-lite-podslice',
-        'TOPOLOGY': '16x16',
-        'CLAIM': 'shared',
-        'ARGUMENTS': ' '.join(WORDS),
-    }
-    text = (LAUNCH / 'gke_jobset.yaml').read_text(encoding='utf-8')
-    return yaml.safe_load(string.Template(text).substitute(values))
-
-
-@pytest.fixture
-def jobset() -> dict[str, Any]:
-    return fill_manifest()
-
-
-@pytest.fixture
-def job(jobset: dict[str, Any]) -> dict[str, Any]:
-    return jobset['spec']['replicatedJobs'][0]['template']['spec']
-
-
-@pytest.fixture
-def pod(job: dict[str, Any]) -> dict[str, Any]:
-    return job['template']['spec']
 
 
 def test_local_processes_share_one_coordinator() -> None:
@@ -85,39 +51,6 @@ def test_tpu_slice_is_preemptible_on_request(spot: str) -> None:
     place = {'ZONE': 'z', 'ACCELERATOR': 'a', 'SPOT': spot}
     tpu = print_dry_run('tpu_vm.sh', 'mine', *WORDS, **place)
     assert ('--spot' in tpu) == bool(spot)
-
-
-def test_pod_runs_the_training_command(pod: dict[str, Any]) -> None:
-    (container,) = pod['containers']
-    assert container['command'][-1] == f'exec {LINE}'
-
-
-def test_manifest_is_a_jobset(jobset: dict[str, Any]) -> None:
-    assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
-
-
-def test_lost_pod_restarts_all_pods(job: dict[str, Any], pod: dict[str, Any]) -> None:
-    assert (job['parallelism'], job['completions'], job['backoffLimit']) == (64, 64, 0)
-    assert pod['restartPolicy'] == 'Never'  # podFailurePolicy requires it.
-
-
-def test_user_error_ends_the_jobset(
-    jobset: dict[str, Any], job: dict[str, Any], pod: dict[str, Any]
-) -> None:
-    (rule,) = job['podFailurePolicy']['rules']
-    assert (rule['action'], rule['onExitCodes']['values']) == ('FailJob', [2])
-    assert rule['onExitCodes']['containerName'] == pod['containers'][0]['name']
-    (policy,) = jobset['spec']['failurePolicy']['rules']
-    assert policy['onJobFailureReasons'] == ['PodFailurePolicy']
-    # What the API of JobSet takes as the name of a rule; with a dash it refuses the whole JobSet.
-    assert re.fullmatch(r'[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?', policy['name'])
-
-
-def test_pods_find_their_coordinator(pod: dict[str, Any]) -> None:
-    environment = {item['name']: item.get('value') for item in pod['containers'][0]['env']}
-    world = read_world(environment | {'JAX_PROCESS_ID': '3'})
-    assert world is not None
-    assert (world.address, world.count, world.index) == ('mural-hosts-0-0.mural:8476', 64, 3)
 
 
 @pytest.mark.parametrize(
