@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,11 +43,17 @@ def start_forked(
 
     order: ids of all devices as meshes list them; by default jax decides.
     """
+    return _fork(_call, words, environment, str(Path.cwd()), [stdout, stderr], order)
+
+
+def start_script(lines: str, environment: dict[str, str], output: Path) -> BaseProcess:
+    """Starts a few lines of Python with variables added to the environment."""
+    return _fork(_execute, lines, environment, output)
+
+
+def _fork(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     _start_server()
-    outputs = [str(stdout), str(stderr)]
-    process = _FORKS.Process(
-        target=_call, args=(words, environment, str(Path.cwd()), outputs, order)
-    )
+    process = _FORKS.Process(target=work, args=arguments)
     process.start()
     return process
 
@@ -66,19 +72,30 @@ def run_forked(words: list[str], environment: dict[str, str]) -> subprocess.Comp
     return subprocess.CompletedProcess(words, process.exitcode, stdout, stderr)
 
 
+def _write_to(*outputs: Path) -> None:
+    """Sends what this process prints, also from libraries in C, to one file or two."""
+    for descriptor, path in zip((1, 2), outputs * 2):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+
+
+def _execute(lines: str, environment: dict[str, str], output: Path) -> None:
+    _write_to(output)
+    os.environ.update(environment)
+    exec(lines, {'__name__': '__main__'})
+
+
 def _call(
     words: list[str],
     environment: dict[str, str],
     cwd: str,
-    outputs: list[str],
+    outputs: list[Path],
     order: Sequence[int] = (),
 ) -> None:
     import jax
 
     from mural_jax.__main__ import run
 
-    for descriptor, path in zip((1, 2), outputs):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    _write_to(*outputs)
     # It is read when a process starts, and would make this one start again.
     os.environ.update(environment, GLIBC_TUNABLES='glibc.malloc.hugetlb=0')
     os.chdir(cwd)

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
+from commands import start_script
 
 from mural_jax.distributed import processes
 
@@ -37,50 +37,48 @@ class RunningScript:
         os._exit(0)
     """
 
-    def __init__(self, body: str, indices: list[int], counts: list[int]):
+    def __init__(self, folder: Path, body: str, indices: list[int], counts: list[int]):
         with socket.socket() as free:
             free.bind(('localhost', 0))
             address = f'localhost:{free.getsockname()[1]}'
         body = textwrap.indent(textwrap.dedent(body).strip(), ' ' * 4)
         code = textwrap.dedent(self.HEAD).replace('{body}', body)
-        self.running = [
-            subprocess.Popen(
-                [sys.executable, '-c', code],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=os.environ
-                | {
+        self._outputs = [folder / str(number) for number in range(len(indices))]
+        self._running = [
+            start_script(
+                code,
+                {
                     'JAX_COORDINATOR_ADDRESS': address,
                     'JAX_NUM_PROCESSES': str(count),
                     'JAX_PROCESS_ID': str(index),
                     'XLA_FLAGS': '',
                 },
+                output,
             )
-            for index, count in zip(indices, counts, strict=True)
+            for index, count, output in zip(indices, counts, self._outputs, strict=True)
         ]
 
-    def wait(self, seconds: float = 90) -> list[tuple[int, str]]:
+    def wait(self, seconds: float = 90) -> list[tuple[int | None, str]]:
         """(exit code, output) of each process, which must end within the time."""
         deadline = time.monotonic() + seconds
         try:
-            said = [
-                p.communicate(timeout=max(deadline - time.monotonic(), 1))[0] for p in self.running
-            ]
-            return [(p.returncode, text) for p, text in zip(self.running, said, strict=True)]
+            for process in self._running:
+                process.join(max(deadline - time.monotonic(), 1))
+            codes = [process.exitcode for process in self._running]
         finally:
-            for process in self.running:
+            for process in self._running:
                 process.kill()
+        return [(code, path.read_text()) for code, path in zip(codes, self._outputs, strict=True)]
 
 
-def test_every_process_names_the_missing_ones() -> None:
-    for code, said in RunningScript('processes.join(6)', [0, 2], [4, 4]).wait(60):
+def test_every_process_names_the_missing_ones(tmp_path: Path) -> None:
+    for code, said in RunningScript(tmp_path, 'processes.join(6)', [0, 2], [4, 4]).wait(60):
         assert code == 2, said
         assert 'missing after 6 seconds: 1, 3.' in said
 
 
-def test_missing_first_process_is_named() -> None:
-    ((code, said),) = RunningScript('processes.join(3)', [1], [2]).wait(60)
+def test_missing_first_process_is_named(tmp_path: Path) -> None:
+    ((code, said),) = RunningScript(tmp_path, 'processes.join(3)', [1], [2]).wait(60)
     assert code == 2 and 'Process 0 did not answer' in said
 
 
@@ -92,14 +90,14 @@ def test_missing_first_process_is_named() -> None:
     ],
 )
 def test_processes_that_disagree_about_numbers_are_refused(
-    indices: list[int], counts: list[int], message: str
+    tmp_path: Path, indices: list[int], counts: list[int], message: str
 ) -> None:
-    for code, said in RunningScript('processes.join(20)', indices, counts).wait(60):
+    for code, said in RunningScript(tmp_path, 'processes.join(20)', indices, counts).wait(60):
         assert code == 2, said
         assert message in said
 
 
-def test_exchange_returns_all_values_and_names_silent_processes() -> None:
+def test_exchange_returns_all_values_and_names_silent_processes(tmp_path: Path) -> None:
     body = """
         processes.join(30)
         first = processes.exchange('a', {'i': processes.index()})
@@ -113,7 +111,7 @@ def test_exchange_returns_all_values_and_names_silent_processes() -> None:
         while len(processes.read_all('done')) < 3:
             time.sleep(0.1)
     """
-    outcomes = RunningScript(body, [0, 1, 2], [3, 3, 3]).wait()
+    outcomes = RunningScript(tmp_path, body, [0, 1, 2], [3, 3, 3]).wait()
     for code, said in outcomes:
         assert code == 0, said
         assert "[{'i': 0}, {'i': 1}, {'i': 2}] ['again', 'again', 'again']" in said
@@ -121,7 +119,7 @@ def test_exchange_returns_all_values_and_names_silent_processes() -> None:
         assert 'did not answer within 2 seconds (b): 2.' in said
 
 
-def test_signal_to_one_process_stops_all_at_one_step() -> None:
+def test_signal_to_one_process_stops_all_at_one_step(tmp_path: Path) -> None:
     body = """
         processes.join(30)
         with processes.Preemption() as preemption:
@@ -134,14 +132,14 @@ def test_signal_to_one_process_stops_all_at_one_step() -> None:
         print('stopped at', step, flush=True)
         processes.exchange('end', True)
     """
-    outcomes = RunningScript(body, [0, 1], [2, 2]).wait()
+    outcomes = RunningScript(tmp_path, body, [0, 1], [2, 2]).wait()
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     steps = {said.split('stopped at ')[1].split()[0] for _, said in outcomes}
     assert len(steps) == 1 and 5 <= int(steps.pop()) < 199
 
 
 @pytest.mark.parametrize('victim', [0, 1])
-def test_killed_process_is_noticed(victim: int) -> None:
+def test_killed_process_is_noticed(tmp_path: Path, victim: int) -> None:
     """The processes send each other nothing but signs of life."""
     body = f"""
         processes.join(30)
@@ -150,14 +148,14 @@ def test_killed_process_is_noticed(victim: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(80)
     """
-    outcomes = RunningScript(body, [0, 1], [2, 2]).wait(75)
+    outcomes = RunningScript(tmp_path, body, [0, 1], [2, 2]).wait(75)
     assert outcomes[victim][0] == -signal.SIGKILL
     code, said = outcomes[1 - victim]
     assert code == 75, said
     assert 'lost each other' in said and 'same command' in said
 
 
-def test_user_error_of_one_process_ends_all() -> None:
+def test_user_error_of_one_process_ends_all(tmp_path: Path) -> None:
     body = """
         processes.join(30)
         def work():
@@ -166,7 +164,7 @@ def test_user_error_of_one_process_ends_all() -> None:
             time.sleep(60)
         processes.end_together(work)
     """
-    (first, said), (second, _) = RunningScript(body, [0, 1], [2, 2]).wait(50)
+    (first, said), (second, _) = RunningScript(tmp_path, body, [0, 1], [2, 2]).wait(50)
     assert (first, second) == (2, 2)
     assert 'process 1 on' in said and 'the disk of this host is full' in said
 
