@@ -46,9 +46,14 @@ def start_forked(
     return _fork(_call, words, environment, str(Path.cwd()), [stdout, stderr], order)
 
 
-def start_script(lines: str, environment: dict[str, str], output: Path) -> BaseProcess:
-    """Starts a few lines of Python with variables added to the environment."""
-    return _fork(_execute, lines, environment, output)
+def start_script(
+    lines: str, environment: dict[str, str], output: Path, order: Sequence[int] = ()
+) -> BaseProcess:
+    """Starts a few lines of Python with variables added to the environment.
+
+    order: as in `start_forked`.
+    """
+    return _fork(_execute, lines, environment, output, order)
 
 
 def _fork(work: Callable[..., None], *arguments: Any) -> BaseProcess:
@@ -78,9 +83,12 @@ def _write_to(*outputs: Path) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
-def _execute(lines: str, environment: dict[str, str], output: Path) -> None:
+def _execute(lines: str, environment: dict[str, str], output: Path, order: Sequence[int]) -> None:
     _write_to(output)
     os.environ.update(environment)
+    if order:
+        _mix_devices(order)
+    _cache_in_every_process()
     exec(lines, {'__name__': '__main__'})
 
 

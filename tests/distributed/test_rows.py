@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import once
+from commands import start_script
+from conftest import UNOPTIMISED, once
 from training_processes import TrainingProcesses
 
 from mural_jax.distributed.mesh import MeshShape, find_rows
@@ -42,13 +44,15 @@ WORDS = (
     "--config.languages.image_text=('en',)",
     "--config.languages.translation_only=('uz',)",
 )
-MESHES = [(2, {'data': 4}), (2, {'tensor': 4}), (4, {'fsdp': 2, 'tensor': 2})]
+# By number of processes, with two devices each, which take turns in the mesh.
+MESHES = [(2, {'data': 4}), (2, {'tensor': 4}), (4, {'data': 2, 'fsdp': 2, 'tensor': 2})]
+TURNS = {1: (), 2: (0, 2, 1, 3), 4: (0, 2, 4, 6, 1, 3, 5, 7)}
 
 
 def train(folder: Path, data_dir: Path, count: int, *words: str) -> Path:
-    """Trains on four CPU devices of `count` processes, which take turns in the mesh."""
+    """Trains in `count` processes with two devices each, which take turns in the mesh."""
     started = TrainingProcesses(
-        count, folder, data_dir, *WORDS, *words, devices=4 // count, order=(0, 2, 1, 3)
+        count, folder, data_dir, *WORDS, *words, devices=2, order=TURNS[count]
     )
     assert started.wait() == [0] * count, started.read_log(0)
     return folder
@@ -88,3 +92,65 @@ def test_processes_whose_devices_take_turns_train_as_one(
     for language in ('en', 'uz'):
         for metric, value in expected[language].items():
             np.testing.assert_allclose(found[language][metric], value, rtol=0.02, atol=0.5)
+
+
+# Each process embeds all images, and writes what it has in the end.
+EMBED = """
+import jax
+import numpy as np
+from mural_jax.config.load import load_config
+from mural_jax.distributed import processes
+from mural_jax.evaluation.embed import ModelEmbedder
+from mural_jax.runs.run import Run
+
+processes.join()
+run = Run.of(load_config('emoji:align,tiny', {words}))
+trainer = run.build_trainer(*run.build_model(60)[:2])
+graphdef, params, statistics = run.build_model(60)
+state = trainer.initial_state(params, statistics)
+embedder = ModelEmbedder(
+    graphdef, state.params, state.statistics, list, batch_size=8, mesh=trainer.mesh
+)
+images = np.random.default_rng(0).integers(0, 255, (21, 64, 64, 3)).astype(np.uint8)
+np.save(f'{folder}/{{processes.index()}}.npy', embedder.embed_decoded('image_text', images))
+processes.exchange('end', True)
+"""
+
+
+@pytest.mark.parametrize(('count', 'mesh'), MESHES)
+def test_processes_whose_devices_take_turns_embed_as_one(
+    tmp_path: Path, count: int, mesh: dict[str, int]
+) -> None:
+    """Every process has all vectors, in the order of the images."""
+    one, many = (embed(tmp_path, number, shape) for number, shape in ((1, {}), (count, mesh)))
+    assert len(many) == count
+    for vector_ND in many:
+        np.testing.assert_allclose(vector_ND, one[0], atol=1e-5)
+
+
+def embed(folder: Path, count: int, mesh: dict[str, int]) -> list[np.ndarray]:
+    """What each of `count` processes with two devices finds by EMBED."""
+    folder = folder / str(count)
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    shape = {'data': 1, 'fsdp': 1, 'tensor': 1} | mesh if mesh else {}
+    words = [f'--config.mesh.{axis}={size}' for axis, size in shape.items()]
+    running = []
+    for index in range(count):
+        world = {
+            'JAX_NUM_PROCESSES': str(count),
+            'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+            'JAX_PROCESS_ID': str(index),
+        }
+        flags = {'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {UNOPTIMISED}'}
+        lines = EMBED.format(words=words, folder=folder)
+        environment = flags | (world if count > 1 else {})
+        running.append(start_script(lines, environment, folder / f'{index}.txt', TURNS[count]))
+    for process in running:
+        process.join(300)
+        process.kill()
+    said = [path.read_text()[-1000:] for path in sorted(folder.glob('*.txt'))]
+    assert [process.exitcode for process in running] == [0] * count, said
+    return [np.load(path) for path in sorted(folder.glob('*.npy'))]
