@@ -35,6 +35,7 @@ def add_parser(verbs: flags.Verbs, with_formats: bool = False) -> None:
 
 
 def _add_formats(formats: flags.Verbs) -> None:
+    from mural_jax.cli import fields
     from mural_jax.data.sources.formats import FORMATS
 
     for name, reader in FORMATS.items():
@@ -48,7 +49,7 @@ def _add_formats(formats: flags.Verbs) -> None:
             help='Name of the data set: a config names it captions/NAME or translations/NAME.',
         )
         flags.add_data_dir(parser)
-        flags.add_fields(parser.add_argument_group(f'source of {name}'), reader)
+        fields.add_fields(parser.add_argument_group(f'source of {name}'), reader)
         limits = parser.add_argument_group('limits')
         limits.add_argument(
             '--max_bad',
@@ -127,7 +128,9 @@ def _add_bench(verbs: flags.Verbs) -> None:
 
 def run_ingest(arguments: argparse.Namespace) -> None:
     """Makes a data set from what a reader reads."""
-    reader = flags.build_from_fields(arguments.reader, arguments)
+    from mural_jax.cli import fields
+
+    reader = fields.build_from_fields(arguments.reader, arguments)
     # The name becomes the name of a TFDS config and of a folder.
     if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', arguments.name):
         raise UserError(

@@ -2,12 +2,11 @@
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mural_jax.cli import flags
 from mural_jax.types import UserError
@@ -21,8 +20,7 @@ GROUP_DEPTH = 3  # Arrays with the same first parts of their path share a row.
 OPTIMIZER = 'progress/optimizer'
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One array of a checkpoint. `path` starts with the name of its tree; `num_bytes` in memory."""
 
     path: str

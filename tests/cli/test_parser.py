@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mural_jax.cli import export, flags, parser, prepare
+from mural_jax.cli import export, fields, flags, parser, prepare
 from mural_jax.cli.parser import main
 from mural_jax.types import RESTART, Restart, UserError
 
@@ -168,18 +168,18 @@ class Settings:
 @pytest.fixture
 def field_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
-    flags.add_fields(made.add_argument_group('settings'), Settings)
+    fields.add_fields(made.add_argument_group('settings'), Settings)
     return made
 
 
 def test_fields_are_read_from_flags(field_parser: argparse.ArgumentParser) -> None:
     words = ['--table=t', '--share=0.25', '--languages', 'uz', 'yo', '--strict']
-    settings = flags.build_from_fields(Settings, field_parser.parse_args(words))
+    settings = fields.build_from_fields(Settings, field_parser.parse_args(words))
     assert settings == Settings(table='t', share=0.25, languages=('uz', 'yo'), strict=True)
 
 
 def test_fields_keep_their_defaults(field_parser: argparse.ArgumentParser) -> None:
-    settings = flags.build_from_fields(Settings, field_parser.parse_args(['--table=t']))
+    settings = fields.build_from_fields(Settings, field_parser.parse_args(['--table=t']))
     assert settings == Settings(table='t')
 
 
