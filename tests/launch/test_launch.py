@@ -95,7 +95,7 @@ def test_lost_process_restarts_all(data_dir: Path, tmp_path: Path) -> None:
         'TMPDIR': str(tmp_path),
     }
     command = [
-        *('bash', str(LAUNCH / 'local.sh'), '2', '--config=emoji:tiny'),
+        *('bash', str(LAUNCH / 'local.sh'), '2', '--config=emoji:align,tiny'),
         *(f'--workdir={workdir}', f'--data_dir={data_dir}', '--config.schedule.num_steps=24'),
     ]
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

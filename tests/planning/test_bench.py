@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import mural, once
+from conftest import UNOPTIMISED, mural, once
 
 READS_DATA = ('tensorflow', 'tensorflow_datasets', 'sentencepiece', 'array_record')
 
@@ -28,7 +28,10 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             f'"--json={folder / "bench.json"}"]))'
         )
         done = subprocess.run(
-            [sys.executable, '-c', code], capture_output=True, text=True, env=os.environ
+            [sys.executable, '-c', code],
+            capture_output=True,
+            text=True,
+            env=os.environ | {'XLA_FLAGS': UNOPTIMISED},
         )
         assert done.returncode == 0, done.stderr
 
