@@ -87,7 +87,7 @@ STAGES = (
 
 def test_optimizers_of_stages_share_the_form_of_their_state() -> None:
     shapes = [
-        jax.eval_shape(one.build(10, [o for o in STAGES if o is not one]).init, PARAMS)
+        jax.eval_shape(one.build(10, tuple(o for o in STAGES if o is not one)).init, PARAMS)
         for one in STAGES
     ]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
