@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,17 @@ def _start_server() -> None:
     del os.environ['PYTHONPATH']
     if before is not None:
         os.environ['PYTHONPATH'] = before
+
+
+def find_worlds(count: int) -> list[dict[str, str]]:
+    """For each of `count` processes the variables by which they find each other on this machine."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    common = {'JAX_NUM_PROCESSES': str(count), 'JAX_COORDINATOR_ADDRESS': address}
+    return [common | {'JAX_PROCESS_ID': str(index)} for index in range(count)]
 
 
 def start_forked(

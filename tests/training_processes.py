@@ -1,7 +1,6 @@
 """`mural train` in several processes of this machine, with CPU devices that a mesh can mix."""
 
 import os
-import socket
 import time
 from collections.abc import Sequence
 from multiprocessing import connection
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from commands import start_forked
+from commands import find_worlds, start_forked
 from conftest import UNOPTIMISED
 from training.batches import read_metrics
 
@@ -37,21 +36,13 @@ class TrainingProcesses:
         order: ids of all devices as a mesh lists them, and not process by process.
         other: one more argument of the last process alone.
         """
-        with socket.socket() as free:
-            free.bind(('localhost', 0))
-            port = free.getsockname()[1]
         flags = f'--xla_force_host_platform_device_count={devices} {UNOPTIMISED}'
         command = ['train', *words, f'--workdir={folder}', f'--data_dir={data_dir}']
         self.folder, self.logs = folder, folder.parent / f'{folder.name}-logs'
         self.logs.mkdir(exist_ok=True)
         self.running = []
-        for index in range(count):
-            world = {
-                'JAX_NUM_PROCESSES': str(count),
-                'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
-                'JAX_PROCESS_ID': str(index),
-            }
-            environment = {'XLA_FLAGS': flags, **(world if count > 1 else {})}
+        for index, world in enumerate(find_worlds(count)):
+            environment = {'XLA_FLAGS': flags, **world}
             last = [other] if other and index == count - 1 else []
             log = self.logs / str(index)
             log.write_bytes(b'')  # Processes that trained here before wrote there, too.

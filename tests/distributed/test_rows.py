@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import start_script
+from commands import find_worlds, start_script
 from conftest import UNOPTIMISED, once
 from training_processes import TrainingProcesses
 
@@ -94,26 +93,30 @@ def test_processes_whose_devices_take_turns_train_as_one(
             np.testing.assert_allclose(found[language][metric], value, rtol=0.02, atol=0.5)
 
 
-# Each process embeds all images, and writes what it has in the end.
+# Each process embeds all images, pairs the first ten with the others, and writes what it has.
 EMBED = """
-import jax
 import numpy as np
 from mural_jax.config.load import load_config
 from mural_jax.distributed import processes
 from mural_jax.evaluation.embed import ModelEmbedder
+from mural_jax.evaluation.metrics.margin import mine_pairs
 from mural_jax.runs.run import Run
 
+def embed():
+    run = Run.of(load_config('emoji:align,tiny', {words}))
+    graphdef, params, statistics = run.build_model(60)
+    trainer = run.build_trainer(graphdef, params)
+    state = trainer.initial_state(params, statistics)
+    embedder = ModelEmbedder(
+        graphdef, state.params, state.statistics, list, batch_size=8, mesh=trainer.mesh
+    )
+    images = np.random.default_rng(0).integers(0, 255, (21, 64, 64, 3)).astype(np.uint8)
+    vector_ND = embedder.embed_decoded('image_text', images)
+    pairs = mine_pairs(vector_ND[:10], vector_ND[10:], 4, 'ratio', 'max')
+    np.savez(f'{folder}/{{processes.index()}}.npz', vector_ND=vector_ND, **pairs._asdict())
+
 processes.join()
-run = Run.of(load_config('emoji:align,tiny', {words}))
-trainer = run.build_trainer(*run.build_model(60)[:2])
-graphdef, params, statistics = run.build_model(60)
-state = trainer.initial_state(params, statistics)
-embedder = ModelEmbedder(
-    graphdef, state.params, state.statistics, list, batch_size=8, mesh=trainer.mesh
-)
-images = np.random.default_rng(0).integers(0, 255, (21, 64, 64, 3)).astype(np.uint8)
-np.save(f'{folder}/{{processes.index()}}.npy', embedder.embed_decoded('image_text', images))
-processes.exchange('end', True)
+processes.end_together(embed)
 """
 
 
@@ -121,36 +124,29 @@ processes.exchange('end', True)
 def test_processes_whose_devices_take_turns_embed_as_one(
     tmp_path: Path, count: int, mesh: dict[str, int]
 ) -> None:
-    """Every process has all vectors, in the order of the images."""
+    """Every process has all vectors, in the order of the images, and mines the same pairs."""
     one, many = (embed(tmp_path, number, shape) for number, shape in ((1, {}), (count, mesh)))
     assert len(many) == count
-    for vector_ND in many:
-        np.testing.assert_allclose(vector_ND, one[0], atol=1e-5)
+    for found in many:
+        np.testing.assert_allclose(found['vector_ND'], one[0]['vector_ND'], atol=1e-5)
+        for side in ('left_P', 'right_P'):
+            np.testing.assert_array_equal(found[side], one[0][side])
 
 
-def embed(folder: Path, count: int, mesh: dict[str, int]) -> list[np.ndarray]:
+def embed(folder: Path, count: int, mesh: dict[str, int]) -> list[dict[str, np.ndarray]]:
     """What each of `count` processes with two devices finds by EMBED."""
     folder = folder / str(count)
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
     shape = {'data': 1, 'fsdp': 1, 'tensor': 1} | mesh if mesh else {}
     words = [f'--config.mesh.{axis}={size}' for axis, size in shape.items()]
     running = []
-    for index in range(count):
-        world = {
-            'JAX_NUM_PROCESSES': str(count),
-            'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
-            'JAX_PROCESS_ID': str(index),
-        }
-        flags = {'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {UNOPTIMISED}'}
-        lines = EMBED.format(words=words, folder=folder)
-        environment = flags | (world if count > 1 else {})
-        running.append(start_script(lines, environment, folder / f'{index}.txt', TURNS[count]))
+    lines = EMBED.format(words=words, folder=folder)
+    flags = {'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {UNOPTIMISED}'}
+    for index, world in enumerate(find_worlds(count)):
+        running.append(start_script(lines, flags | world, folder / f'{index}.txt', TURNS[count]))
     for process in running:
         process.join(300)
         process.kill()
     said = [path.read_text()[-1000:] for path in sorted(folder.glob('*.txt'))]
     assert [process.exitcode for process in running] == [0] * count, said
-    return [np.load(path) for path in sorted(folder.glob('*.npy'))]
+    return [dict(np.load(path)) for path in sorted(folder.glob('*.npz'))]
