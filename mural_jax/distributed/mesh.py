@@ -172,6 +172,19 @@ def make_global_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, batch)
 
 
+def check_rules(rules: Rules) -> None:
+    """Raises UserError for a rule of another form, or that names an axis that meshes lack."""
+    for rule in rules:
+        match rule:
+            case (str(), tuple(axes)) if set(axes) <= {None, *AXES}:
+                continue
+        raise UserError(
+            f'config.sharding has {rule!r}, which is no pair of a pattern and axes of '
+            f'{", ".join(AXES)} or None. An example of the whole: '
+            "(('token_VD', (None, 'fsdp')),)."
+        )
+
+
 def tree_sharding(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     """The sharding of each array of a tree: by the first rule found in its path, or the default.
 

@@ -16,7 +16,7 @@ from mural_jax.data.fields.region_settings import RegionSettings
 from mural_jax.data.streams.base import Stream
 from mural_jax.data.streams.catalog import STREAMS
 from mural_jax.data.tokenizer import Vocabulary
-from mural_jax.distributed.mesh import MeshShape, Rules
+from mural_jax.distributed.mesh import MeshShape, Rules, check_rules
 from mural_jax.evaluation.evaluators.base import Evaluator
 from mural_jax.evaluation.evaluators.catalog import EVALUATORS
 from mural_jax.models import functional
@@ -84,6 +84,7 @@ class Run:
     def _check(self) -> None:
         if self.microbatches < 1:
             raise UserError(f'config.microbatches={self.microbatches} must be at least 1.')
+        check_rules(self.sharding)
         for name in self.init_from:
             check_known(name, {**self.model['towers'], 'model': None}, 'init_from')
         for name, task in self.tasks.items():

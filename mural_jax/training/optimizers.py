@@ -71,6 +71,15 @@ class Optimizer:
             raise UserError(
                 f'No momentum_dtype {self.momentum_dtype!r}; there are {MOMENTUM_DTYPES}.'
             )
+        for name in ('weight_decay', 'multipliers'):
+            for pair in getattr(self, name):
+                match pair:
+                    case (str(), float() | int()):
+                        continue
+                raise UserError(
+                    f'optimizer.{name} has {pair!r}, which is no pair of a pattern and a number. '
+                    "An example of the whole: (('towers/image', 0.1),)."
+                )
 
     def schedule(self, num_steps: int) -> optax.Schedule:
         """A function from the step, counted from 0, to the learning rate."""

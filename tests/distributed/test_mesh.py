@@ -1,9 +1,11 @@
 """The mesh: which shapes fit, where arrays live on it, how a batch is split over it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from mural_jax.distributed.mesh import MeshShape, choose_axes, make_global_batch
+from mural_jax.distributed.mesh import MeshShape, check_rules, choose_axes, make_global_batch
 from mural_jax.types import UserError
 
 SIZES = {'data': 1, 'fsdp': 4, 'tensor': 2}
@@ -40,3 +42,9 @@ def test_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 def test_global_batch_is_split_over_the_devices() -> None:
     batch = make_global_batch({'x': np.arange(16)}, MeshShape().build())
     assert batch['x'].addressable_shards[3].data.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize('rule', [3, ('token_VD',), ('token_VD', 'fsdp'), ('heads/', ('model',))])
+def test_rule_of_another_form_is_refused(rule: Any) -> None:
+    with pytest.raises(UserError, match='config.sharding has.*example'):
+        check_rules((rule,))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mural_jax.training.optimizers import Optimizer, first_match, path_name, trust_ratio_by_layer
+from mural_jax.types import UserError
 
 PARAMS = {'a': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}, 'b': {'kernel': jnp.ones((2, 2))}}
 
@@ -110,3 +111,10 @@ def test_optimizer_of_a_stage_updates_as_it_would_alone(one: Optimizer) -> None:
         # What one stage freezes and another trains is held by the step, not by the optimizer.
         if first_match(one.multipliers, path_name(path)) != 0:
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('name', ['weight_decay', 'multipliers'])
+@pytest.mark.parametrize('value', [(3,), ('towers/image', 0.1), (('towers/image',),)])
+def test_patterns_without_numbers_are_refused(name: str, value: tuple) -> None:
+    with pytest.raises(UserError, match=f'optimizer.{name}.*example'):
+        Optimizer('adamw', 1e-3, 1, **{name: value})
